@@ -1,0 +1,132 @@
+// What the dlib crate lacks: the HOG detector's scores, and aligned chips. Nothing here throws across the boundary:
+// every function returns 0, or -1 after writing a message into `error` (a buffer of ERROR_BYTES, always terminated).
+
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <vector>
+
+#include <dlib/image_processing/frontal_face_detector.h>
+#include <dlib/image_processing.h>
+#include <dlib/image_transforms.h>
+#include <dlib/revision.h>
+
+extern "C" char* openblas_get_corename(void);
+extern "C" int openblas_get_num_threads(void);
+
+namespace {
+
+constexpr size_t ERROR_BYTES = 256;
+constexpr unsigned long CHIP_SIDE_PX = 150;
+constexpr double CHIP_PADDING = 0.25;
+
+struct detection {
+    int32_t left, top, right, bottom;
+    double score;
+};
+
+// A picture of packed RGB bytes that dlib reads in place, without a copy.
+struct rgb_view {
+    const dlib::rgb_pixel* data;
+    long rows, columns;
+};
+
+int fail(char* error, const char* what) {
+    std::snprintf(error, ERROR_BYTES, "%s", what);
+    return -1;
+}
+
+template <typename work>
+int guarded(char* error, work run) {
+    try {
+        return run();
+    } catch (const std::exception& e) {
+        return fail(error, e.what());
+    } catch (...) {
+        return fail(error, "a foreign exception");
+    }
+}
+
+}  // namespace
+
+namespace dlib {
+template <> struct image_traits<rgb_view> { typedef rgb_pixel pixel_type; };
+template <> struct image_traits<const rgb_view> { typedef rgb_pixel pixel_type; };
+}  // namespace dlib
+
+namespace {
+inline long num_rows(const rgb_view& v) { return v.rows; }
+inline long num_columns(const rgb_view& v) { return v.columns; }
+inline const void* image_data(const rgb_view& v) { return v.data; }
+inline long width_step(const rgb_view& v) { return v.columns * static_cast<long>(sizeof(dlib::rgb_pixel)); }
+}  // namespace
+
+extern "C" {
+
+int fw_detector_new(void** out, char* error) {
+    return guarded(error, [&] {
+        *out = new dlib::frontal_face_detector(dlib::get_frontal_face_detector());
+        return 0;
+    });
+}
+
+void fw_detector_free(void* detector) { delete static_cast<dlib::frontal_face_detector*>(detector); }
+
+// Searches a picture enlarged twice, as Python's face_recognition does by default, and writes at most `capacity`
+// detections, surest first; `*found` is how many there were.
+int fw_detect(void* detector, const uint8_t* rgb, int64_t width, int64_t height, double threshold, detection* out,
+              size_t capacity, size_t* found, char* error) {
+    return guarded(error, [&] {
+        const rgb_view view{reinterpret_cast<const dlib::rgb_pixel*>(rgb), static_cast<long>(height),
+                            static_cast<long>(width)};
+        dlib::pyramid_down<2> pyramid;
+        dlib::array2d<dlib::rgb_pixel> enlarged;
+        dlib::pyramid_up(view, enlarged, pyramid);
+        std::vector<dlib::rect_detection> detections;
+        (*static_cast<dlib::frontal_face_detector*>(detector))(enlarged, detections, threshold);
+        *found = detections.size();
+        for (size_t i = 0; i < detections.size() && i < capacity; i++) {
+            const dlib::rectangle box = pyramid.rect_down(detections[i].rect, 1);
+            out[i] = detection{static_cast<int32_t>(box.left()), static_cast<int32_t>(box.top()),
+                               static_cast<int32_t>(box.right()), static_cast<int32_t>(box.bottom()),
+                               detections[i].detection_confidence};
+        }
+        return 0;
+    });
+}
+
+// Cuts the chip that the encoder would see for five landmarks given as x, y pairs: 150 × 150 packed RGB into `chip`.
+int fw_chip(const uint8_t* rgb, int64_t width, int64_t height, const int64_t* landmarks, uint8_t* chip, char* error) {
+    return guarded(error, [&] {
+        const rgb_view view{reinterpret_cast<const dlib::rgb_pixel*>(rgb), static_cast<long>(height),
+                            static_cast<long>(width)};
+        std::vector<dlib::point> parts;
+        for (size_t i = 0; i < 5; i++) {
+            parts.emplace_back(static_cast<long>(landmarks[2 * i]), static_cast<long>(landmarks[2 * i + 1]));
+        }
+        // The rectangle of a detection does not enter the chip of five landmarks.
+        const dlib::full_object_detection face(dlib::rectangle(), parts);
+        dlib::array2d<dlib::rgb_pixel> out;
+        dlib::extract_image_chip(view, dlib::get_face_chip_details(face, CHIP_SIDE_PX, CHIP_PADDING), out);
+        for (long y = 0; y < out.nr(); y++) {
+            for (long x = 0; x < out.nc(); x++) {
+                *chip++ = out[y][x].red;
+                *chip++ = out[y][x].green;
+                *chip++ = out[y][x].blue;
+            }
+        }
+        return 0;
+    });
+}
+
+void fw_versions(int* major, int* minor, int* patch) {
+    *major = DLIB_MAJOR_VERSION;
+    *minor = DLIB_MINOR_VERSION;
+    *patch = DLIB_PATCH_VERSION;
+}
+
+const char* fw_blas_kernel(void) { return openblas_get_corename(); }
+
+int fw_blas_threads(void) { return openblas_get_num_threads(); }
+
+}  // extern "C"

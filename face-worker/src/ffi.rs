@@ -1,0 +1,168 @@
+//! All unsafe code of the worker: the binding to `dlib.cpp`, and pictures for the dlib crate.
+
+#![expect(unsafe_code, reason = "dlib is C++; this module checks lengths and turns its exceptions into errors")]
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::NonNull;
+
+use dlib_face_recognition::ImageMatrix;
+use microlambda_faces::Rect;
+
+use crate::picture::Pixels;
+
+/// Sides of an aligned chip, px.
+pub const CHIP_SIDE_PX: usize = 150;
+/// Landmarks of the 5-point predictor.
+pub const LANDMARKS: usize = 5;
+/// Size of the buffer for messages of the binding.
+const ERROR_BYTES: usize = 256;
+/// More detections than this in one tile are left out, surest first: far more than faces of 40 px fit.
+const DETECTIONS_MAX: usize = 1024;
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct RawDetection {
+    left: i32,
+    top: i32,
+    right: i32,
+    bottom: i32,
+    score: f64,
+}
+
+unsafe extern "C" {
+    fn fw_detector_new(out: *mut *mut c_void, error: *mut c_char) -> c_int;
+    fn fw_detector_free(detector: *mut c_void);
+    fn fw_detect(
+        detector: *mut c_void,
+        rgb: *const u8,
+        width: i64,
+        height: i64,
+        threshold: f64,
+        out: *mut RawDetection,
+        capacity: usize,
+        found: *mut usize,
+        error: *mut c_char,
+    ) -> c_int;
+    fn fw_chip(
+        rgb: *const u8,
+        width: i64,
+        height: i64,
+        landmarks: *const i64,
+        chip: *mut u8,
+        error: *mut c_char,
+    ) -> c_int;
+    fn fw_versions(major: *mut c_int, minor: *mut c_int, patch: *mut c_int);
+    fn fw_blas_kernel() -> *const c_char;
+    fn fw_blas_threads() -> c_int;
+}
+
+/// What the C++ side threw.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("dlib: {0}")]
+pub struct DlibError(pub String);
+
+/// Calls into the binding and turns its message into an error.
+fn guarded(call: impl FnOnce(*mut c_char) -> c_int) -> Result<(), DlibError> {
+    let mut message = [0u8; ERROR_BYTES];
+    if call(message.as_mut_ptr().cast()) == 0 {
+        return Ok(());
+    }
+    let text = CStr::from_bytes_until_nul(&message).map_or_else(|_| "no message".into(), CStr::to_string_lossy);
+    Err(DlibError(text.into_owned()))
+}
+
+/// dlib's frontal face detector (HOG), with scores.
+#[derive(Debug)]
+pub struct Detector(NonNull<c_void>);
+
+// SAFETY: the detector owns all it points to and has no thread-local state; it is not Sync, since a search writes into it.
+unsafe impl Send for Detector {}
+
+impl Detector {
+    /// Builds the detector: about 0.3 s of CPU time, so once per process.
+    ///
+    /// # Errors
+    /// If C++ throws, out of memory for example.
+    pub fn new() -> Result<Self, DlibError> {
+        let mut detector = std::ptr::null_mut();
+        // SAFETY: both pointers are valid for the call, which writes at most ERROR_BYTES bytes of message.
+        guarded(|error| unsafe { fw_detector_new(&raw mut detector, error) })?;
+        NonNull::new(detector).map(Self).ok_or_else(|| DlibError("no detector".into()))
+    }
+
+    /// Searches a picture enlarged twice for faces of at least 40 px: boxes in the picture's coordinates (they may
+    /// reach over its edges) with their scores, surest first.
+    ///
+    /// # Errors
+    /// If C++ throws.
+    pub fn search(&mut self, pixels: &Pixels, score_min: f32) -> Result<Vec<(Rect, f32)>, DlibError> {
+        let mut raw = vec![RawDetection::default(); DETECTIONS_MAX];
+        let mut found = 0;
+        // SAFETY: `Pixels` holds width × height × 3 bytes; `raw` has room for the capacity given with it.
+        guarded(|error| unsafe {
+            fw_detect(
+                self.0.as_ptr(),
+                pixels.rgb().as_ptr(),
+                i64::from(pixels.width_px()),
+                i64::from(pixels.height_px()),
+                f64::from(score_min),
+                raw.as_mut_ptr(),
+                raw.len(),
+                &raw mut found,
+                error,
+            )
+        })?;
+        raw.truncate(found);
+        let rect = |d: &RawDetection| Rect { left: d.left, top: d.top, right: d.right, bottom: d.bottom };
+        Ok(raw.iter().map(|d| (rect(d), d.score as f32)).collect())
+    }
+}
+
+impl Drop for Detector {
+    fn drop(&mut self) {
+        // SAFETY: made by `fw_detector_new`, freed once.
+        unsafe { fw_detector_free(self.0.as_ptr()) }
+    }
+}
+
+/// The chip that the encoder sees for these landmarks (x, y pairs): [`CHIP_SIDE_PX`]² packed RGB.
+///
+/// # Errors
+/// If C++ throws.
+pub fn chip(pixels: &Pixels, landmarks: &[[i64; 2]; LANDMARKS]) -> Result<Vec<u8>, DlibError> {
+    let mut chip = vec![0; CHIP_SIDE_PX * CHIP_SIDE_PX * 3];
+    // SAFETY: `Pixels` holds width × height × 3 bytes, `landmarks` ten numbers, `chip` exactly one chip.
+    guarded(|error| unsafe {
+        fw_chip(
+            pixels.rgb().as_ptr(),
+            i64::from(pixels.width_px()),
+            i64::from(pixels.height_px()),
+            landmarks.as_ptr().cast(),
+            chip.as_mut_ptr(),
+            error,
+        )
+    })?;
+    Ok(chip)
+}
+
+/// A copy of a picture for the dlib crate.
+pub fn matrix(pixels: &Pixels) -> ImageMatrix {
+    // SAFETY: `Pixels` holds width × height × 3 bytes.
+    unsafe { ImageMatrix::new(pixels.width_px() as usize, pixels.height_px() as usize, pixels.rgb().as_ptr()) }
+}
+
+/// dlib's version as compiled in.
+pub fn dlib_version() -> String {
+    let (mut major, mut minor, mut patch) = (0, 0, 0);
+    // SAFETY: three valid pointers.
+    unsafe { fw_versions(&raw mut major, &raw mut minor, &raw mut patch) };
+    format!("{major}.{minor}.{patch}")
+}
+
+/// The kernel that OpenBLAS picked for this processor, and its threads.
+pub fn blas() -> (String, i32) {
+    // SAFETY: OpenBLAS returns a static string.
+    let kernel = unsafe { CStr::from_ptr(fw_blas_kernel()) };
+    // SAFETY: no arguments.
+    (kernel.to_string_lossy().into_owned(), unsafe { fw_blas_threads() })
+}

@@ -1,0 +1,281 @@
+//! The face lambda: one unit is one tile searched or one face encoded.
+
+use microlambda::{Lambda, Next, UnitCost};
+use microlambda_faces::plan::{NextUnit, Plan, TileArea};
+use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE};
+use microlambda_faces::{
+    Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace, Unusable,
+};
+
+use crate::engine::{Engine, EngineError};
+use crate::picture::{self, PictureError, Pyramid};
+use crate::thumbnail;
+
+/// A frame to analyse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Its place in the chain.
+    pub sequence: u64,
+    /// A JPEG or PNG picture.
+    pub bytes: Vec<u8>,
+}
+
+/// Where frames come from, in the order of their sequence numbers.
+pub trait Frames {
+    /// The next frame, `None` if there is none now. May wait a little.
+    fn next_frame(&mut self) -> Option<Frame>;
+}
+
+/// The state of the face lambda.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Progress {
+    /// Inside the current frame; `None` before its first unit.
+    pub partial: Option<Partial>,
+    /// Finished analyses with their sequence numbers, until somebody takes them.
+    pub finished: Vec<(u64, Analysis)>,
+}
+
+/// What a decoded picture needs beside its pixels.
+struct Decoded<P> {
+    pyramid: Pyramid,
+    opened: P,
+}
+
+/// The current frame and all that is rebuilt rather than saved.
+struct Current<P> {
+    frame: Frame,
+    plan: Plan,
+    pixels: u64,
+    unreadable: Option<PictureError>,
+    decoded: Option<Decoded<P>>,
+}
+
+/// What outlives a step and saves work if the next one goes on with the same frame.
+pub struct Cache<P>(Option<(u32, Current<P>)>);
+
+impl<P> Default for Cache<P> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+/// Analyses frames with an engine.
+pub struct FaceLambda<'a, E: Engine, F> {
+    engine: &'a mut E,
+    params: FaceParams,
+    frames: F,
+    current: Option<Current<E::Picture>>,
+    cache: Cache<E::Picture>,
+    ran_in_full: bool,
+    thumbnail: Option<Vec<u8>>,
+}
+
+impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
+    /// A lambda that takes its frames from `frames` and what it may reuse from `cache`.
+    pub fn new(engine: &'a mut E, params: FaceParams, frames: F, cache: Cache<E::Picture>) -> Self {
+        Self { engine, params, frames, current: None, cache, ran_in_full: true, thumbnail: None }
+    }
+
+    /// The sequence number of the frame under work.
+    pub fn sequence(&self) -> Option<u64> {
+        self.current.as_ref().map(|current| current.frame.sequence)
+    }
+
+    /// The picture of the face that the last unit encoded, if it did; a JPEG.
+    pub fn take_thumbnail(&mut self) -> Option<Vec<u8>> {
+        self.thumbnail.take()
+    }
+
+    /// Ends the lambda and keeps what the next one may reuse.
+    pub fn into_cache(self) -> Cache<E::Picture> {
+        match self.current {
+            Some(current) => Cache(Some((self.params.picture_px_max, current))),
+            None => self.cache,
+        }
+    }
+
+    /// The current frame, or the next one if there is none.
+    fn current(&mut self) -> Option<&mut Current<E::Picture>> {
+        if self.current.is_none() {
+            let frame = self.frames.next_frame()?;
+            self.current = Some(match self.cache.0.take() {
+                Some((px_max, old)) if px_max == self.params.picture_px_max && old.frame.bytes == frame.bytes => {
+                    Current { frame, ..old }
+                }
+                _ => open_frame(frame, self.params.picture_px_max),
+            });
+        }
+        self.current.as_mut()
+    }
+
+    fn search(&mut self, partial: &mut Partial, tile: TileArea) -> Result<(), UnitError> {
+        let Some((plan, decoded)) = self.current.as_ref().and_then(|c| Some((&c.plan, c.decoded.as_ref()?))) else {
+            return Err(UnitError::NotPrepared);
+        };
+        let level = decoded.pyramid.level(tile.level).ok_or(UnitError::NotPrepared)?;
+        let whole = (tile.width_px, tile.height_px) == (level.width_px(), level.height_px());
+        let found = if whole {
+            self.engine.search(level, self.params.score_min)?
+        } else {
+            let part = level.crop(tile.left_px, tile.top_px, tile.width_px, tile.height_px);
+            self.engine.search(&part.ok_or(UnitError::NotPrepared)?, self.params.score_min)?
+        };
+        let seen: Vec<SeenFace> = found
+            .into_iter()
+            .filter(|(_, score)| score.is_finite())
+            .filter_map(|(rect, score)| Some(SeenFace { rect: tile.to_picture(rect)?, score }))
+            .collect();
+        plan.tile_done(partial, &seen);
+        Ok(())
+    }
+
+    fn encode(&mut self, seen: SeenFace) -> Result<Face, UnitError> {
+        if let Some(face_px) = too_small(&seen, &self.params) {
+            let outcome = FaceOutcome::Unusable(Unusable::TooSmall { face_px });
+            return Ok(Face { seen, sharpness: 0.0, outcome });
+        }
+        let Some((plan, decoded)) = self.current.as_ref().and_then(|c| Some((&c.plan, c.decoded.as_ref()?))) else {
+            return Err(UnitError::NotPrepared);
+        };
+        let pixels = decoded.pyramid.finest().ok_or(UnitError::NotPrepared)?;
+        let rect = scaled_down(seen.rect, plan.first_level());
+        let (landmarks, sharpness) = self.engine.align(pixels, &decoded.opened, rect)?;
+        if sharpness < self.params.sharpness_min {
+            self.ran_in_full = false;
+            let outcome = FaceOutcome::Unusable(Unusable::Blurred { sharpness });
+            return Ok(Face { seen, sharpness, outcome });
+        }
+        let encoding = self.engine.encode(&decoded.opened, &landmarks)?;
+        let outcome = if encoding.len() == ENCODING_LEN && encoding.iter().all(|value| value.is_finite()) {
+            self.thumbnail = thumbnail::of_face(pixels, rect);
+            FaceOutcome::Encoded(encoding.into_boxed_slice())
+        } else {
+            FaceOutcome::Unusable(Unusable::NoEncoding)
+        };
+        Ok(Face { seen, sharpness, outcome })
+    }
+
+    /// Where the unit starts from: the saved state if it can be one of this picture, else the picture's beginning.
+    fn resumed(&self, state: &Progress) -> Option<Partial> {
+        let plan = &self.current.as_ref()?.plan;
+        Some(state.partial.clone().filter(|partial| plan.accepts(partial)).unwrap_or_else(|| plan.begin()))
+    }
+
+    fn finish(&mut self, state: &mut Progress, analysis: Analysis) {
+        state.partial = None;
+        if let Some(current) = self.current.take() {
+            state.finished.push((current.frame.sequence, analysis));
+        }
+    }
+}
+
+impl<E: Engine, F: Frames> Lambda for FaceLambda<'_, E, F> {
+    type State = Progress;
+    type Error = UnitError;
+
+    fn next(&mut self, state: &Progress) -> Next {
+        let params = self.params;
+        let Some(current) = self.current() else { return Next::Starved };
+        let prepare = current.decoded.is_none().then_some((CLASS_DECODE, current.pixels));
+        if current.unreadable.is_some() {
+            return Next::Unit(UnitCost::run(CLASS_NOTE, 1));
+        }
+        let begin = current.plan.begin();
+        let partial = state.partial.as_ref().filter(|partial| current.plan.accepts(partial)).unwrap_or(&begin);
+        Next::Unit(match current.plan.next_unit(partial) {
+            NextUnit::Tile(index) => {
+                UnitCost { run: (CLASS_DETECT, current.plan.tiles()[index as usize].pixels()), prepare }
+            }
+            NextUnit::Face(index) if too_small(&partial.to_encode[index as usize], &params).is_none() => {
+                UnitCost { run: (CLASS_ENCODE, 1), prepare }
+            }
+            NextUnit::Face(_) | NextUnit::Finished => UnitCost::run(CLASS_NOTE, 1),
+        })
+    }
+
+    fn prepare(&mut self, _state: &Progress) -> Result<(), UnitError> {
+        let Some(current) = self.current.as_mut() else { return Err(UnitError::NotPrepared) };
+        match picture::decode(&current.frame.bytes) {
+            Ok(pixels) => {
+                let (first, last) = (current.plan.first_level(), current.plan.last_level());
+                let pyramid = Pyramid::new(pixels, first, last);
+                let opened = self.engine.open(pyramid.finest().ok_or(UnitError::NotPrepared)?);
+                current.decoded = Some(Decoded { pyramid, opened });
+            }
+            Err(error) => current.unreadable = Some(error),
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, state: &mut Progress) -> Result<(), UnitError> {
+        self.ran_in_full = true;
+        self.thumbnail = None;
+        if let Some(error) = self.current.as_ref().and_then(|current| current.unreadable.clone()) {
+            self.ran_in_full = false;
+            self.finish(state, Analysis::Unreadable { why: error.to_string() });
+            return Ok(());
+        }
+        let mut partial = self.resumed(state).ok_or(UnitError::NotPrepared)?;
+        let plan = self.current.as_ref().map(|current| current.plan.clone()).ok_or(UnitError::NotPrepared)?;
+        match plan.next_unit(&partial) {
+            NextUnit::Tile(index) => self.search(&mut partial, plan.tiles()[index as usize])?,
+            NextUnit::Face(index) => {
+                let face = self.encode(partial.to_encode[index as usize])?;
+                partial.faces.push(face);
+            }
+            NextUnit::Finished => {}
+        }
+        match plan.finished(&partial) {
+            Some(analysis) => self.finish(state, Analysis::Frame(analysis)),
+            None => state.partial = Some(partial),
+        }
+        Ok(())
+    }
+
+    fn ran_in_full(&self) -> bool {
+        self.ran_in_full
+    }
+}
+
+/// A unit that failed; the state is as before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnitError {
+    /// The engine gave up.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A unit was run without what [`Lambda::prepare`] rebuilds.
+    #[error("a unit was run without a decoded picture: call `prepare` when the cost says so")]
+    NotPrepared,
+}
+
+fn open_frame<P>(frame: Frame, picture_px_max: u32) -> Current<P> {
+    match picture::header(&frame.bytes) {
+        Ok(header) => Current {
+            plan: Plan::of(header.width_px, header.height_px, picture_px_max),
+            pixels: header.pixels(),
+            frame,
+            unreadable: None,
+            decoded: None,
+        },
+        Err(error) => {
+            Current { plan: Plan::of(0, 0, picture_px_max), pixels: 0, frame, unreadable: Some(error), decoded: None }
+        }
+    }
+}
+
+/// The shorter side of a face that is too small to encode, px.
+fn too_small(seen: &SeenFace, params: &FaceParams) -> Option<u32> {
+    let side = seen.rect.width().min(seen.rect.height());
+    let face_px = u32::try_from(side).unwrap_or(u32::MAX);
+    (face_px < params.face_px_min).then_some(face_px)
+}
+
+/// A box of the picture as it came, in the picture that was scaled down before the search.
+fn scaled_down(rect: Rect, level: u32) -> Rect {
+    if level == 0 {
+        return rect;
+    }
+    let down = |px: i32| px >> level.min(31);
+    Rect { left: down(rect.left), top: down(rect.top), right: down(rect.right), bottom: down(rect.bottom) }
+}

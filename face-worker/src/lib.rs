@@ -1,0 +1,21 @@
+//! The worker process: looks at pictures with dlib, on behalf of an edge agent that never links it.
+//!
+//! This crate owns the engine (dlib's HOG detector, 5-point landmarks and the ResNet encoder), the face lambda that cuts an
+//! analysis into units, and the process around them: models checked and loaded once, frames in and results out over a socket
+//! pair on file descriptor 0, `r_limit` kept by [`microlambda::run_step`], and a sandbox. It owns no state that outlives it:
+//! it may die in any unit, and the agent goes on from the last one.
+
+mod engine;
+mod ffi;
+mod lambda;
+mod models;
+mod picture;
+mod sharpness;
+mod thumbnail;
+
+pub use engine::{Dlib, Engine, EngineError, LoadError};
+pub use ffi::DlibError;
+pub use lambda::{Cache, FaceLambda, Frame, Frames, Progress, UnitError};
+pub use models::{ENCODER_MODEL, LANDMARK_MODEL, Model, ModelError};
+pub use picture::{DECODE_PX_MAX, Header, PictureError, Pixels, Pyramid, SIDE_PX_MAX, decode, header};
+pub use sharpness::sharpness;

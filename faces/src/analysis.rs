@@ -1,0 +1,193 @@
+//! What a frame showed: recorded once, kept and replicated, never recomputed.
+
+use serde::{Deserialize, Serialize};
+
+/// Values in one face encoding: the output layer of dlib's `dlib_face_recognition_resnet_model_v1`.
+pub const ENCODING_LEN: usize = 128;
+
+/// A face encoding: 128 finite numbers, compared by Euclidean distance; one person's lie within about 0.6.
+pub type Encoding = Box<[f32]>;
+
+/// A rectangle in pixels of the upright picture; all four sides are inside it, as in dlib and Python's `face_recognition`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Rect {
+    /// Leftmost column.
+    pub left: i32,
+    /// Topmost row.
+    pub top: i32,
+    /// Rightmost column.
+    pub right: i32,
+    /// Bottom row.
+    pub bottom: i32,
+}
+
+impl Rect {
+    /// Columns, at least 0.
+    pub fn width(&self) -> i64 {
+        (i64::from(self.right) - i64::from(self.left) + 1).max(0)
+    }
+
+    /// Rows, at least 0.
+    pub fn height(&self) -> i64 {
+        (i64::from(self.bottom) - i64::from(self.top) + 1).max(0)
+    }
+
+    /// Pixels inside.
+    pub fn area(&self) -> i64 {
+        self.width() * self.height()
+    }
+
+    /// The part inside `other`; of area 0 if there is none.
+    #[must_use]
+    pub fn intersect(&self, other: &Self) -> Self {
+        Self {
+            left: self.left.max(other.left),
+            top: self.top.max(other.top),
+            right: self.right.min(other.right),
+            bottom: self.bottom.min(other.bottom),
+        }
+    }
+}
+
+/// What decides an analysis beside the pixels. Part of the lambda's identity: nodes with different values do not share a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct FaceParams {
+    /// Two encodings closer than this are of one person (Euclidean).
+    pub distance_max: f64,
+    /// Faces whose box is smaller than this on its shorter side are unusable, px.
+    pub face_px_min: u32,
+    /// Faces whose aligned chip has a smaller sharpness (variance of its Laplacian) are unusable.
+    pub sharpness_min: f32,
+    /// Detections with a lower score are not recorded at all (dlib's own threshold is 0).
+    pub score_min: f32,
+    /// A face with a lower score may be recognised, but is no evidence for somebody new.
+    pub new_person_score_min: f32,
+    /// Pictures of more pixels are scaled down to this before they are searched.
+    pub picture_px_max: u32,
+}
+
+impl Default for FaceParams {
+    fn default() -> Self {
+        Self {
+            distance_max: 0.6,
+            face_px_min: 36,
+            sharpness_min: 20.0,
+            score_min: 0.0,
+            new_person_score_min: 0.3,
+            picture_px_max: 16_000_000,
+        }
+    }
+}
+
+/// Why a face that was seen cannot be compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unusable {
+    /// The shorter side of the box is below [`FaceParams::face_px_min`].
+    TooSmall {
+        /// Shorter side, px.
+        face_px: u32,
+    },
+    /// Sharpness is below [`FaceParams::sharpness_min`].
+    Blurred {
+        /// Variance of the Laplacian.
+        sharpness: f32,
+    },
+    /// The engine gave an encoding that is not 128 finite numbers.
+    NoEncoding,
+    /// Encoding this face failed on different nodes, or repeatedly where there is only one.
+    SetAside {
+        /// What happened.
+        why: String,
+    },
+}
+
+/// What became of a face.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FaceOutcome {
+    /// Usable; 128 finite values.
+    Encoded(Encoding),
+    /// Seen, but not comparable.
+    Unusable(Unusable),
+}
+
+/// A face found in a picture, not yet encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SeenFace {
+    /// The box, clipped to the picture.
+    pub rect: Rect,
+    /// The detector's score; higher is surer, true faces are mostly above 0.6.
+    pub score: f32,
+}
+
+/// A face of a finished analysis.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Face {
+    /// Where, and how sure.
+    pub seen: SeenFace,
+    /// Variance of the Laplacian of the aligned chip; 0 if no chip was cut.
+    pub sharpness: f32,
+    /// The encoding, or the reason why there is none.
+    pub outcome: FaceOutcome,
+}
+
+/// A tile of the search plan that was set aside, with its reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tile {
+    /// Index into the picture's plan.
+    pub index: u32,
+    /// What happened.
+    pub why: String,
+}
+
+/// The finished analysis of a picture that could be read.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct FrameAnalysis {
+    /// Columns of the upright picture, px.
+    pub width_px: u32,
+    /// Rows of the upright picture, px.
+    pub height_px: u32,
+    /// Faces from the surest down (ties by box).
+    pub faces: Vec<Face>,
+    /// Tiles in which nothing could be searched.
+    pub tiles_set_aside: Vec<Tile>,
+}
+
+/// What one frame showed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Analysis {
+    /// The picture was searched.
+    Frame(FrameAnalysis),
+    /// The picture cannot be decoded or is outside the bounds; says why, and what to do.
+    Unreadable {
+        /// Reason, for people.
+        why: String,
+    },
+}
+
+/// An analysis under way: the state inside a frame, after `units()` units.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Partial {
+    /// Columns of the upright picture, px.
+    pub width_px: u32,
+    /// Rows of the upright picture, px.
+    pub height_px: u32,
+    /// Tiles of the plan done (or set aside) so far.
+    pub tiles_done: u32,
+    /// Raw detections of these tiles in picture coordinates, in the order found; emptied by the merge after the last tile.
+    pub found: Vec<SeenFace>,
+    /// After the last tile: all faces to encode, surest first.
+    pub to_encode: Vec<SeenFace>,
+    /// Faces of `to_encode` done so far, in its order.
+    pub faces: Vec<Face>,
+    /// Tiles set aside so far.
+    pub tiles_set_aside: Vec<Tile>,
+}
+
+impl Partial {
+    /// Units done inside the frame: the third part of a chain's version.
+    pub fn units(&self) -> u32 {
+        self.tiles_done.saturating_add(u32::try_from(self.faces.len()).unwrap_or(u32::MAX))
+    }
+}

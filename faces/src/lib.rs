@@ -1,0 +1,19 @@
+//! The face lambda without its engine.
+//!
+//! Recognition has two parts that are kept apart. *Analyse* turns one frame into boxes and encodings: heavy, pure,
+//! independent per frame, done by the worker process with dlib. *Fold* turns analyses, in order, into people and events:
+//! cheap, exact, the same on every node. This crate owns the data that passes between them ([`Analysis`], [`Partial`]), how a
+//! picture is cut into units ([`plan`]), the fold ([`fold`]) and the codec between agent and worker
+//! ([`proto`]). It owns no engine, no clock and no IO.
+
+#![forbid(unsafe_code)]
+
+mod analysis;
+pub mod fold;
+pub mod plan;
+pub mod proto;
+
+pub use analysis::{
+    Analysis, ENCODING_LEN, Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace, Tile,
+    Unusable,
+};

@@ -1,0 +1,538 @@
+//! How a picture is cut into tiles, and how what the tiles found becomes one list of faces.
+//!
+//! The plan is a function of the picture's size alone, so that units do not depend on `r_limit`: level `k` is the picture
+//! halved `k` times, each level is cut into overlapping tiles, and the last level is one tile. Small faces are
+//! found in the fine levels, large ones in the coarse levels. A detection that touches an edge which cuts
+//! through the picture is dropped, because a neighbour or the next level holds that face whole.
+
+use std::cmp::Ordering;
+
+use crate::{Face, FaceOutcome, FrameAnalysis, Partial, Rect, SeenFace, Tile, Unusable};
+
+/// No tile is longer than this on either side, px of its level: the largest unit, about 0.4 megapixels.
+pub const TILE_SIDE_PX_MAX: u32 = 640;
+/// Neighbouring tiles share at least so many columns or rows, px of their level.
+pub const TILE_OVERLAP_PX: u32 = 128;
+/// A detection this near to an inner edge may be the visible part of a larger face, px of the level.
+pub const EDGE_MARGIN_PX: i32 = 2;
+/// Every face up to this size lies whole inside one tile of its level, px of the level; the next level holds twice that.
+pub const FACE_PX_MAX: u32 = TILE_OVERLAP_PX - 2 * EDGE_MARGIN_PX.unsigned_abs();
+/// A level whose shorter side is below this holds no face that the level before it does not, px: the detector's smallest
+/// face in a picture enlarged twice.
+pub const LEVEL_SIDE_PX_MIN: u32 = 40;
+
+/// Two boxes with a larger intersection over union show one face, in 1/1,000,000: dlib's own rule for this detector.
+const IOU_PPM_MAX: i64 = 330_082;
+/// A box of which a larger part lies inside a surer one shows the same face, in 1/1,000,000: dlib's own rule as well.
+const COVERED_PPM_MAX: i64 = 788_571;
+const PPM: i64 = 1_000_000;
+
+/// One tile, in pixels of its level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TileArea {
+    /// How often the picture is halved.
+    pub level: u32,
+    /// Leftmost column.
+    pub left_px: u32,
+    /// Topmost row.
+    pub top_px: u32,
+    /// Columns.
+    pub width_px: u32,
+    /// Rows.
+    pub height_px: u32,
+    /// Columns of the whole level.
+    level_width_px: u32,
+    /// Rows of the whole level.
+    level_height_px: u32,
+}
+
+impl TileArea {
+    /// Pixels to search: the work of the unit.
+    pub fn pixels(&self) -> u64 {
+        u64::from(self.width_px) * u64::from(self.height_px)
+    }
+
+    /// A detection in the tile's own coordinates as a box of the picture, not yet clipped; `None` if it touches an edge
+    /// inside the picture.
+    pub fn to_picture(&self, found: Rect) -> Option<Rect> {
+        let inner_left = self.left_px > 0;
+        let inner_top = self.top_px > 0;
+        let inner_right = self.left_px + self.width_px < self.level_width_px;
+        let inner_bottom = self.top_px + self.height_px < self.level_height_px;
+        let cut = (inner_left && found.left < EDGE_MARGIN_PX)
+            || (inner_top && found.top < EDGE_MARGIN_PX)
+            || (inner_right && found.right > signed(self.width_px) - 1 - EDGE_MARGIN_PX)
+            || (inner_bottom && found.bottom > signed(self.height_px) - 1 - EDGE_MARGIN_PX);
+        if cut {
+            return None;
+        }
+        let (left, top) = (signed(self.left_px), signed(self.top_px));
+        Some(Rect {
+            left: scaled_up(found.left.saturating_add(left), self.level),
+            top: scaled_up(found.top.saturating_add(top), self.level),
+            right: scaled_up(found.right.saturating_add(left).saturating_add(1), self.level).saturating_sub(1),
+            bottom: scaled_up(found.bottom.saturating_add(top).saturating_add(1), self.level).saturating_sub(1),
+        })
+    }
+}
+
+/// The next unit of an analysis under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextUnit {
+    /// Search this tile of the plan.
+    Tile(u32),
+    /// Encode this face of [`Partial::to_encode`].
+    Face(u32),
+    /// Nothing: [`Plan::finished`] has the analysis.
+    Finished,
+}
+
+/// All tiles of a picture, in the order in which they are searched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    width_px: u32,
+    height_px: u32,
+    first_level: u32,
+    tiles: Vec<TileArea>,
+}
+
+impl Plan {
+    /// The plan of a picture of this size. Levels of more than `picture_px_max` pixels are left out: a larger
+    /// picture is scaled down first, and its boxes are still those of the picture as it came.
+    pub fn of(width_px: u32, height_px: u32, picture_px_max: u32) -> Self {
+        let mut plan = Self { width_px, height_px, first_level: 0, tiles: Vec::new() };
+        let (mut width, mut height, mut level) = (width_px, height_px, 0);
+        if width == 0 || height == 0 {
+            return plan;
+        }
+        while u64::from(width) * u64::from(height) > u64::from(picture_px_max.max(1)) {
+            (width, height, level) = (halved(width), halved(height), level + 1);
+        }
+        plan.first_level = level;
+        loop {
+            plan.push_level(level, width, height);
+            if width <= TILE_SIDE_PX_MAX && height <= TILE_SIDE_PX_MAX {
+                break;
+            }
+            (width, height, level) = (halved(width), halved(height), level + 1);
+            if width.min(height) < LEVEL_SIDE_PX_MIN {
+                break;
+            }
+        }
+        plan
+    }
+
+    /// How often the picture is halved before anything else: 0 unless it has more pixels than the bound.
+    pub fn first_level(&self) -> u32 {
+        self.first_level
+    }
+
+    /// How often it is halved for the coarsest tile.
+    pub fn last_level(&self) -> u32 {
+        self.tiles.last().map_or(self.first_level, |tile| tile.level)
+    }
+
+    /// The tiles, finest level first, then by row and column.
+    pub fn tiles(&self) -> &[TileArea] {
+        &self.tiles
+    }
+
+    /// The faces among all detections of all tiles (picture coordinates, any order), surest first: each
+    /// clipped to the picture, and none that overlaps a surer one as dlib's detector defines it. One tile has been
+    /// through that rule inside the detector already and is only clipped.
+    pub fn merge(&self, found: &[SeenFace]) -> Vec<SeenFace> {
+        let mut sorted: Vec<SeenFace> = found.to_vec();
+        sorted.sort_by(surest_first);
+        sorted.dedup();
+        let mut kept: Vec<SeenFace> = Vec::new();
+        for face in sorted {
+            let rect = clipped(face.rect, self.width_px, self.height_px);
+            if rect.left >= rect.right || rect.top >= rect.bottom {
+                continue;
+            }
+            let face = SeenFace { rect, ..face };
+            if self.tiles.len() == 1 || !kept.iter().any(|surer| same_face(surer.rect, face.rect)) {
+                kept.push(face);
+            }
+        }
+        // Clipping may have changed the order of faces with equal scores.
+        kept.sort_by(surest_first);
+        kept.dedup();
+        kept
+    }
+
+    /// The state of a picture of which nothing is done yet.
+    pub fn begin(&self) -> Partial {
+        Partial { width_px: self.width_px, height_px: self.height_px, ..Partial::default() }
+    }
+
+    /// Whether `partial` can be a state of this picture: sizes, counts and boxes agree with the plan.
+    pub fn accepts(&self, partial: &Partial) -> bool {
+        let searched = partial.tiles_done as usize;
+        let inside = |face: &SeenFace| {
+            let rect = clipped(face.rect, self.width_px, self.height_px);
+            rect == face.rect && rect.left < rect.right && rect.top < rect.bottom && face.score.is_finite()
+        };
+        (partial.width_px, partial.height_px) == (self.width_px, self.height_px)
+            && searched <= self.tiles.len()
+            && (searched == self.tiles.len() || (partial.to_encode.is_empty() && partial.faces.is_empty()))
+            && (searched < self.tiles.len() || partial.found.is_empty())
+            && partial.faces.len() <= partial.to_encode.len()
+            && partial.faces.iter().zip(&partial.to_encode).all(|(face, seen)| face.seen == *seen)
+            && partial.to_encode.iter().all(inside)
+    }
+
+    /// What comes next.
+    pub fn next_unit(&self, partial: &Partial) -> NextUnit {
+        if (partial.tiles_done as usize) < self.tiles.len() {
+            NextUnit::Tile(partial.tiles_done)
+        } else if partial.faces.len() < partial.to_encode.len() {
+            NextUnit::Face(index(partial.faces.len()))
+        } else {
+            NextUnit::Finished
+        }
+    }
+
+    /// Records what the next tile showed, in picture coordinates; after the last tile the faces to encode are settled.
+    pub fn tile_done(&self, partial: &mut Partial, found: &[SeenFace]) {
+        partial.found.extend_from_slice(found);
+        partial.tiles_done = partial.tiles_done.saturating_add(1);
+        if partial.tiles_done as usize >= self.tiles.len() {
+            partial.to_encode = self.merge(&std::mem::take(&mut partial.found));
+        }
+    }
+
+    /// Records that the next unit is given up, with the reason; nothing if there is none.
+    pub fn set_aside(&self, partial: &mut Partial, why: &str) {
+        match self.next_unit(partial) {
+            NextUnit::Tile(index) => {
+                partial.tiles_set_aside.push(Tile { index, why: why.to_owned() });
+                self.tile_done(partial, &[]);
+            }
+            NextUnit::Face(index) => {
+                let seen = partial.to_encode[index as usize];
+                let outcome = FaceOutcome::Unusable(Unusable::SetAside { why: why.to_owned() });
+                partial.faces.push(Face { seen, sharpness: 0.0, outcome });
+            }
+            NextUnit::Finished => {}
+        }
+    }
+
+    /// The analysis, once no unit is left.
+    pub fn finished(&self, partial: &Partial) -> Option<FrameAnalysis> {
+        (self.next_unit(partial) == NextUnit::Finished).then(|| FrameAnalysis {
+            width_px: self.width_px,
+            height_px: self.height_px,
+            faces: partial.faces.clone(),
+            tiles_set_aside: partial.tiles_set_aside.clone(),
+        })
+    }
+
+    fn push_level(&mut self, level: u32, width: u32, height: u32) {
+        let (columns, tile_width) = cuts(width);
+        let (rows, tile_height) = cuts(height);
+        for &top_px in &rows {
+            for &left_px in &columns {
+                self.tiles.push(TileArea {
+                    level,
+                    left_px,
+                    top_px,
+                    width_px: tile_width,
+                    height_px: tile_height,
+                    level_width_px: width,
+                    level_height_px: height,
+                });
+            }
+        }
+    }
+}
+
+/// Half of a side, rounded down: the side of the next level, px; never 0.
+pub fn halved(side_px: u32) -> u32 {
+    (side_px / 2).max(1)
+}
+
+/// A box clipped as Python's `face_recognition` does it: the right and bottom sides may equal the picture's width and height.
+pub fn clipped(rect: Rect, width_px: u32, height_px: u32) -> Rect {
+    rect.intersect(&Rect { left: 0, top: 0, right: signed(width_px), bottom: signed(height_px) })
+}
+
+/// Starts of the tiles along a side, evenly spread, and their common length.
+fn cuts(side_px: u32) -> (Vec<u32>, u32) {
+    if side_px <= TILE_SIDE_PX_MAX {
+        return (vec![0], side_px);
+    }
+    let tiles = (side_px - TILE_OVERLAP_PX).div_ceil(TILE_SIDE_PX_MAX - TILE_OVERLAP_PX);
+    let length = (side_px + (tiles - 1) * TILE_OVERLAP_PX).div_ceil(tiles);
+    let start = |i: u32| u64::from(i) * u64::from(side_px - length) / u64::from(tiles - 1);
+    ((0..tiles).map(|i| u32::try_from(start(i)).unwrap_or(u32::MAX)).collect(), length)
+}
+
+fn surest_first(a: &SeenFace, b: &SeenFace) -> Ordering {
+    b.score.total_cmp(&a.score).then_with(|| a.rect.cmp(&b.rect))
+}
+
+fn same_face(a: Rect, b: Rect) -> bool {
+    let common = a.intersect(&b).area();
+    let bounding = Rect {
+        left: a.left.min(b.left),
+        top: a.top.min(b.top),
+        right: a.right.max(b.right),
+        bottom: a.bottom.max(b.bottom),
+    };
+    let covers = |part: i64, whole: i64, ppm: i64| i128::from(part) * i128::from(PPM) > i128::from(whole) * i128::from(ppm);
+    common > 0
+        && (covers(common, bounding.area(), IOU_PPM_MAX)
+            || covers(common, a.area(), COVERED_PPM_MAX)
+            || covers(common, b.area(), COVERED_PPM_MAX))
+}
+
+fn index(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+fn signed(px: u32) -> i32 {
+    i32::try_from(px).unwrap_or(i32::MAX)
+}
+
+fn scaled_up(px: i32, level: u32) -> i32 {
+    let scaled = i64::from(px) << level.min(31);
+    i32::try_from(scaled).unwrap_or(if scaled < 0 { i32::MIN } else { i32::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PX_MAX: u32 = 16_000_000;
+
+    fn level_side(side: u32, level: u32) -> u32 {
+        (0..level).fold(side, |side, _| halved(side))
+    }
+
+    /// A box of `side` px somewhere in a picture, and the tiles of `level` that hold it whole.
+    fn holders(plan: &Plan, level: u32, left: u32, top: u32, side: u32) -> usize {
+        let whole = |tile: &&TileArea| {
+            let (x, y) = (signed(left) - signed(tile.left_px), signed(top) - signed(tile.top_px));
+            let found = Rect { left: x, top: y, right: x + signed(side) - 1, bottom: y + signed(side) - 1 };
+            tile.level == level
+                && found.left >= 0
+                && found.top >= 0
+                && found.right < signed(tile.width_px)
+                && found.bottom < signed(tile.height_px)
+                && tile.to_picture(found).is_some()
+        };
+        plan.tiles().iter().filter(whole).count()
+    }
+
+    fn a_face() -> impl Strategy<Value = SeenFace> {
+        // Few places and scores, so that overlaps and ties are common.
+        (0..12i32, 0..12i32, 1..8i32, 0..4u8).prop_map(|(x, y, side, score)| SeenFace {
+            rect: Rect { left: x * 40 - 20, top: y * 40 - 20, right: x * 40 + side * 25, bottom: y * 40 + side * 25 },
+            score: f32::from(score) / 2.0,
+        })
+    }
+
+    #[test]
+    fn a_picture_that_fits_a_tile_is_searched_whole() {
+        for (width, height) in [(1, 1), (1, 640), (640, 480), (640, 640), (35, 12)] {
+            let plan = Plan::of(width, height, PX_MAX);
+            assert_eq!(plan.tiles().len(), 1, "{width}×{height}");
+            let tile = plan.tiles()[0];
+            assert_eq!((tile.level, tile.left_px, tile.top_px), (0, 0, 0));
+            assert_eq!((tile.width_px, tile.height_px), (width, height));
+            let over_the_edge = Rect { left: -7, top: -3, right: 900, bottom: 900 };
+            assert_eq!(tile.to_picture(over_the_edge), Some(over_the_edge), "no edge of it is an inner one");
+        }
+    }
+
+    #[test]
+    fn a_camera_picture_is_seven_tiles() {
+        let plan = Plan::of(1280, 720, PX_MAX);
+        let sizes: Vec<_> = plan.tiles().iter().map(|t| (t.level, t.left_px, t.top_px, t.width_px, t.height_px)).collect();
+        let mut expected = Vec::new();
+        for top in [0, 296] {
+            for left in [0, 384, 768] {
+                expected.push((0, left, top, 512, 424));
+            }
+        }
+        expected.push((1, 0, 0, 640, 360));
+        assert_eq!(sizes, expected);
+    }
+
+    #[test]
+    fn a_picture_without_pixels_has_no_tiles() {
+        assert!(Plan::of(0, 0, PX_MAX).tiles().is_empty());
+        assert!(Plan::of(5, 0, PX_MAX).tiles().is_empty());
+    }
+
+    #[test]
+    fn a_picture_above_the_bound_starts_at_a_coarser_level_and_keeps_its_coordinates() {
+        let plan = Plan::of(8_000, 6_000, PX_MAX);
+        assert_eq!(plan.first_level(), 1);
+        let tile = plan.tiles()[0];
+        assert_eq!(
+            tile.to_picture(Rect { left: 10, top: 20, right: 59, bottom: 69 }),
+            Some(Rect { left: 20, top: 40, right: 119, bottom: 139 })
+        );
+    }
+
+    #[test]
+    fn a_detection_at_an_inner_edge_is_dropped_and_at_an_outer_edge_kept() {
+        let plan = Plan::of(1280, 640, PX_MAX);
+        let first = plan.tiles()[0];
+        let touching = Rect { left: 400, top: 5, right: signed(first.width_px) - 1, bottom: 150 };
+        assert_eq!(first.to_picture(touching), None);
+        let outer = Rect { left: -4, top: -4, right: 90, bottom: 90 };
+        assert_eq!(first.to_picture(outer), Some(outer));
+        assert_eq!(plan.tiles()[1].to_picture(outer), None);
+    }
+
+    #[test]
+    fn boxes_are_clipped_as_python_does_and_empty_ones_dropped() {
+        let plan = Plan::of(100, 80, PX_MAX);
+        let face = |left, top, right, bottom| SeenFace { rect: Rect { left, top, right, bottom }, score: 1.0 };
+        let merged = plan.merge(&[face(-5, -6, 300, 300), face(-50, 10, 0, 60), face(120, 10, 160, 50)]);
+        assert_eq!(merged, vec![face(0, 0, 100, 80)]);
+    }
+
+    #[test]
+    fn of_two_boxes_of_one_face_the_surer_stays() {
+        let plan = Plan::of(1280, 720, PX_MAX);
+        let face = |left, score| SeenFace { rect: Rect { left, top: 100, right: left + 99, bottom: 199 }, score };
+        assert_eq!(plan.merge(&[face(100, 0.3), face(110, 0.9), face(400, 0.2)]), vec![face(110, 0.9), face(400, 0.2)]);
+        let inside = SeenFace { rect: Rect { left: 130, top: 120, right: 169, bottom: 159 }, score: 0.1 };
+        assert_eq!(plan.merge(&[inside, face(100, 0.9)]), vec![face(100, 0.9)]);
+    }
+
+    #[test]
+    fn an_analysis_goes_through_its_tiles_then_its_faces_and_ends() {
+        let plan = Plan::of(1280, 720, PX_MAX);
+        let mut partial = plan.begin();
+        let face = SeenFace { rect: Rect { left: 10, top: 10, right: 99, bottom: 99 }, score: 1.0 };
+        for tile in 0..7 {
+            assert!(plan.accepts(&partial));
+            assert_eq!(plan.next_unit(&partial), NextUnit::Tile(tile));
+            if tile == 3 {
+                plan.set_aside(&mut partial, "it took two nodes down");
+            } else {
+                plan.tile_done(&mut partial, &[face]);
+            }
+        }
+        assert_eq!((plan.next_unit(&partial), partial.units()), (NextUnit::Face(0), 7));
+        assert_eq!((partial.to_encode.as_slice(), partial.found.len()), ([face].as_slice(), 0));
+        assert_eq!(plan.finished(&partial), None);
+        plan.set_aside(&mut partial, "again");
+        assert!(plan.accepts(&partial));
+        assert_eq!(plan.next_unit(&partial), NextUnit::Finished);
+        let analysis = plan.finished(&partial).expect("no unit is left");
+        assert_eq!(analysis.tiles_set_aside, [Tile { index: 3, why: "it took two nodes down".into() }]);
+        assert_eq!(analysis.faces[0].outcome, FaceOutcome::Unusable(Unusable::SetAside { why: "again".into() }));
+        let before = partial.clone();
+        plan.set_aside(&mut partial, "nothing is left");
+        assert_eq!(partial, before);
+    }
+
+    #[test]
+    fn a_state_of_another_picture_is_refused() {
+        let plan = Plan::of(320, 240, PX_MAX);
+        let mut searched = plan.begin();
+        let face = SeenFace { rect: Rect { left: 10, top: 10, right: 99, bottom: 99 }, score: 1.0 };
+        plan.tile_done(&mut searched, &[face]);
+        assert!(plan.accepts(&searched));
+        assert!(!Plan::of(320, 241, PX_MAX).accepts(&searched));
+        assert!(!plan.accepts(&Partial { tiles_done: 2, ..searched.clone() }));
+        assert!(!plan.accepts(&Partial { tiles_done: 0, ..searched.clone() }));
+        assert!(!plan.accepts(&Partial { found: vec![face], ..searched.clone() }));
+        let outside = SeenFace { rect: Rect { left: 10, top: 10, right: 900, bottom: 99 }, ..face };
+        assert!(!plan.accepts(&Partial { to_encode: vec![outside], ..searched.clone() }));
+        let seen = SeenFace { score: 0.5, ..face };
+        let other = Face { seen, sharpness: 0.0, outcome: FaceOutcome::Unusable(Unusable::NoEncoding) };
+        assert!(!plan.accepts(&Partial { faces: vec![other], ..searched }));
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_is_a_function_of_the_size(width in 1u32..9_000, height in 1u32..9_000) {
+            prop_assert_eq!(Plan::of(width, height, PX_MAX), Plan::of(width, height, PX_MAX));
+        }
+
+        #[test]
+        fn tiles_are_bounded_and_cover_every_level(width in 1u32..9_000, height in 1u32..9_000) {
+            let plan = Plan::of(width, height, PX_MAX);
+            prop_assert!(!plan.tiles().is_empty());
+            for level in plan.first_level()..=plan.last_level() {
+                let (w, h) = (level_side(width, level), level_side(height, level));
+                let tiles: Vec<_> = plan.tiles().iter().filter(|tile| tile.level == level).collect();
+                for tile in &tiles {
+                    prop_assert!(tile.width_px <= TILE_SIDE_PX_MAX && tile.height_px <= TILE_SIDE_PX_MAX);
+                    prop_assert!(tile.left_px + tile.width_px <= w && tile.top_px + tile.height_px <= h);
+                }
+                let row: Vec<_> = tiles.iter().filter(|tile| tile.top_px == 0).collect();
+                let column: Vec<_> = tiles.iter().filter(|tile| tile.left_px == 0).collect();
+                prop_assert_eq!(row.len() * column.len(), tiles.len());
+                for pair in row.windows(2) {
+                    prop_assert!(pair[1].left_px + TILE_OVERLAP_PX <= pair[0].left_px + pair[0].width_px);
+                }
+                for pair in column.windows(2) {
+                    prop_assert!(pair[1].top_px + TILE_OVERLAP_PX <= pair[0].top_px + pair[0].height_px);
+                }
+                prop_assert_eq!(row.last().map(|tile| tile.left_px + tile.width_px), Some(w));
+                prop_assert_eq!(column.last().map(|tile| tile.top_px + tile.height_px), Some(h));
+            }
+        }
+
+        #[test]
+        fn every_face_lies_whole_in_a_tile_of_its_level(
+            width in 1u32..9_000, height in 1u32..9_000, x in 0.0f64..1.0, y in 0.0f64..1.0, size in 0.0f64..1.0,
+        ) {
+            let plan = Plan::of(width, height, PX_MAX);
+            for level in plan.first_level()..=plan.last_level() {
+                let (w, h) = (level_side(width, level), level_side(height, level));
+                let one_tile = w <= TILE_SIDE_PX_MAX && h <= TILE_SIDE_PX_MAX;
+                let largest = if one_tile { w.min(h) } else { FACE_PX_MAX.min(w).min(h) };
+                let side = 1 + (f64::from(largest - 1) * size) as u32;
+                let (left, top) = ((f64::from(w - side) * x) as u32, (f64::from(h - side) * y) as u32);
+                prop_assert!(holders(&plan, level, left, top, side) > 0, "{side} px at {left},{top} of level {level}, {w}×{h}");
+            }
+        }
+
+        #[test]
+        fn no_face_is_too_large_for_the_last_level(width in 1u32..9_000, height in 1u32..9_000) {
+            let plan = Plan::of(width, height, PX_MAX);
+            let (w, h) = (level_side(width, plan.last_level()), level_side(height, plan.last_level()));
+            prop_assert!(
+                (w <= TILE_SIDE_PX_MAX && h <= TILE_SIDE_PX_MAX) || w.min(h) <= FACE_PX_MAX,
+                "{w}×{h} is neither one tile nor narrow"
+            );
+        }
+
+        #[test]
+        fn the_merge_does_not_depend_on_the_order(
+            faces in prop::collection::vec(a_face(), 0..30).prop_flat_map(|v| (Just(v.clone()), Just(v).prop_shuffle())),
+            one_tile: bool,
+        ) {
+            let plan = if one_tile { Plan::of(480, 480, PX_MAX) } else { Plan::of(800, 700, PX_MAX) };
+            prop_assert_eq!(plan.merge(&faces.0), plan.merge(&faces.1));
+        }
+
+        #[test]
+        fn the_merge_of_a_merge_changes_nothing(faces in prop::collection::vec(a_face(), 0..30), one_tile: bool) {
+            let plan = if one_tile { Plan::of(480, 480, PX_MAX) } else { Plan::of(800, 700, PX_MAX) };
+            let once = plan.merge(&faces);
+            prop_assert_eq!(plan.merge(&once), once);
+        }
+
+        #[test]
+        fn no_two_merged_faces_are_the_same(faces in prop::collection::vec(a_face(), 0..30)) {
+            let merged = Plan::of(800, 700, PX_MAX).merge(&faces);
+            for (i, a) in merged.iter().enumerate() {
+                for b in &merged[i + 1..] {
+                    prop_assert!(!same_face(a.rect, b.rect));
+                }
+            }
+        }
+    }
+}

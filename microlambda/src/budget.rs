@@ -1,0 +1,199 @@
+//! Predicts what the next unit will cost, from what units of its class have cost.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CostClass, UnitCost};
+
+/// Added to every prediction, in 1/1000: room for a unit somewhat slower than any seen lately.
+const MARGIN_PERMILLE: u64 = 60;
+/// Weight of a new sample in mean and deviation is 1 in this many (as TCP's retransmission timer, RFC 6298).
+const SMOOTHING: u64 = 8;
+/// How many deviations above the mean a prediction lies at least (RFC 6298 takes 4).
+const DEVIATIONS: u64 = 4;
+/// Below this many samples a class is new on this node and its prediction is doubled (slow start).
+const NEW_CLASS_SAMPLES: u32 = 3;
+/// A class never seen is taken to need this part of `r_limit`: it may run where half of the limit is left.
+const UNKNOWN_PART: u64 = 2;
+/// Rates are kept in µs per 2^20 pieces of work, so that rates below 1 µs a piece keep their precision.
+const RATE_SCALE: u128 = 1 << 20;
+
+/// What a node has measured of one class; rates in µs per 2^20 pieces of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassCost {
+    /// The class.
+    pub class: CostClass,
+    /// Smoothed mean rate.
+    pub mean: u64,
+    /// Smoothed mean deviation of the rate.
+    pub deviation: u64,
+    /// The slowest recent rate; it sinks towards the mean by an eighth of the distance a sample.
+    pub peak: u64,
+    /// Units measured so far (saturating).
+    pub samples: u32,
+}
+
+/// All that a budget knows: kept over a worker's restart and published in a node's status.
+pub type CostTable = Vec<ClassCost>;
+
+/// Learns a cost rate per class and says whether the next unit fits what is left of `r_limit`.
+///
+/// The prediction is the larger of the recent peak and mean + 4 deviations, plus 6 %. One slow unit raises it at once; it
+/// sinks over the next dozen. A class never seen may start where half of `r_limit` is left, and is predicted at
+/// twice its rate until three units are measured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Budget {
+    classes: BTreeMap<CostClass, ClassCost>,
+}
+
+impl Budget {
+    /// A budget that starts from what another one had learnt.
+    pub fn from_table(table: &[ClassCost]) -> Self {
+        Self { classes: table.iter().map(|cost| (cost.class, *cost)).collect() }
+    }
+
+    /// All classes measured so far, by class.
+    pub fn table(&self) -> CostTable {
+        self.classes.values().copied().collect()
+    }
+
+    /// Records that `work` pieces of `class` took `cost_us`.
+    pub fn observe(&mut self, class: CostClass, work: u64, cost_us: u64) {
+        let rate = u64::try_from(u128::from(cost_us) * RATE_SCALE / u128::from(work.max(1))).unwrap_or(u64::MAX);
+        self.classes
+            .entry(class)
+            .and_modify(|cost| {
+                let off = cost.mean.abs_diff(rate);
+                cost.deviation = cost.deviation - cost.deviation / SMOOTHING + off / SMOOTHING;
+                cost.mean = cost.mean - cost.mean / SMOOTHING + rate / SMOOTHING;
+                cost.peak = rate.max(cost.peak - cost.peak.saturating_sub(cost.mean) / SMOOTHING);
+                cost.samples = cost.samples.saturating_add(1);
+            })
+            .or_insert(ClassCost { class, mean: rate, deviation: rate / 4, peak: rate, samples: 1 });
+    }
+
+    /// Lowers the peak and deviation of every class by half: called now and then while a node does not bid because a
+    /// unit is predicted to exceed `r_limit`, so that one freeze does not silence it for ever.
+    pub fn relax(&mut self) {
+        for cost in self.classes.values_mut() {
+            cost.peak /= 2;
+            cost.mean /= 2;
+            cost.deviation /= 2;
+        }
+    }
+
+    /// Predicted cost of `work` pieces of `class`, µs; `None` if the class was never measured.
+    pub fn predict_us(&self, class: CostClass, work: u64) -> Option<u64> {
+        let cost = self.classes.get(&class)?;
+        let spread = cost.mean.saturating_add(DEVIATIONS.saturating_mul(cost.deviation));
+        let mut rate = u128::from(cost.peak.max(spread)) * u128::from(1_000 + MARGIN_PERMILLE) / 1_000;
+        if cost.samples < NEW_CLASS_SAMPLES {
+            rate *= 2;
+        }
+        let cost_us = rate.saturating_mul(u128::from(work.max(1))) / RATE_SCALE;
+        Some(u64::try_from(cost_us).unwrap_or(u64::MAX))
+    }
+
+    /// Whether a unit that starts `elapsed_us` into a step is predicted to end within `r_limit_us`.
+    pub fn fits(&self, cost: &UnitCost, elapsed_us: u64, r_limit_us: u64) -> bool {
+        let unknown_us = r_limit_us / UNKNOWN_PART;
+        let part = |(class, work)| self.predict_us(class, work).unwrap_or(unknown_us);
+        let prepare_us = cost.prepare.map_or(0, part);
+        // Two unknown parts still fit an otherwise empty step: there is no other way to learn what they cost.
+        let unit_us = prepare_us.saturating_add(part(cost.run)).min(match cost.prepare {
+            Some((class, _)) if !self.classes.contains_key(&class) => r_limit_us,
+            _ => u64::MAX,
+        });
+        elapsed_us.saturating_add(unit_us) <= r_limit_us
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLASS: CostClass = CostClass(7);
+
+    fn trained(costs_us: &[u64]) -> Budget {
+        let mut budget = Budget::default();
+        for &cost_us in costs_us {
+            budget.observe(CLASS, 1, cost_us);
+        }
+        budget
+    }
+
+    #[test]
+    fn an_unknown_class_starts_only_where_half_of_the_limit_is_left() {
+        let budget = Budget::default();
+        let unit = UnitCost::run(CLASS, 1);
+        assert!(budget.fits(&unit, 500, 1_000));
+        assert!(!budget.fits(&unit, 501, 1_000));
+    }
+
+    #[test]
+    fn unknown_preparation_and_unit_fit_an_empty_step() {
+        let unit = UnitCost { run: (CLASS, 1), prepare: Some((CostClass(8), 1)) };
+        let mut budget = Budget::default();
+        assert!(budget.fits(&unit, 0, 1_000));
+        budget.observe(CLASS, 1, 700);
+        assert!(budget.fits(&unit, 0, 1_000), "an unknown preparation never silences a node");
+        assert!(!budget.fits(&unit, 1, 1_000));
+    }
+
+    #[test]
+    fn a_slow_unit_raises_the_prediction_at_once_and_fades() {
+        let mut budget = trained(&[1_000; 50]);
+        let before = budget.predict_us(CLASS, 1).unwrap_or_default();
+        budget.observe(CLASS, 1, 3_000);
+        assert!(budget.predict_us(CLASS, 1).unwrap_or_default() >= 3_000);
+        for _ in 0..60 {
+            budget.observe(CLASS, 1, 1_000);
+        }
+        let after = budget.predict_us(CLASS, 1).unwrap_or_default();
+        assert!(after < before * 11 / 10, "{after} against {before}");
+    }
+
+    #[test]
+    fn relaxing_lets_a_silenced_node_try_again() {
+        let mut budget = trained(&[50_000; 5]);
+        let unit = UnitCost::run(CLASS, 1);
+        assert!(!budget.fits(&unit, 0, 10_000));
+        let tries = (0..).take_while(|_| {
+            budget.relax();
+            !budget.fits(&unit, 0, 10_000)
+        });
+        assert!(tries.count() < 5);
+    }
+
+    proptest! {
+        #[test]
+        fn steady_costs_are_predicted_between_one_and_one_and_a_half_times(cost_us in 100_u64..1_000_000, work in 1_u64..100_000) {
+            let mut budget = Budget::default();
+            for _ in 0..40 {
+                budget.observe(CLASS, work, cost_us);
+            }
+            let predicted = budget.predict_us(CLASS, work).unwrap_or_default();
+            prop_assert!(predicted + 2 >= cost_us, "{predicted} < {cost_us}");
+            prop_assert!(predicted <= cost_us * 3 / 2 + 2, "{predicted} >> {cost_us}");
+        }
+
+        #[test]
+        fn no_measurement_makes_a_prediction_overflow(samples in prop::collection::vec((any::<u64>(), any::<u64>()), 1..50), work: u64) {
+            let mut budget = Budget::default();
+            for (amount, cost_us) in samples {
+                budget.observe(CLASS, amount, cost_us);
+                let _ = budget.predict_us(CLASS, work);
+                budget.fits(&UnitCost::run(CLASS, work), 1, u64::MAX);
+            }
+        }
+
+        #[test]
+        fn a_table_carries_everything_over(costs in prop::collection::vec(1_u64..1_000_000, 1..50)) {
+            let budget = trained(&costs);
+            prop_assert_eq!(Budget::from_table(&budget.table()), budget);
+        }
+    }
+}

@@ -1,0 +1,700 @@
+//! One chain on one node: a state machine that is fed events and returns effects.
+//!
+//! The driver owns the clock, the store, the bus and the worker. It calls [`Chain::handle`] with every event and carries the
+//! effects out in order. [`Effect::Persist`] is answered at once with [`Event::Committed`], whose effects come before
+//! whatever else happens to the chain: so nothing is published or started before it is durable. It calls
+//! [`Event::Tick`] at [`Chain::next_timer`]; a spurious tick is harmless.
+//!
+//! What holds whatever arrives, in any order, any number of times:
+//! - the local head only ever moves to one that beats it ([`Head::beats`]), and only by a commit;
+//! - a claim prevents a start, it never stops a run; a lost claim costs a step run twice, nothing else;
+//! - a step whose attempt vanished is retried one unit at a time, so that the unit to blame is found.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::placement::{OpenStep, Peer, Placement};
+use crate::{Head, Version};
+
+/// Leases double per epoch up to 2 to this power.
+const LEASE_DOUBLINGS_MAX: u32 = 4;
+/// After a step vanished, so many units are run one by one.
+const CAUTIOUS_UNITS: u32 = 16;
+/// A unit is set aside after failing on two nodes, or so often on one.
+const FAILURES_MAX: u32 = 3;
+/// At most so many nodes are remembered to have failed at a place.
+const FAILED_NODES_MAX: usize = 64;
+/// After the holder of a lease is reported gone, peers wait this long for a sign of life, µs: its report may be about a former connection.
+const GONE_GRACE_US: u64 = 100_000;
+
+/// How a chain behaves on this node.
+pub struct ChainConfig {
+    /// This node.
+    pub node: String,
+    /// The chain.
+    pub chain: String,
+    /// Wall time from the receipt of the state to the end of the last unit, µs.
+    pub r_limit_us: u64,
+    /// Added to `r_limit` in a lease, µs.
+    pub grace_us: u64,
+    /// The newest head is repeated this often, µs.
+    pub announce_us: u64,
+    /// How long a claim needs to be heard by all, µs.
+    pub slot_us: u64,
+    /// State that was asked for and did not come is asked for again after this, µs.
+    pub fetch_us: u64,
+    /// A node that cannot run the next unit within `r_limit` tries again after this, µs.
+    pub refusal_us: u64,
+    /// Who bids first.
+    pub placement: Box<dyn Placement>,
+}
+
+/// A bid for the step that starts at a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The state the step starts from.
+    pub step: Version,
+    /// How many claims for this step expired before this one.
+    pub epoch: u32,
+    /// Who bids.
+    pub node: String,
+    /// The claim is void so long after its receipt; 0 gives the step up at once.
+    pub lease_ms: u32,
+}
+
+/// How a step is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepMode {
+    /// As many units as fit.
+    Normal,
+    /// One unit: the step before it vanished.
+    OneUnit,
+}
+
+/// A start that is made durable before it happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// The state it starts from.
+    pub step: Head,
+    /// Its claim's epoch.
+    pub epoch: u32,
+    /// How it is run.
+    pub mode: StepMode,
+}
+
+/// What the driver makes durable in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Commit {
+    /// A start.
+    Attempt(Attempt),
+    /// The content of the step that ended, from `parent` to `result`, and the next start if the node goes on by itself.
+    Result {
+        /// The state the step started from.
+        parent: Head,
+        /// The state it reached.
+        result: Head,
+        /// The next start.
+        then: Option<Attempt>,
+    },
+    /// The content that came with the announcement just handled.
+    Adopt {
+        /// The state announced.
+        head: Head,
+        /// The next start, if this node is the one to go on.
+        then: Option<Attempt>,
+    },
+    /// A unit failed here.
+    Failure {
+        /// Where.
+        at: Version,
+        /// How often so far.
+        times: u32,
+        /// What happened.
+        why: String,
+    },
+    /// The unit at `at` is given up: recorded like a result, with its reason.
+    SetAside {
+        /// The state whose next unit is set aside.
+        at: Head,
+        /// What happened, on which nodes.
+        why: String,
+    },
+}
+
+/// What happened to a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The camera holds all records below `next`.
+    InputSeen {
+        /// One more than the newest record.
+        next: u64,
+    },
+    /// A peer announced a state that is durable there.
+    HeadSeen {
+        /// Who.
+        from: String,
+        /// Which state.
+        head: Head,
+        /// The state its content starts from, if the content is at hand.
+        content_from: Option<Head>,
+    },
+    /// State that was asked for has arrived and was merged, or could not be.
+    Committed {
+        /// The store's head after the transaction.
+        head: Head,
+        /// The attempt that was part of it.
+        attempt: Option<Attempt>,
+        /// Whether the chain has folded its end.
+        done: bool,
+        /// Who made the head, if it is known.
+        holder: Option<String>,
+    },
+    /// A peer bids.
+    ClaimSeen(Claim),
+    /// A peer tried a unit and failed.
+    FailureSeen {
+        /// Who.
+        node: String,
+        /// Where.
+        at: Version,
+        /// How often so far.
+        times: u32,
+        /// What happened.
+        why: String,
+    },
+    /// The bus says that a peer lost its connection.
+    PeerGone {
+        /// Who.
+        node: String,
+    },
+    /// The running step ended by itself or was killed; its content is with the driver.
+    StepEnded {
+        /// The state reached; equal to the one it started from if no unit ended.
+        result: Head,
+        /// Why it ended.
+        end: StepEnd,
+    },
+    /// The node is shutting down: no more starts.
+    Stopping,
+    /// A timer, or anything in the context, may have changed.
+    Tick,
+}
+
+/// How a step ended, as far as the chain cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepEnd {
+    /// By the limit, for lack of input, or at the end of the computation.
+    Finished,
+    /// The next unit is predicted to take longer than a whole `r_limit` here.
+    TooLarge,
+    /// The frames it needs did not arrive.
+    NoInput,
+    /// It was killed at `r_limit`: its unit is slow, which is no failure.
+    Overran,
+    /// The worker died in a unit.
+    Died {
+        /// What is known.
+        why: String,
+    },
+    /// It was abandoned because the node stops.
+    Abandoned,
+}
+
+/// What the driver is to do, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make durable, then feed [`Event::Committed`] before anything else.
+    Persist(Commit),
+    /// Announce the head, with what the last step added.
+    PublishHead {
+        /// The state before.
+        parent: Head,
+    },
+    /// Announce the head again for those who missed it.
+    Reannounce,
+    /// Publish a bid.
+    PublishClaim(Claim),
+    /// Tell that a unit failed here.
+    PublishFailure {
+        /// Where.
+        at: Version,
+        /// How often so far.
+        times: u32,
+        /// What happened.
+        why: String,
+    },
+    /// Run a step.
+    Start(Attempt),
+    /// Ask `from` for what this node lacks; answers are merged and reported with [`Event::Committed`].
+    Fetch {
+        /// Whom to ask.
+        from: String,
+    },
+    /// A step was run for nothing: another node's result was merged first.
+    CountRunTwice,
+    /// A lease expired and this node takes the step over.
+    CountTakeover {
+        /// From whom.
+        from: String,
+    },
+}
+
+/// What surrounds the chain at the moment of an event.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Local monotonic clock, µs.
+    pub now_us: u64,
+    /// Whether a worker could start this chain's step now.
+    pub worker_free: bool,
+    /// True if, at this step boundary, a chain of a higher class waits for the worker.
+    pub yield_worker: bool,
+    /// False while a unit is predicted to exceed `r_limit` on this node.
+    pub unit_fits: bool,
+    /// All live nodes, this one included.
+    pub peers: &'a [Peer],
+}
+
+/// What a chain waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimerReason {
+    /// Another node's claim to run out.
+    Lease,
+    /// Its place in the queue of bidders.
+    Placement,
+    /// State that was asked for.
+    Fetch,
+    /// The next repetition of its head.
+    Announce,
+    /// The next try of a unit that was too large.
+    Refusal,
+}
+
+/// What a chain is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing: no input, or another node's turn.
+    Idle,
+    /// Its attempt is being made durable.
+    Claiming(Attempt),
+    /// A step runs here.
+    Running(Attempt),
+}
+
+/// Another node's claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lease {
+    claim: Claim,
+    until_us: u64,
+}
+
+/// One chain on one node. See the module's text for the contract.
+pub struct Chain {
+    config: ChainConfig,
+    head: Head,
+    holder: Option<String>,
+    done: bool,
+    stopping: bool,
+    input_next: u64,
+    phase: Phase,
+    lease: Option<Lease>,
+    /// When the step at the head became open to all, µs.
+    open_since_us: u64,
+    /// Epoch of the next claim for the step at the head.
+    epoch: u32,
+    /// From whom the last lease was taken, until the next start.
+    expired_from: Option<String>,
+    cautious_units: u32,
+    /// Failures at the head's version, by node.
+    failures: BTreeMap<String, (u32, String)>,
+    refused_until_us: u64,
+    fetching: Option<(Head, u64)>,
+    announce_at_us: u64,
+}
+
+impl Chain {
+    /// A chain as the store holds it. `vanished` is the attempt found at the head: a start that nobody ended, because the
+    /// process or the computer went down in it.
+    pub fn open(config: ChainConfig, head: Head, done: bool, vanished: Option<Attempt>, now_us: u64) -> Self {
+        let vanished = vanished.filter(|attempt| attempt.step == head);
+        let mut failures = BTreeMap::new();
+        if vanished.is_some_and(|attempt| attempt.mode == StepMode::OneUnit) {
+            failures.insert(config.node.clone(), (1, "the process ended in this unit".to_owned()));
+        }
+        Self {
+            head,
+            holder: None,
+            done,
+            stopping: false,
+            input_next: 0,
+            phase: Phase::Idle,
+            lease: None,
+            open_since_us: now_us,
+            epoch: 0,
+            expired_from: None,
+            cautious_units: if vanished.is_some() { CAUTIOUS_UNITS } else { 0 },
+            failures,
+            refused_until_us: 0,
+            fetching: None,
+            announce_at_us: now_us,
+            config,
+        }
+    }
+
+    /// The newest state that is durable here.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// What the chain is doing.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Whether the end was folded.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Who made the head, as far as is known.
+    pub fn holder(&self) -> Option<&str> {
+        self.holder.as_deref()
+    }
+
+    /// Whether there is input that the head has not folded.
+    pub fn has_work(&self) -> bool {
+        !self.done && self.head.version.sequence < self.input_next
+    }
+
+    /// One more than the newest record known to exist.
+    pub fn input_next(&self) -> u64 {
+        self.input_next
+    }
+
+    /// The node whose claim keeps this one from bidding.
+    pub fn leased_to(&self) -> Option<&str> {
+        self.lease.as_ref().map(|lease| lease.claim.node.as_str())
+    }
+
+    /// Restores the failures of this node that the store remembers at the head.
+    pub fn restore_failures(&mut self, times: u32, why: String) {
+        let own = self.failures.entry(self.config.node.clone()).or_default();
+        *own = (own.0.saturating_add(times), why);
+    }
+
+    /// When to feed [`Event::Tick`], and what for. `ctx` as for [`Chain::handle`].
+    pub fn next_timer(&self, ctx: &Context<'_>) -> (u64, TimerReason) {
+        let mut next = (self.announce_at_us, TimerReason::Announce);
+        let mut earlier = |at_us: u64, reason| {
+            if at_us < next.0 {
+                next = (at_us, reason);
+            }
+        };
+        if let Some((_, until_us)) = self.fetching {
+            earlier(until_us, TimerReason::Fetch);
+        }
+        if self.may_bid() {
+            match &self.lease {
+                Some(lease) => earlier(lease.until_us, TimerReason::Lease),
+                None if self.refused_until_us > ctx.now_us => earlier(self.refused_until_us, TimerReason::Refusal),
+                None if ctx.worker_free => earlier(self.bid_at_us(ctx), TimerReason::Placement),
+                None => {}
+            }
+        }
+        next
+    }
+
+    /// Feeds one event and returns what to do, in order.
+    pub fn handle(&mut self, event: Event, ctx: &Context<'_>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::InputSeen { next } => self.input_seen(next, ctx),
+            Event::HeadSeen { from, head, content_from } => self.head_seen(from, head, content_from, ctx, &mut effects),
+            Event::Committed { head, attempt, done, holder } => {
+                self.committed(head, attempt, done, holder, ctx, &mut effects);
+            }
+            Event::ClaimSeen(claim) => self.claim_seen(claim, ctx),
+            Event::FailureSeen { node, at, times, why } => self.failure_seen(node, at, times, why, ctx),
+            Event::PeerGone { node } => self.peer_gone(&node, ctx),
+            Event::StepEnded { result, end } => self.step_ended(result, end, ctx, &mut effects),
+            Event::Stopping => self.stopping = true,
+            Event::Tick => {}
+        }
+        let persisting = matches!(effects.last(), Some(Effect::Persist(_)));
+        if !persisting {
+            self.expire(ctx, &mut effects);
+            self.consider(ctx, &mut effects);
+        }
+        effects
+    }
+
+    fn input_seen(&mut self, next: u64, ctx: &Context<'_>) {
+        if next > self.input_next {
+            if !self.has_work() {
+                self.open_since_us = ctx.now_us;
+            }
+            self.input_next = next;
+        }
+    }
+
+    fn head_seen(
+        &mut self,
+        from: String,
+        head: Head,
+        content_from: Option<Head>,
+        ctx: &Context<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if head == self.head {
+            // Somebody else has just said it: no need to repeat it too.
+            self.announce_at_us = self.announce_at_us.max(ctx.now_us.saturating_add(self.config.announce_us));
+            return;
+        }
+        if !head.beats(&self.head) {
+            // The sender lags: tell it soon, but never more often than it speaks itself.
+            self.announce_at_us = self.announce_at_us.min(ctx.now_us.saturating_add(self.config.announce_us / 4));
+            return;
+        }
+        if content_from == Some(self.head) {
+            let then = self.next_attempt_if_ours(head, Some(&from), ctx);
+            effects.push(Effect::Persist(Commit::Adopt { head, then }));
+        } else if self.fetching.is_none_or(|(wanted, _)| head.beats(&wanted)) {
+            self.fetching = Some((head, ctx.now_us.saturating_add(self.config.fetch_us)));
+            effects.push(Effect::Fetch { from });
+        }
+    }
+
+    fn committed(
+        &mut self,
+        head: Head,
+        attempt: Option<Attempt>,
+        done: bool,
+        holder: Option<String>,
+        ctx: &Context<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let parent = self.head;
+        let moved = head != parent;
+        if moved {
+            assert!(head.beats(&parent), "a commit took the head back from {parent:?} to {head:?}");
+            self.moved_to(head, done, holder, ctx);
+            if self.holder.as_deref() == Some(self.config.node.as_str()) {
+                effects.push(Effect::PublishHead { parent });
+                self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us);
+            }
+        }
+        if let Some(attempt) = attempt {
+            if attempt.step == self.head {
+                if moved {
+                    effects.push(Effect::PublishClaim(self.claim(&attempt)));
+                }
+                self.phase = Phase::Running(attempt);
+                effects.push(Effect::Start(attempt));
+            } else if matches!(self.phase, Phase::Claiming(_)) {
+                self.phase = Phase::Idle;
+            }
+        }
+    }
+
+    fn moved_to(&mut self, head: Head, done: bool, holder: Option<String>, ctx: &Context<'_>) {
+        self.head = head;
+        self.done = done;
+        self.holder = holder;
+        self.input_next = self.input_next.max(head.version.sequence);
+        self.open_since_us = ctx.now_us;
+        self.epoch = 0;
+        self.expired_from = None;
+        self.failures.clear();
+        self.refused_until_us = 0;
+        self.lease = self.lease.take().filter(|lease| lease.claim.step >= head.version);
+        self.fetching = self.fetching.filter(|(wanted, _)| wanted.beats(&head));
+        self.cautious_units = self.cautious_units.saturating_sub(1);
+    }
+
+    fn claim_seen(&mut self, claim: Claim, ctx: &Context<'_>) {
+        if claim.node == self.config.node || claim.step < self.head.version {
+            return;
+        }
+        if claim.lease_ms == 0 {
+            let gives_up = |lease: &Lease| lease.claim.node == claim.node && lease.claim.step <= claim.step;
+            if self.lease.as_ref().is_some_and(gives_up) {
+                self.lease = None;
+                self.open_since_us = ctx.now_us;
+            }
+            return;
+        }
+        let stale = |held: &Lease| {
+            (held.claim.step, held.claim.epoch) > (claim.step, claim.epoch)
+                || (held.claim.step == claim.step && held.claim.epoch == claim.epoch && held.claim.node != claim.node)
+        };
+        let epoch_is_past = claim.step == self.head.version && claim.epoch < self.epoch;
+        if epoch_is_past || self.lease.as_ref().is_some_and(stale) {
+            return;
+        }
+        // A claim of a node with another configuration, or a hostile one, cannot silence this node for long.
+        let lease_us_max = self.lease_us(LEASE_DOUBLINGS_MAX);
+        let lease_us = (u64::from(claim.lease_ms) * 1_000).min(lease_us_max);
+        let until_us = ctx.now_us.saturating_add(lease_us);
+        self.lease = Some(Lease { claim, until_us });
+    }
+
+    fn failure_seen(&mut self, node: String, at: Version, times: u32, why: String, ctx: &Context<'_>) {
+        if at != self.head.version || node == self.config.node {
+            return;
+        }
+        if self.lease.as_ref().is_some_and(|lease| lease.claim.node == node) {
+            self.lease = None;
+            self.open_since_us = ctx.now_us;
+        }
+        if self.failures.len() < FAILED_NODES_MAX || self.failures.contains_key(&node) {
+            self.failures.insert(node, (times.max(1), why));
+        }
+        self.cautious_units = CAUTIOUS_UNITS;
+    }
+
+    fn peer_gone(&mut self, node: &str, ctx: &Context<'_>) {
+        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.claim.node == node) {
+            lease.until_us = lease.until_us.min(ctx.now_us.saturating_add(GONE_GRACE_US));
+        }
+    }
+
+    fn step_ended(&mut self, result: Head, end: StepEnd, ctx: &Context<'_>, effects: &mut Vec<Effect>) {
+        let Phase::Running(attempt) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return;
+        };
+        let progressed = result.version > attempt.step.version;
+        match &end {
+            StepEnd::Died { why } => {
+                self.cautious_units = CAUTIOUS_UNITS + 1;
+                if !progressed && attempt.step == self.head {
+                    self.failed_here(why.clone(), effects);
+                    return;
+                }
+            }
+            StepEnd::TooLarge | StepEnd::Overran => {
+                self.refused_until_us = ctx.now_us.saturating_add(self.config.refusal_us);
+            }
+            StepEnd::Finished | StepEnd::NoInput | StepEnd::Abandoned => {}
+        }
+        if progressed && result.beats(&self.head) {
+            let goes_on = matches!(end, StepEnd::Finished);
+            let next = if goes_on { self.next_attempt_if_ours(result, Some(&self.config.node), ctx) } else { None };
+            effects.push(Effect::Persist(Commit::Result { parent: attempt.step, result, then: next }));
+            return;
+        }
+        if progressed {
+            effects.push(Effect::CountRunTwice);
+        } else if attempt.step == self.head {
+            self.open_since_us = ctx.now_us.saturating_add(self.config.slot_us);
+            effects.push(Effect::PublishClaim(Claim { lease_ms: 0, ..self.claim(&attempt) }));
+        }
+    }
+
+    fn failed_here(&mut self, why: String, effects: &mut Vec<Effect>) {
+        let own = self.failures.entry(self.config.node.clone()).or_default();
+        *own = (own.0.saturating_add(1), why.clone());
+        let (at, times) = (self.head.version, own.0);
+        effects.push(Effect::PublishFailure { at, times, why: why.clone() });
+        effects.push(Effect::Persist(Commit::Failure { at, times, why }));
+    }
+
+    /// Drops what has run out: another node's claim, state that was asked for.
+    fn expire(&mut self, ctx: &Context<'_>, effects: &mut Vec<Effect>) {
+        if let Some(lease) = self.lease.take_if(|lease| lease.until_us <= ctx.now_us) {
+            self.open_since_us = lease.until_us;
+            self.epoch = lease.claim.epoch.saturating_add(1);
+            // A claim for a step that this node never saw says that a newer state exists; without it there is nothing to take over.
+            if lease.claim.step == self.head.version {
+                self.expired_from = Some(lease.claim.node);
+                self.cautious_units = self.cautious_units.max(CAUTIOUS_UNITS);
+            }
+        }
+        self.fetching.take_if(|(_, until_us)| *until_us <= ctx.now_us);
+        if self.announce_at_us <= ctx.now_us {
+            self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us);
+            if self.head.version > Version::default() {
+                effects.push(Effect::Reannounce);
+            }
+        }
+    }
+
+    /// Bids if it is this node's turn.
+    fn consider(&mut self, ctx: &Context<'_>, effects: &mut Vec<Effect>) {
+        if !self.may_bid() || self.lease.is_some() {
+            return;
+        }
+        if let Some(why) = self.set_aside_reason(ctx) {
+            effects.push(Effect::Persist(Commit::SetAside { at: self.head, why }));
+            return;
+        }
+        let refused = self.refused_until_us > ctx.now_us;
+        if refused || !ctx.unit_fits || !ctx.worker_free || self.bid_at_us(ctx) > ctx.now_us {
+            return;
+        }
+        let attempt = Attempt { step: self.head, epoch: self.epoch, mode: self.mode() };
+        if let Some(from) = self.expired_from.take() {
+            effects.push(Effect::CountTakeover { from });
+        }
+        self.phase = Phase::Claiming(attempt);
+        effects.push(Effect::PublishClaim(self.claim(&attempt)));
+        effects.push(Effect::Persist(Commit::Attempt(attempt)));
+    }
+
+    fn may_bid(&self) -> bool {
+        self.phase == Phase::Idle && !self.stopping && self.has_work()
+    }
+
+    fn bid_at_us(&self, ctx: &Context<'_>) -> u64 {
+        self.open_since_us.saturating_add(self.delay_us(self.head, self.holder.as_deref(), ctx))
+    }
+
+    fn delay_us(&self, step: Head, holder: Option<&str>, ctx: &Context<'_>) -> u64 {
+        let open = OpenStep {
+            chain: &self.config.chain,
+            step: step.version,
+            holder,
+            peers: ctx.peers,
+            slot_us: self.config.slot_us,
+        };
+        self.config.placement.delay_us(&self.config.node, &open)
+    }
+
+    /// The next start, if this node is first in the queue for the step at `head` and free to run it: committed together with
+    /// `head`, so that going on costs no sync of its own.
+    fn next_attempt_if_ours(&self, head: Head, holder: Option<&str>, ctx: &Context<'_>) -> Option<Attempt> {
+        let idle = self.phase == Phase::Idle && !self.stopping;
+        let work = head.version.sequence < self.input_next;
+        let allowed = ctx.worker_free && !ctx.yield_worker && ctx.unit_fits;
+        let claimed = self.lease.as_ref().is_some_and(|lease| lease.claim.step >= head.version);
+        let ours = idle && work && allowed && !claimed && self.delay_us(head, holder, ctx) == 0;
+        let mode = if self.cautious_units > 1 { StepMode::OneUnit } else { StepMode::Normal };
+        ours.then_some(Attempt { step: head, epoch: 0, mode })
+    }
+
+    fn mode(&self) -> StepMode {
+        if self.cautious_units > 0 { StepMode::OneUnit } else { StepMode::Normal }
+    }
+
+    fn set_aside_reason(&self, ctx: &Context<'_>) -> Option<String> {
+        let own = self.failures.get(&self.config.node)?;
+        let alone = ctx.peers.len() <= 1;
+        let enough = self.failures.len() >= 2 || (own.0 >= FAILURES_MAX && alone) || own.0 >= 2 * FAILURES_MAX;
+        let tell = |(node, (times, why)): (&String, &(u32, String))| format!("{node}: {times} × {why}");
+        enough.then(|| self.failures.iter().map(tell).collect::<Vec<_>>().join("; "))
+    }
+
+    fn lease_us(&self, epoch: u32) -> u64 {
+        let base_us = self.config.r_limit_us.saturating_add(self.config.grace_us);
+        base_us.saturating_mul(1 << epoch.min(LEASE_DOUBLINGS_MAX))
+    }
+
+    fn claim(&self, attempt: &Attempt) -> Claim {
+        Claim {
+            step: attempt.step.version,
+            epoch: attempt.epoch,
+            node: self.config.node.clone(),
+            lease_ms: u32::try_from(self.lease_us(attempt.epoch) / 1_000).unwrap_or(u32::MAX),
+        }
+    }
+}

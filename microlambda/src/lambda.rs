@@ -1,0 +1,178 @@
+//! What a user of the library writes, and the loop that runs it for at most one `r_limit`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Budget;
+
+/// Units of one class cost about the same for each piece of work; the budget learns a rate per class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CostClass(pub u16);
+
+/// What a unit will cost, in amounts of work that the budget turns into time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitCost {
+    /// Class and amount (pixels, numbers, faces …) of the unit itself.
+    pub run: (CostClass, u64),
+    /// Class and amount of rebuilding volatile things first (a decoded picture, say), if they are not at hand.
+    pub prepare: Option<(CostClass, u64)>,
+}
+
+impl UnitCost {
+    /// A unit that needs no preparation.
+    pub fn run(class: CostClass, work: u64) -> Self {
+        Self { run: (class, work), prepare: None }
+    }
+}
+
+/// What a lambda would do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// One more unit, of this cost.
+    Unit(UnitCost),
+    /// Nothing until more input arrives.
+    Starved,
+    /// Nothing ever: the computation is finished.
+    Done,
+}
+
+/// A computation that can be cut between any two units.
+///
+/// The state after `n` units must be a function of the input and `n` alone: not of time, of how the units were cut
+/// into steps, or of anything the implementation keeps outside the state.
+pub trait Lambda {
+    /// The state `s_k`: what a checkpoint saves.
+    type State;
+    /// Why a unit failed.
+    type Error;
+
+    /// Says what the next unit is, without advancing the state. May be called more than once per unit.
+    fn next(&mut self, state: &Self::State) -> Next;
+
+    /// Rebuilds what the next unit needs and a checkpoint does not hold. Called when [`UnitCost::prepare`] is set.
+    ///
+    /// # Errors
+    /// Ends the step; the state is unchanged.
+    fn prepare(&mut self, _state: &Self::State) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Advances the state by one unit.
+    ///
+    /// # Errors
+    /// Ends the step; the state must be as before the unit.
+    fn advance(&mut self, state: &mut Self::State) -> Result<(), Self::Error>;
+
+    /// False if the last unit ended early, so that its cost says nothing about its class (a picture that turned out to be
+    /// damaged, say): the budget then learns nothing from it.
+    fn ran_in_full(&self) -> bool {
+        true
+    }
+}
+
+/// How long one step may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepLimit {
+    /// Wall time from the start of the step to the end of its last unit, µs.
+    pub r_limit_us: u64,
+    /// At most this many units, whatever the time: 1 when a step that vanished is retried.
+    pub units_max: u32,
+}
+
+impl StepLimit {
+    /// A limit on time alone.
+    pub fn new(r_limit_us: u64) -> Self {
+        Self { r_limit_us, units_max: u32::MAX }
+    }
+}
+
+/// Why a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stop {
+    /// The next unit was predicted to end after `r_limit`.
+    Limit,
+    /// No unit ran, because a single one is predicted to take longer than a whole `r_limit`.
+    TooLarge,
+    /// All the units that were asked for are done.
+    UnitsMax,
+    /// No input is left.
+    Starved,
+    /// The computation is finished.
+    Done,
+}
+
+/// What a step did, all times in µs of the clock given to [`run_step`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepReport {
+    /// Why it ended.
+    pub stop: Stop,
+    /// Units done.
+    pub units: u32,
+    /// From the start of the step to the end of its last unit.
+    pub used_us: u64,
+    /// Spent in units and their preparation; the rest of `used_us` is waiting for input and bookkeeping.
+    pub busy_us: u64,
+    /// When the first unit began; equals `last_unit_end_us` if none ran.
+    pub first_unit_start_us: u64,
+    /// When the last unit ended.
+    pub last_unit_end_us: u64,
+}
+
+/// Runs units until the budget says that the next one would end after the limit, and teaches the budget what they cost.
+///
+/// `clock` reads a monotonic clock in µs; the step starts at its first reading.
+///
+/// # Errors
+/// The lambda's own error, from the unit that failed; what was done before it is in `state`.
+pub fn run_step<L: Lambda>(
+    lambda: &mut L,
+    state: &mut L::State,
+    budget: &mut Budget,
+    limit: StepLimit,
+    clock: &mut dyn FnMut() -> u64,
+) -> Result<StepReport, L::Error> {
+    let start_us = clock();
+    let mut report = StepReport {
+        stop: Stop::Done,
+        units: 0,
+        used_us: 0,
+        busy_us: 0,
+        first_unit_start_us: start_us,
+        last_unit_end_us: start_us,
+    };
+    report.stop = loop {
+        if report.units >= limit.units_max {
+            break Stop::UnitsMax;
+        }
+        let cost = match lambda.next(state) {
+            Next::Unit(cost) => cost,
+            Next::Starved => break Stop::Starved,
+            Next::Done => break Stop::Done,
+        };
+        let unit_start_us = clock();
+        let elapsed_us = unit_start_us.saturating_sub(start_us);
+        if !budget.fits(&cost, elapsed_us, limit.r_limit_us) {
+            let never = report.units == 0 && !budget.fits(&cost, 0, limit.r_limit_us);
+            break if never { Stop::TooLarge } else { Stop::Limit };
+        }
+        let mut run_start_us = unit_start_us;
+        if let Some((class, work)) = cost.prepare {
+            lambda.prepare(state)?;
+            run_start_us = clock();
+            budget.observe(class, work, run_start_us.saturating_sub(unit_start_us));
+        }
+        lambda.advance(state)?;
+        let end_us = clock();
+        if lambda.ran_in_full() {
+            budget.observe(cost.run.0, cost.run.1, end_us.saturating_sub(run_start_us));
+        }
+        if report.units == 0 {
+            report.first_unit_start_us = unit_start_us;
+        }
+        report.units += 1;
+        report.busy_us += end_us.saturating_sub(unit_start_us);
+        report.last_unit_end_us = end_us;
+    };
+    report.used_us = report.last_unit_end_us.saturating_sub(start_us);
+    Ok(report)
+}

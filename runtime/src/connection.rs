@@ -1,0 +1,355 @@
+//! The task behind a link: connect, subscribe, carry messages both ways, and again.
+//!
+//! Each connection has its own rumqttc client, so that nothing of a former one (requests in its channel, packet ids) can
+//! reach the next. Inside a connection two futures run side by side: the *poller* drives rumqttc's event loop and never
+//! waits for anything else; the *writer* waits for room in rumqttc's request channel. A poller that published itself
+//! would deadlock once that channel is full.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing as Sent,
+    Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+};
+use tokio::sync::mpsc::{self, OwnedPermit};
+
+use crate::link::{LinkConfig, LinkEvent, Outgoing, Shared};
+
+/// Requests in rumqttc's channel at most; the outbox is ours, so a few are enough.
+const CHANNEL_REQUESTS: usize = 8;
+/// Brokers limit the filters of one SUBSCRIBE packet (some cloud brokers to 8).
+const FILTERS_PER_SUBSCRIBE: usize = 8;
+/// Time to connect, and to write a packet to the socket.
+const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first pause after a failure; it doubles.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// A connection that held this long was sound: the pauses start again from the shortest.
+const SOUND_AFTER: Duration = Duration::from_secs(5);
+/// A shorter payload is copied out of the receive buffer, which it would keep alive otherwise, bytes.
+const COPY_BYTES_MAX: usize = 16 << 10;
+
+/// Why a connection ended.
+enum End {
+    Closed,
+    Failed(String),
+}
+
+/// Runs until the link is closed or its owner has dropped the events.
+pub(crate) async fn keep_up(
+    config: LinkConfig,
+    shared: Arc<Shared>,
+    mut outbox: mpsc::UnboundedReceiver<Outgoing>,
+    inbox: mpsc::Sender<LinkEvent>,
+) {
+    let mut pause = BACKOFF_MIN;
+    let mut reported = false;
+    loop {
+        // Not connected: waiting for the caller to make room for the two notices holds nothing up.
+        let (Ok(up_notice), Ok(down_notice)) = (inbox.clone().reserve_owned().await, inbox.clone().reserve_owned().await)
+        else {
+            break;
+        };
+        let began = Instant::now();
+        let connected_before = shared.lock().counters.connected;
+        let end = run_once(&config, &shared, &mut outbox, &inbox, up_notice).await;
+        take_down(&shared, &mut outbox);
+        let why = match end {
+            End::Closed => break,
+            End::Failed(why) => why,
+        };
+        let was_up = {
+            let mut state = shared.lock();
+            state.counters.failures += 1;
+            state.counters.connected > connected_before
+        };
+        if was_up || !reported {
+            log::warn!(broker:% = config.broker, why:% = why; "not connected to the broker, trying on");
+            down_notice.send(LinkEvent::Disconnected { why });
+            reported = true;
+        } else {
+            log::debug!(broker:% = config.broker, why:% = why; "still not connected to the broker");
+        }
+        if was_up && began.elapsed() >= SOUND_AFTER {
+            pause = BACKOFF_MIN;
+        }
+        let closing = shared.wait_until(|state| state.closing);
+        if tokio::time::timeout(jittered(pause), closing).await.is_ok() {
+            break;
+        }
+        pause = (pause * 2).min(config.backoff_max);
+    }
+    shared.lock().ended = true;
+    shared.changed.notify_waiters();
+}
+
+/// `pause`, shortened by up to a quarter, so that many clients of one broker do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0_u8];
+    // Without random numbers the pause is whole: nothing depends on it.
+    let _ = getrandom::fill(&mut byte);
+    pause - pause * u32::from(byte[0]) / 1_024
+}
+
+/// Forgets what the ended connection had not delivered.
+fn take_down(shared: &Shared, outbox: &mut mpsc::UnboundedReceiver<Outgoing>) {
+    let mut state = shared.lock();
+    state.up = false;
+    state.counters.lost += state.queued.messages as u64;
+    state.queued = crate::link::Queued::default();
+    // With `up` false and the lock held nothing is added any more.
+    while outbox.try_recv().is_ok() {}
+    drop(state);
+    shared.changed.notify_waiters();
+}
+
+async fn run_once(
+    config: &LinkConfig,
+    shared: &Shared,
+    outbox: &mut mpsc::UnboundedReceiver<Outgoing>,
+    inbox: &mpsc::Sender<LinkEvent>,
+    up_notice: OwnedPermit<LinkEvent>,
+) -> End {
+    let (client, event_loop) = open(config);
+    let flight = Flight::default();
+    let poller = Poller { config, shared, client: &client, flight: &flight, inbox, up_notice: Some(up_notice), event_loop };
+    tokio::select! {
+        end = poller.run() => end,
+        end = write(&client, shared, outbox, &flight) => end,
+        end = close_idle(shared) => end,
+    }
+}
+
+/// Ends an attempt that has not connected when the link is closed.
+async fn close_idle(shared: &Shared) -> End {
+    shared.wait_until(|state| state.closing && !state.up).await;
+    End::Closed
+}
+
+fn open(config: &LinkConfig) -> (AsyncClient, EventLoop) {
+    let mut options = MqttOptions::new(config.client_id.clone(), config.broker.host.clone(), config.broker.port);
+    options.set_clean_session(true);
+    options.set_keep_alive(Duration::from_secs(config.keep_alive.as_secs().max(1)));
+    options.set_max_packet_size(config.packet_bytes_max, config.packet_bytes_max);
+    if let Some((username, password)) = &config.credentials {
+        options.set_credentials(username.clone(), password.clone());
+    }
+    if let Some(will) = &config.will {
+        options.set_last_will(LastWill::new(will.topic.clone(), will.payload.clone(), QoS::AtLeastOnce, will.retain));
+    }
+    if config.broker.tls {
+        let tls = match &config.ca_pem {
+            Some(ca) => TlsConfiguration::SimpleNative { ca: ca.clone(), client_auth: None },
+            None => TlsConfiguration::Native,
+        };
+        options.set_transport(Transport::tls_with_config(tls));
+    }
+    let (client, mut event_loop) = AsyncClient::new(options, CHANNEL_REQUESTS);
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(NETWORK_TIMEOUT.as_secs());
+    event_loop.set_network_options(network);
+    (client, event_loop)
+}
+
+/// Payload sizes on their way through rumqttc, so that an acknowledgement gives their room back.
+#[derive(Default)]
+struct Flight {
+    /// Handed to rumqttc, no packet id yet, in order.
+    handed: Mutex<VecDeque<usize>>,
+    /// By packet id.
+    unacknowledged: Mutex<BTreeMap<u16, usize>>,
+}
+
+impl Flight {
+    fn hand(&self, payload_bytes: usize) {
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner).push_back(payload_bytes);
+    }
+
+    fn sent(&self, packet_id: u16) {
+        if let Some(bytes) = self.handed.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+            self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).insert(packet_id, bytes);
+        }
+    }
+
+    fn acknowledged(&self, packet_id: u16) -> Option<usize> {
+        self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).remove(&packet_id)
+    }
+}
+
+/// Moves messages from the outbox into rumqttc's channel; ends only when the client is gone.
+async fn write(
+    client: &AsyncClient,
+    shared: &Shared,
+    outbox: &mut mpsc::UnboundedReceiver<Outgoing>,
+    flight: &Flight,
+) -> End {
+    while let Some(message) = outbox.recv().await {
+        let current = shared.lock().connection == message.connection;
+        debug_assert!(current, "the outbox is emptied between connections");
+        flight.hand(message.payload.len());
+        if let Err(error) = client.publish_bytes(message.topic, QoS::AtLeastOnce, message.retain, message.payload).await {
+            return End::Failed(error.to_string());
+        }
+    }
+    End::Closed
+}
+
+struct Poller<'a> {
+    config: &'a LinkConfig,
+    shared: &'a Shared,
+    client: &'a AsyncClient,
+    flight: &'a Flight,
+    inbox: &'a mpsc::Sender<LinkEvent>,
+    up_notice: Option<OwnedPermit<LinkEvent>>,
+    event_loop: EventLoop,
+}
+
+impl Poller<'_> {
+    async fn run(mut self) -> End {
+        let mut subscribing = 0;
+        let mut disconnecting = false;
+        loop {
+            if !disconnecting && self.is_flushed() {
+                disconnecting = self.client.try_disconnect().is_ok();
+            }
+            let event = {
+                let shared = self.shared;
+                let flushed = shared.wait_until(|state| state.closing && state.up && state.queued.messages == 0);
+                match poll_or(&mut self.event_loop, flushed, disconnecting).await {
+                    Some(Ok(event)) => event,
+                    Some(Err(_)) if disconnecting => return End::Closed,
+                    Some(Err(error)) => return End::Failed(explain(&error, self.config)),
+                    None => continue,
+                }
+            };
+            match event {
+                Event::Incoming(Packet::ConnAck(_)) => match self.subscribe() {
+                    Ok(0) => self.up(),
+                    Ok(packets) => subscribing = packets,
+                    Err(why) => return End::Failed(why),
+                },
+                Event::Incoming(Packet::SubAck(answer)) => {
+                    if answer.return_codes.iter().any(|code| matches!(code, SubscribeReasonCode::Failure)) {
+                        return End::Failed(format!(
+                            "the broker refuses a subscription out of {:?}: allow this user to read them in its access rules",
+                            self.config.filters
+                        ));
+                    }
+                    subscribing -= 1;
+                    if subscribing == 0 {
+                        self.up();
+                    }
+                }
+                Event::Incoming(Packet::Publish(publish)) => {
+                    self.receive(publish.topic, &publish.payload, publish.retain);
+                }
+                Event::Incoming(Packet::PubAck(answer)) => self.acknowledged(answer.pkid),
+                Event::Outgoing(Sent::Publish(packet_id)) => self.flight.sent(packet_id),
+                Event::Outgoing(Sent::Disconnect) => return End::Closed,
+                Event::Incoming(_) | Event::Outgoing(_) => {}
+            }
+        }
+    }
+
+    fn is_flushed(&self) -> bool {
+        let state = self.shared.lock();
+        state.closing && state.up && state.queued.messages == 0
+    }
+
+    /// Asks for all filters; returns how many packets that took. The channel is empty at this time.
+    fn subscribe(&self) -> Result<usize, String> {
+        let parts = self.config.filters.chunks(FILTERS_PER_SUBSCRIBE);
+        let packets = parts.len();
+        for part in parts {
+            let filters = part.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
+            self.client.try_subscribe_many(filters).map_err(|error| {
+                format!("cannot subscribe to {} filters ({error}): use wildcards", self.config.filters.len())
+            })?;
+        }
+        Ok(packets)
+    }
+
+    fn up(&mut self) {
+        {
+            let mut state = self.shared.lock();
+            state.up = true;
+            state.connection += 1;
+            state.counters.connected += 1;
+        }
+        self.shared.changed.notify_waiters();
+        log::info!(broker:% = self.config.broker, client = self.config.client_id.as_str(); "connected to the broker");
+        if let Some(notice) = self.up_notice.take() {
+            notice.send(LinkEvent::Connected);
+        }
+    }
+
+    fn receive(&self, topic: String, payload: &Bytes, retain: bool) {
+        let mut state = self.shared.lock();
+        let bytes = payload.len();
+        let fits = state.inbox_bytes == 0 || state.inbox_bytes + bytes <= self.config.inbox_bytes_max;
+        let payload = if bytes <= COPY_BYTES_MAX { Bytes::copy_from_slice(payload) } else { payload.clone() };
+        if fits && self.inbox.try_send(LinkEvent::Message { topic, payload, retain }).is_ok() {
+            state.inbox_bytes += bytes;
+            state.counters.received += 1;
+        } else {
+            state.counters.inbox_dropped += 1;
+        }
+    }
+
+    fn acknowledged(&self, packet_id: u16) {
+        if let Some(bytes) = self.flight.acknowledged(packet_id) {
+            let mut state = self.shared.lock();
+            state.queued.messages -= 1;
+            state.queued.bytes -= bytes;
+            state.counters.acknowledged += 1;
+            drop(state);
+            self.shared.changed.notify_waiters();
+        }
+    }
+}
+
+/// The event loop's next event, or `None` when `flushed` came first.
+async fn poll_or(
+    event_loop: &mut EventLoop,
+    flushed: impl Future<Output = ()>,
+    disconnecting: bool,
+) -> Option<Result<Event, ConnectionError>> {
+    tokio::select! {
+        biased;
+        event = event_loop.poll() => Some(event),
+        () = flushed, if !disconnecting => None,
+    }
+}
+
+/// What went wrong and what to do, in one line.
+fn explain(error: &ConnectionError, config: &LinkConfig) -> String {
+    let broker = &config.broker;
+    match error {
+        ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+            format!("nothing listens at {broker}: start the broker there (for example mosquitto) or correct `url` in [broker]")
+        }
+        ConnectionError::Io(io) => format!("{broker}: {io}; check the network and `url` in [broker]"),
+        ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
+            format!("{broker} does not answer within {} s: check the address, the network and the firewall", NETWORK_TIMEOUT.as_secs())
+        }
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+        ) => format!("{broker} refuses this client: check `username` and `password-file` in [broker]"),
+        ConnectionError::ConnectionRefused(code) => format!("{broker} refuses the connection: {code:?}"),
+        ConnectionError::Tls(tls) => {
+            format!("no TLS connection to {broker}: {tls}; check `ca-file` in [broker] and that the broker speaks TLS on this port")
+        }
+        ConnectionError::MqttState(StateError::ConnectionAborted) => format!(
+            "{broker} closed the connection: it stopped, or another client uses the id {:?} too",
+            config.client_id
+        ),
+        ConnectionError::MqttState(StateError::AwaitPingResp) => format!("{broker} has fallen silent"),
+        other => format!("{broker}: {other}"),
+    }
+}

@@ -1,0 +1,25 @@
+//! What both agents need around their core: the MQTT link, logging, service notification, configuration files, clocks.
+//!
+//! This crate owns thin adapters over well-kept libraries and no decision: what is published, when and why is the
+//! agents' own business. Nothing here knows of frames, chains or faces.
+
+#![forbid(unsafe_code)]
+
+mod broker;
+pub mod clock;
+pub mod config;
+mod connection;
+pub mod exit;
+mod link;
+pub mod logging;
+pub mod notify;
+
+pub use broker::{BrokerConfig, BrokerUrl, BrokerUrlError, PASSWORD_CREDENTIAL};
+pub use clock::{boot_id, monotonic_us, unix_ms};
+pub use config::ConfigError;
+pub use exit::{Signal, shutdown_signal};
+pub use link::{
+    Link, LinkConfig, LinkCounters, LinkEvent, LinkEvents, Message, PublishError, Queued, PACKET_BYTES_MAX_DEFAULT,
+};
+pub use logging::{Level, Verbosity};
+pub use notify::Watchdog;

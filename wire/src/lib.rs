@@ -1,0 +1,23 @@
+//! What crosses the bus: topics, payloads, and the metadata segment of a frame.
+//!
+//! Every topic is built and parsed by [`Topic`], every payload by its own type through [`to_payload`] and
+//! [`from_payload`], which bound and check it: bytes from the network are hostile. This crate owns the formats and no
+//! connection. `docs/topics.md` shows each with an example.
+
+#![forbid(unsafe_code)]
+
+mod frame;
+mod name;
+mod payload;
+mod record;
+mod topic;
+
+pub use frame::{FrameError, FrameMeta, META_BYTES_MAX, read_frame_meta, strip_frame_meta, write_frame_meta};
+pub use name::{NAME_LEN_MAX, Name, NameError};
+pub use payload::{
+    Blob, CameraHead, CameraStatus, ChainClass, ChainLag, ClaimNote, Continuation, DoneNote, EndMark, EventKind,
+    EventNote, FaceNote, FrameSummary, NodeStatus, Payload, PayloadError, RecordNote, SourceCounters, StepTiming,
+    SyncHave, SyncWant, UnitFailure, Want, from_payload, to_payload,
+};
+pub use record::{GapReason, Record};
+pub use topic::{Topic, TopicError, TopicPrefix};
