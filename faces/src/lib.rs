@@ -9,11 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod analysis;
+pub mod content;
 pub mod fold;
 pub mod plan;
 pub mod proto;
 
 pub use analysis::{
-    Analysis, ENCODING_LEN, Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace, Tile,
+    Analysis, ENCODING_LEN, Encoding, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace, Tile,
     Unusable,
 };

@@ -25,6 +25,8 @@ const CAUTIOUS_UNITS: u32 = 16;
 const FAILURES_MAX: u32 = 3;
 /// At most so many nodes are remembered to have failed at a place.
 const FAILED_NODES_MAX: usize = 64;
+/// A finished chain is repeated so many times less often.
+const DONE_ANNOUNCE_FACTOR: u64 = 15;
 /// After the holder of a lease is reported gone, peers wait this long for a sign of life, µs: its report may be about a former connection.
 const GONE_GRACE_US: u64 = 100_000;
 
@@ -137,8 +139,8 @@ pub enum Event {
         from: String,
         /// Which state.
         head: Head,
-        /// The state its content starts from, if the content is at hand.
-        content_from: Option<Head>,
+        /// Whether the driver has its content at hand and the content continues the local state.
+        content_applies: bool,
     },
     /// State that was asked for has arrived and was merged, or could not be.
     Committed {
@@ -250,8 +252,6 @@ pub struct Context<'a> {
     pub worker_free: bool,
     /// True if, at this step boundary, a chain of a higher class waits for the worker.
     pub yield_worker: bool,
-    /// False while a unit is predicted to exceed `r_limit` on this node.
-    pub unit_fits: bool,
     /// All live nodes, this one included.
     pub peers: &'a [Peer],
 }
@@ -410,7 +410,9 @@ impl Chain {
         let mut effects = Vec::new();
         match event {
             Event::InputSeen { next } => self.input_seen(next, ctx),
-            Event::HeadSeen { from, head, content_from } => self.head_seen(from, head, content_from, ctx, &mut effects),
+            Event::HeadSeen { from, head, content_applies } => {
+                self.head_seen(from, head, content_applies, ctx, &mut effects);
+            }
             Event::Committed { head, attempt, done, holder } => {
                 self.committed(head, attempt, done, holder, ctx, &mut effects);
             }
@@ -442,7 +444,7 @@ impl Chain {
         &mut self,
         from: String,
         head: Head,
-        content_from: Option<Head>,
+        content_applies: bool,
         ctx: &Context<'_>,
         effects: &mut Vec<Effect>,
     ) {
@@ -456,7 +458,7 @@ impl Chain {
             self.announce_at_us = self.announce_at_us.min(ctx.now_us.saturating_add(self.config.announce_us / 4));
             return;
         }
-        if content_from == Some(self.head) {
+        if content_applies {
             let then = self.next_attempt_if_ours(head, Some(&from), ctx);
             effects.push(Effect::Persist(Commit::Adopt { head, then }));
         } else if self.fetching.is_none_or(|(wanted, _)| head.beats(&wanted)) {
@@ -612,7 +614,8 @@ impl Chain {
         }
         self.fetching.take_if(|(_, until_us)| *until_us <= ctx.now_us);
         if self.announce_at_us <= ctx.now_us {
-            self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us);
+            let pause = if self.done { DONE_ANNOUNCE_FACTOR } else { 1 };
+            self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us.saturating_mul(pause));
             if self.head.version > Version::default() {
                 effects.push(Effect::Reannounce);
             }
@@ -629,7 +632,7 @@ impl Chain {
             return;
         }
         let refused = self.refused_until_us > ctx.now_us;
-        if refused || !ctx.unit_fits || !ctx.worker_free || self.bid_at_us(ctx) > ctx.now_us {
+        if refused || !ctx.worker_free || self.bid_at_us(ctx) > ctx.now_us {
             return;
         }
         let attempt = Attempt { step: self.head, epoch: self.epoch, mode: self.mode() };
@@ -665,7 +668,7 @@ impl Chain {
     fn next_attempt_if_ours(&self, head: Head, holder: Option<&str>, ctx: &Context<'_>) -> Option<Attempt> {
         let idle = self.phase == Phase::Idle && !self.stopping;
         let work = head.version.sequence < self.input_next;
-        let allowed = ctx.worker_free && !ctx.yield_worker && ctx.unit_fits;
+        let allowed = ctx.worker_free && !ctx.yield_worker;
         let claimed = self.lease.as_ref().is_some_and(|lease| lease.claim.step >= head.version);
         let ours = idle && work && allowed && !claimed && self.delay_us(head, holder, ctx) == 0;
         let mode = if self.cautious_units > 1 { StepMode::OneUnit } else { StepMode::Normal };

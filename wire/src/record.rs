@@ -3,6 +3,9 @@
 use microlambda::Digest;
 use serde::{Deserialize, Serialize};
 
+/// No frame's label is longer, bytes.
+pub const LABEL_BYTES_MAX: usize = 200;
+
 /// One numbered, durable record of a camera's sequence. The order of the variants is part of the stored format:
 /// new ones (switch, forget, restart) go to the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,5 +81,76 @@ impl Record {
             }
         }
         bytes
+    }
+
+    /// Reads what [`Record::canonical_bytes`] wrote.
+    ///
+    /// # Errors
+    /// What is wrong, if the bytes are no record or have a rest.
+    pub fn from_canonical_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let (kind, rest) = bytes.split_first().ok_or("an empty record")?;
+        match kind {
+            0 => {
+                let (captured_at_ms, rest) = take_u64(rest)?;
+                let (digest, rest) = take_digest(rest)?;
+                let (label_bytes, label) = take_u64(rest)?;
+                let label = std::str::from_utf8(label).map_err(|e| e.to_string())?.to_owned();
+                if label.len() as u64 != label_bytes || label.len() > LABEL_BYTES_MAX {
+                    return Err(format!("a label of {label_bytes} bytes in a record of {}", bytes.len()));
+                }
+                Ok(Self::Frame { captured_at_ms, digest, label })
+            }
+            1 => match take_u64(rest)? {
+                (count @ 1.., [0]) => Ok(Self::Gap { count, reason: GapReason::SpoolFull }),
+                (count @ 1.., [1]) => Ok(Self::Gap { count, reason: GapReason::Unused }),
+                _ => Err("a gap without count or reason".into()),
+            },
+            2 => {
+                let (count, rest) = take_u64(rest)?;
+                match take_digest(rest)? {
+                    (manifest, []) => Ok(Self::End { count, manifest }),
+                    _ => Err("bytes behind an end record".into()),
+                }
+            }
+            other => Err(format!("record kind {other} is newer than this program")),
+        }
+    }
+}
+
+fn take_u64(bytes: &[u8]) -> Result<(u64, &[u8]), String> {
+    let (number, rest) = bytes.split_first_chunk::<8>().ok_or("a record cut short")?;
+    Ok((u64::from_le_bytes(*number), rest))
+}
+
+fn take_digest(bytes: &[u8]) -> Result<(Digest, &[u8]), String> {
+    let (digest, rest) = bytes.split_first_chunk::<32>().ok_or("a record cut short")?;
+    Ok((Digest(*digest), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_record_survives_its_canonical_form(at: u64, digest: [u8; 32], label in "[a-z.]{0,40}", count in 1_u64..) {
+            for record in [
+                Record::Frame { captured_at_ms: at, digest: Digest(digest), label },
+                Record::Gap { count, reason: GapReason::SpoolFull },
+                Record::Gap { count, reason: GapReason::Unused },
+                Record::End { count, manifest: Digest(digest) },
+            ] {
+                prop_assert_eq!(Record::from_canonical_bytes(&record.canonical_bytes()), Ok(record));
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok(record) = Record::from_canonical_bytes(&bytes) {
+                prop_assert_eq!(record.canonical_bytes(), bytes);
+            }
+        }
     }
 }

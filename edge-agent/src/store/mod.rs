@@ -1,0 +1,206 @@
+//! What a node keeps over a restart. [`Store`] is the contract, [`SqliteStore`] its first implementation.
+
+mod sqlite;
+mod sqlite_read;
+
+use std::path::PathBuf;
+
+use microlambda::{Attempt, Digest, Head};
+use microlambda_faces::content::{Entry, PartialEntry};
+use microlambda_faces::fold::{FoldState, Folded, Gallery};
+use microlambda_wire::{ChainClass, EventKind, EventNote, Name};
+use serde::Serialize;
+
+pub use sqlite::SqliteStore;
+
+/// The store cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// SQLite says no: disk full, damaged file, lost permission.
+    #[error("database {path}: {source}; run `edge-agent check` with the agent stopped, and see that its disk is neither full nor read-only")]
+    Sqlite {
+        /// Which file.
+        path: PathBuf,
+        /// What it said.
+        source: rusqlite::Error,
+    },
+    /// The state directory cannot be used.
+    #[error("state directory {path}: {source}")]
+    Directory {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another agent works in the state directory.
+    #[error("{path} is in use by another edge-agent: stop it, or give this one a `state-dir` of its own")]
+    Locked {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// Written by a newer program.
+    #[error("{path} has schema version {found}, this program knows {known}: install the newer edge-agent again")]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest this program knows.
+        known: i64,
+    },
+    /// A row that this program cannot have written.
+    #[error("database {path}: {what} is damaged; run `edge-agent check`, or move the file away: peers hold the state")]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Which part.
+        what: String,
+    },
+}
+
+/// A chain as the store holds it.
+#[derive(Debug, Clone)]
+pub struct StoredChain {
+    /// Its id.
+    pub name: Name,
+    /// The camera it comes from.
+    pub camera: Name,
+    /// Live or batch.
+    pub class: ChainClass,
+    /// Digest of the lambda and its parameters at the time of its first record here.
+    pub lambda: Digest,
+    /// The newest record boundary.
+    pub boundary: Head,
+    /// The state inside the record behind it, if begun.
+    pub partial: Option<PartialEntry>,
+    /// The newest state: the boundary, or inside the record behind it.
+    pub head: Head,
+    /// The people at the boundary.
+    pub gallery: Gallery,
+    /// Who made the head.
+    pub holder: Option<String>,
+    /// Whether the end is folded.
+    pub done: bool,
+    /// A start at the head that nobody ended.
+    pub attempt: Option<Attempt>,
+    /// How often the unit at the head failed here, and why.
+    pub failure: Option<(u32, String)>,
+}
+
+/// One transaction that moves a chain's head: everything that a step or a peer added.
+#[derive(Debug, Clone)]
+pub struct Advance<'a> {
+    /// The chain.
+    pub chain: &'a Name,
+    /// Records from here on are replaced; equal to the boundary's sequence unless a fork lost.
+    pub from_sequence: u64,
+    /// The records with what folding them gave.
+    pub entries: Vec<(&'a Entry, &'a Folded)>,
+    /// The state inside the record behind them.
+    pub partial: Option<&'a PartialEntry>,
+    /// The state it leads to.
+    pub head: Head,
+    /// Who made it.
+    pub holder: &'a str,
+    /// The fold's state at the new boundary.
+    pub fold: &'a FoldState,
+    /// Pictures of faces, by sequence and face index; kept for people who are new.
+    pub thumbnails: &'a [(u64, u32, Vec<u8>)],
+    /// The next start.
+    pub then: Option<Attempt>,
+}
+
+/// A person as `edge-agent faces list` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FaceRow {
+    /// The face's id.
+    pub face: String,
+    /// A name given by people, or empty.
+    pub name: String,
+    /// Where.
+    pub camera: String,
+    /// In which chain.
+    pub chain: String,
+    /// When first seen, ms since 1970.
+    pub first_seen_ms: u64,
+    /// When last seen, ms since 1970.
+    pub last_seen_ms: u64,
+    /// All frames in which seen.
+    pub frames: Vec<FrameRow>,
+    /// Size of the picture kept of it, 0 if none.
+    pub thumbnail_bytes: u64,
+}
+
+/// A frame in which a person was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FrameRow {
+    /// Its number.
+    pub sequence: u64,
+    /// What the camera calls it.
+    pub label: String,
+}
+
+/// Counts over a chain's records, for `done` and `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct ChainTotals {
+    /// Frames folded.
+    pub frames: u64,
+    /// Frames among them that could not be read.
+    pub unreadable: u64,
+    /// Faces seen, usable or not.
+    pub faces_seen: u64,
+}
+
+/// What a node keeps. All writes are durable when they return; each is one transaction.
+pub trait Store: Send {
+    /// All chains, by name.
+    fn chains(&self) -> Result<Vec<StoredChain>, StoreError>;
+
+    /// Adds a chain at its genesis, unless it is there.
+    fn add_chain(&mut self, name: &Name, camera: &Name, class: ChainClass, genesis: Head) -> Result<StoredChain, StoreError>;
+
+    /// Records a start.
+    fn begin(&mut self, chain: &Name, attempt: &Attempt) -> Result<(), StoreError>;
+
+    /// Records that the unit at `head` failed here.
+    fn fail(&mut self, chain: &Name, head: &Head, times: u32, why: &str) -> Result<(), StoreError>;
+
+    /// Moves a chain's head.
+    fn advance(&mut self, advance: &Advance<'_>) -> Result<(), StoreError>;
+
+    /// The boundary digest before record `sequence`, if the chain has folded that far.
+    fn boundary(&self, chain: &Name, sequence: u64) -> Result<Option<Head>, StoreError>;
+
+    /// Record boundaries held, newest first at growing distances, the genesis last.
+    fn locator(&self, chain: &Name) -> Result<Vec<(u64, Digest)>, StoreError>;
+
+    /// Entries from `sequence` on, as many as fit `bytes_max` (at least one if there is any), and the boundary behind them.
+    fn entries(&self, chain: &Name, sequence: u64, bytes_max: usize) -> Result<(Vec<Entry>, Option<Head>), StoreError>;
+
+    /// The gallery as it was before record `sequence`.
+    fn gallery_at(&self, chain: &Name, sequence: u64) -> Result<Gallery, StoreError>;
+
+    /// Events not yet seen on the bus, the oldest first, at most 1024.
+    fn events_not_on_bus(&self) -> Result<Vec<EventNote>, StoreError>;
+
+    /// Notes that events were seen on the bus and keeps pictures that came from there.
+    fn note_bus(&mut self, events: &[String], thumbnails: &[(String, Vec<u8>)]) -> Result<(), StoreError>;
+
+    /// All known faces, by chain and order of first sight.
+    fn faces(&self, chain: Option<&Name>) -> Result<Vec<FaceRow>, StoreError>;
+
+    /// The picture kept of a face.
+    fn thumbnail(&self, face: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Counts over a chain's records.
+    fn totals(&self, chain: &Name) -> Result<ChainTotals, StoreError>;
+}
+
+/// The text of an event's kind in the database.
+fn kind_text(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::NewFace => "new-face",
+        EventKind::Recognised => "recognised",
+    }
+}

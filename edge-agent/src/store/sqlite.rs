@@ -1,0 +1,358 @@
+//! SQLite as a store: writes. Reads are in `sqlite_read`.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use microlambda::{Attempt, Head, StepMode};
+use microlambda_faces::content::{Entry, to_bytes};
+use microlambda_faces::fold::{Folded, event_id};
+use microlambda_faces::{Analysis, FaceOutcome};
+use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+
+use super::{Advance, ChainTotals, FaceRow, Store, StoreError, StoredChain, kind_text};
+
+/// Written into `user_version`; raised by one with every change of `schema.sql`.
+pub(super) const SCHEMA_VERSION: i64 = 1;
+/// The database inside a state directory.
+const DATABASE: &str = "edge.sqlite";
+/// Pages kept in memory, KiB: the working set of a commit, no more.
+const CACHE_KIB: i64 = 1_024;
+
+/// A [`Store`] in one SQLite file of a state directory, which it locks while open.
+pub struct SqliteStore {
+    pub(super) connection: Connection,
+    pub(super) path: PathBuf,
+    _lock: Option<File>,
+}
+
+impl SqliteStore {
+    /// Opens or creates the database in `state_dir` and locks the directory.
+    ///
+    /// # Errors
+    /// [`StoreError`]; among them that another agent holds the lock, and that the file is not a sound database.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let directory = |source| StoreError::Directory { path: state_dir.to_owned(), source };
+        std::fs::create_dir_all(state_dir).map_err(directory)?;
+        let lock = File::create(state_dir.join("lock")).map_err(directory)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => StoreError::Locked { path: state_dir.to_owned() },
+            TryLockError::Error(source) => directory(source),
+        })?;
+        let path = state_dir.join(DATABASE);
+        let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
+        let store = Self { connection, path, _lock: Some(lock) };
+        store.prepare().map_err(|source| store.sqlite(source))?;
+        store.migrate()?;
+        // The directory entry of a new database must survive a power cut as the database itself does.
+        File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(directory)?;
+        Ok(store)
+    }
+
+    /// Opens an existing database for reading beside a running agent.
+    ///
+    /// # Errors
+    /// [`StoreError`] if there is none, or it is not readable.
+    pub fn open_read_only(state_dir: &Path) -> Result<Self, StoreError> {
+        let path = state_dir.join(DATABASE);
+        if !path.is_file() {
+            let source = std::io::Error::new(
+                std::io::ErrorKind::NotFound,
+                format!("it holds no {DATABASE} yet: has `edge-agent run` been started with this configuration?"),
+            );
+            return Err(StoreError::Directory { path: state_dir.to_owned(), source });
+        }
+        let open = || {
+            let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            connection.busy_timeout(Duration::from_secs(5))?;
+            Ok(connection)
+        };
+        let connection = open().map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
+        let store = Self { connection, path, _lock: None };
+        let found = store.user_version()?;
+        if found == SCHEMA_VERSION { Ok(store) } else { Err(store.newer(found)) }
+    }
+
+    /// Whether an agent holds the state directory at the moment.
+    pub fn is_locked(state_dir: &Path) -> bool {
+        File::open(state_dir.join("lock")).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    fn prepare(&self) -> rusqlite::Result<()> {
+        let connection = &self.connection;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // NORMAL could take back, after a power cut, what was already published.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 256)
+    }
+
+    fn user_version(&self) -> Result<i64, StoreError> {
+        self.connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(|source| self.sqlite(source))
+    }
+
+    fn migrate(&self) -> Result<(), StoreError> {
+        match self.user_version()? {
+            0 => {
+                let script = format!(
+                    "BEGIN EXCLUSIVE; {} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;",
+                    include_str!("schema.sql")
+                );
+                self.connection.execute_batch(&script).map_err(|source| self.sqlite(source))
+            }
+            SCHEMA_VERSION => Ok(()),
+            found => Err(self.newer(found)),
+        }
+    }
+
+    fn newer(&self, found: i64) -> StoreError {
+        StoreError::Newer { path: self.path.clone(), found, known: SCHEMA_VERSION }
+    }
+
+    pub(super) fn sqlite(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::Sqlite { path: self.path.clone(), source }
+    }
+
+    pub(super) fn damaged(&self, what: impl Into<String>) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), what: what.into() }
+    }
+
+    fn write<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let run = |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        run(&mut self.connection).map_err(|source| StoreError::Sqlite { path: self.path.clone(), source })
+    }
+}
+
+impl Store for SqliteStore {
+    fn chains(&self) -> Result<Vec<StoredChain>, StoreError> {
+        self.read_chains()
+    }
+
+    fn add_chain(
+        &mut self,
+        name: &Name,
+        camera: &Name,
+        class: ChainClass,
+        genesis: Head,
+    ) -> Result<StoredChain, StoreError> {
+        self.write(|tx| {
+            tx.execute(
+                "INSERT OR IGNORE INTO chain (name, camera, batch, lambda, generation, boundary_sequence, boundary_digest,
+                 boundary_set_aside, partial, head_unit, head_digest, head_set_aside, holder, done)
+                 VALUES (?1, ?2, ?3, ?4, 0, 0, ?4, 0, NULL, 0, ?4, 0, NULL, 0)",
+                params![name.as_str(), camera.as_str(), class == ChainClass::Batch, genesis.digest.0],
+            )
+        })?;
+        self.read_chain(name)?.ok_or_else(|| self.damaged(format!("chain {name}")))
+    }
+
+    fn begin(&mut self, chain: &Name, attempt: &Attempt) -> Result<(), StoreError> {
+        self.write(|tx| {
+            let id = chain_id(tx, chain)?;
+            write_attempt(tx, id, Some(attempt))
+        })
+    }
+
+    fn fail(&mut self, chain: &Name, head: &Head, times: u32, why: &str) -> Result<(), StoreError> {
+        self.write(|tx| {
+            let id = chain_id(tx, chain)?;
+            tx.execute("DELETE FROM attempt WHERE chain = ?1", [id])?;
+            tx.execute(
+                "INSERT OR REPLACE INTO failure (chain, digest, times, why) VALUES (?1, ?2, ?3, ?4)",
+                params![id, head.digest.0, times, why],
+            )?;
+            Ok(())
+        })
+    }
+
+    fn advance(&mut self, advance: &Advance<'_>) -> Result<(), StoreError> {
+        self.write(|tx| write_advance(tx, advance))
+    }
+
+    fn boundary(&self, chain: &Name, sequence: u64) -> Result<Option<Head>, StoreError> {
+        self.read_boundary(chain, sequence)
+    }
+
+    fn locator(&self, chain: &Name) -> Result<Vec<(u64, microlambda::Digest)>, StoreError> {
+        self.read_locator(chain)
+    }
+
+    fn entries(&self, chain: &Name, sequence: u64, bytes_max: usize) -> Result<(Vec<Entry>, Option<Head>), StoreError> {
+        self.read_entries(chain, sequence, bytes_max)
+    }
+
+    fn gallery_at(&self, chain: &Name, sequence: u64) -> Result<microlambda_faces::fold::Gallery, StoreError> {
+        self.read_gallery(chain, sequence)
+    }
+
+    fn events_not_on_bus(&self) -> Result<Vec<EventNote>, StoreError> {
+        self.read_events_not_on_bus()
+    }
+
+    fn note_bus(&mut self, events: &[String], thumbnails: &[(String, Vec<u8>)]) -> Result<(), StoreError> {
+        self.write(|tx| {
+            for event in events {
+                tx.execute("UPDATE event SET on_bus = 1 WHERE id = ?1", [event])?;
+            }
+            thumbnails.iter().try_for_each(|(face, jpeg)| write_thumbnail(tx, face, jpeg))
+        })
+    }
+
+    fn faces(&self, chain: Option<&Name>) -> Result<Vec<FaceRow>, StoreError> {
+        self.read_faces(chain)
+    }
+
+    fn thumbnail(&self, face: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.connection
+            .query_row("SELECT jpeg FROM thumbnail WHERE face = ?1", [face], |row| row.get(0))
+            .optional()
+            .map_err(|source| self.sqlite(source))
+    }
+
+    fn totals(&self, chain: &Name) -> Result<ChainTotals, StoreError> {
+        self.read_totals(chain)
+    }
+}
+
+pub(super) fn chain_id(connection: &Connection, chain: &Name) -> rusqlite::Result<i64> {
+    connection.prepare_cached("SELECT id FROM chain WHERE name = ?1")?.query_row([chain.as_str()], |row| row.get(0))
+}
+
+/// SQLite's integers are signed; sequence numbers beyond 2^63 cannot be stored and are refused.
+pub(super) fn integer(number: u64) -> rusqlite::Result<i64> {
+    i64::try_from(number).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn blob<T: serde::Serialize>(value: &T) -> rusqlite::Result<Vec<u8>> {
+    to_bytes(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn write_attempt(tx: &Transaction<'_>, chain: i64, attempt: Option<&Attempt>) -> rusqlite::Result<()> {
+    match attempt {
+        None => tx.execute("DELETE FROM attempt WHERE chain = ?1", [chain])?,
+        Some(attempt) => tx.execute(
+            "INSERT OR REPLACE INTO attempt (chain, digest, epoch, one_unit) VALUES (?1, ?2, ?3, ?4)",
+            params![chain, attempt.step.digest.0, attempt.epoch, attempt.mode == StepMode::OneUnit],
+        )?,
+    };
+    Ok(())
+}
+
+fn write_thumbnail(tx: &Transaction<'_>, face: &str, jpeg: &[u8]) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT OR IGNORE INTO thumbnail (face, jpeg) VALUES (?1, ?2)")?.execute(params![face, jpeg])?;
+    Ok(())
+}
+
+fn write_advance(tx: &Transaction<'_>, advance: &Advance<'_>) -> rusqlite::Result<()> {
+    let id = chain_id(tx, advance.chain)?;
+    let from = integer(advance.from_sequence)?;
+    for statement in [
+        "DELETE FROM entry WHERE chain = ?1 AND sequence >= ?2",
+        "DELETE FROM sighting WHERE chain = ?1 AND sequence >= ?2",
+        "DELETE FROM exemplar WHERE chain = ?1 AND sequence >= ?2",
+        "DELETE FROM person WHERE chain = ?1 AND first_sequence >= ?2",
+        "UPDATE event SET superseded = 1 WHERE chain = ?1 AND sequence >= ?2",
+    ] {
+        tx.prepare_cached(statement)?.execute(params![id, from])?;
+    }
+    for (entry, folded) in &advance.entries {
+        write_entry(tx, id, advance, entry, folded)?;
+    }
+    let boundary = advance.fold.head();
+    let partial = advance.partial.map(blob).transpose()?;
+    let done = advance.entries.last().is_some_and(|(_, folded)| folded.done);
+    tx.prepare_cached(
+        "UPDATE chain SET boundary_sequence = ?2, boundary_digest = ?3, boundary_set_aside = ?4, partial = ?5, head_unit = ?6,
+         head_digest = ?7, head_set_aside = ?8, holder = ?9, done = max(done, ?10) WHERE id = ?1",
+    )?
+    .execute(params![
+        id,
+        integer(boundary.version.sequence)?,
+        boundary.digest.0,
+        boundary.set_aside,
+        partial,
+        advance.head.version.unit,
+        advance.head.digest.0,
+        advance.head.set_aside,
+        advance.holder,
+        done,
+    ])?;
+    write_attempt(tx, id, advance.then.as_ref())?;
+    tx.prepare_cached("DELETE FROM failure WHERE chain = ?1")?.execute([id])?;
+    Ok(())
+}
+
+fn write_entry(
+    tx: &Transaction<'_>,
+    chain: i64,
+    advance: &Advance<'_>,
+    entry: &Entry,
+    folded: &Folded,
+) -> rusqlite::Result<()> {
+    let sequence = integer(entry.sequence)?;
+    tx.prepare_cached(
+        "INSERT INTO entry (chain, sequence, next_sequence, body, digest, set_aside) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        chain,
+        sequence,
+        integer(entry.next_sequence())?,
+        blob(entry)?,
+        folded.head.digest.0,
+        folded.head.set_aside
+    ])?;
+    let (Record::Frame { captured_at_ms, label, .. }, Some(Analysis::Frame(analysis))) = (&entry.record, &entry.analysis)
+    else {
+        return Ok(());
+    };
+    let captured_at_ms = integer(*captured_at_ms)?;
+    for sighting in &folded.sightings {
+        let index = sighting.face_index;
+        let person = sighting.person as i64;
+        let known = &advance.fold.gallery().people[sighting.person];
+        let face = event_id(advance.chain.as_str(), known.first_sequence, known.first_face_index);
+        if sighting.event == Some(EventKind::NewFace) {
+            tx.prepare_cached(
+                "INSERT INTO person (chain, number, face, first_sequence, first_face_index, first_seen_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![chain, person, face, sequence, index, captured_at_ms])?;
+            let picture = advance.thumbnails.iter().find(|(at, face, _)| (*at, *face) == (entry.sequence, index));
+            if let Some((_, _, jpeg)) = picture {
+                write_thumbnail(tx, &face, jpeg)?;
+            }
+        }
+        if sighting.kept
+            && let Some(FaceOutcome::Encoded(encoding)) = analysis.faces.get(index as usize).map(|face| &face.outcome)
+        {
+            let bytes: Vec<u8> = encoding.iter().flat_map(|value| value.to_le_bytes()).collect();
+            tx.prepare_cached(
+                "INSERT INTO exemplar (chain, person, sequence, face_index, encoding) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![chain, person, sequence, index, bytes])?;
+        }
+        tx.prepare_cached(
+            "INSERT INTO sighting (chain, sequence, face_index, person, distance, captured_at_ms, label) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![chain, sequence, index, person, sighting.distance, captured_at_ms, label])?;
+        if let Some(kind) = sighting.event {
+            let id = event_id(advance.chain.as_str(), entry.sequence, index);
+            tx.prepare_cached(
+                "INSERT INTO event (id, chain, sequence, face_index, kind, face, captured_at_ms, label, on_bus, superseded)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0)
+                 ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, face = excluded.face, superseded = 0",
+            )?
+            .execute(params![id, chain, sequence, index, kind_text(kind), face, captured_at_ms, label])?;
+        }
+    }
+    Ok(())
+}

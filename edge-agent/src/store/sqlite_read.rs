@@ -1,0 +1,328 @@
+//! SQLite as a store: reads, and the check of a whole database.
+
+use microlambda::{Attempt, Digest, Head, StepMode, Version};
+use microlambda_faces::content::{Entry, from_bytes};
+use microlambda_faces::fold::{Exemplar, Gallery, Person};
+use microlambda_faces::{Analysis, ENCODING_LEN, Encoding};
+use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::sqlite::{SqliteStore, chain_id, integer};
+use super::{ChainTotals, FaceRow, FrameRow, StoreError, StoredChain};
+
+/// Events handed out at once.
+const EVENTS_MAX: usize = 1_024;
+
+const CHAIN_COLUMNS: &str = "id, name, camera, batch, lambda, generation, boundary_sequence, boundary_digest, boundary_set_aside,
+    partial, head_unit, head_digest, head_set_aside, holder, done";
+
+/// A row of `chain` as it stands.
+struct ChainRow {
+    id: i64,
+    name: String,
+    camera: String,
+    batch: bool,
+    lambda: [u8; 32],
+    boundary: Head,
+    partial: Option<Vec<u8>>,
+    head: Head,
+    holder: Option<String>,
+    done: bool,
+}
+
+fn chain_row(row: &Row<'_>) -> rusqlite::Result<ChainRow> {
+    let version = Version { generation: row.get(5)?, sequence: unsigned(row, 6)?, unit: 0 };
+    let boundary = Head { version, digest: Digest(row.get(7)?), set_aside: row.get(8)? };
+    let head_version = Version { unit: row.get(10)?, ..version };
+    Ok(ChainRow {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        camera: row.get(2)?,
+        batch: row.get(3)?,
+        lambda: row.get(4)?,
+        boundary,
+        partial: row.get(9)?,
+        head: Head { version: head_version, digest: Digest(row.get(11)?), set_aside: row.get(12)? },
+        holder: row.get(13)?,
+        done: row.get(14)?,
+    })
+}
+
+/// A column that this program only ever fills with numbers from 0 up.
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let number: i64 = row.get(column)?;
+    u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+fn encoding(bytes: &[u8]) -> Option<Encoding> {
+    let (values, []) = bytes.as_chunks::<4>() else { return None };
+    let encoding: Encoding = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+    (encoding.len() == ENCODING_LEN && encoding.iter().all(|value| value.is_finite())).then_some(encoding)
+}
+
+impl SqliteStore {
+    pub(super) fn read_chains(&self) -> Result<Vec<StoredChain>, StoreError> {
+        let rows = || {
+            let mut statement = self.connection.prepare(&format!("SELECT {CHAIN_COLUMNS} FROM chain ORDER BY name"))?;
+            statement.query_map([], chain_row)?.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let rows = rows().map_err(|source| self.sqlite(source))?;
+        rows.into_iter().map(|row| self.stored_chain(row)).collect()
+    }
+
+    pub(super) fn read_chain(&self, name: &Name) -> Result<Option<StoredChain>, StoreError> {
+        let query = format!("SELECT {CHAIN_COLUMNS} FROM chain WHERE name = ?1");
+        let row = self.connection.query_row(&query, [name.as_str()], chain_row).optional();
+        row.map_err(|source| self.sqlite(source))?.map(|row| self.stored_chain(row)).transpose()
+    }
+
+    fn stored_chain(&self, row: ChainRow) -> Result<StoredChain, StoreError> {
+        let name = Name::new(row.name).map_err(|_| self.damaged("a chain's name"))?;
+        let camera = Name::new(row.camera).map_err(|_| self.damaged("a camera's name"))?;
+        let partial = row.partial.map(|bytes| from_bytes(&bytes)).transpose();
+        let partial = partial.map_err(|_| self.damaged(format!("the partial state of chain {name}")))?;
+        let attempt = |(digest, epoch, one_unit): ([u8; 32], u32, bool)| {
+            let mode = if one_unit { StepMode::OneUnit } else { StepMode::Normal };
+            (digest == row.head.digest.0).then_some(Attempt { step: row.head, epoch, mode })
+        };
+        let query = "SELECT digest, epoch, one_unit FROM attempt WHERE chain = ?1";
+        let attempted = self.connection.query_row(query, [row.id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).optional();
+        let attempt = attempted.map_err(|source| self.sqlite(source))?.and_then(attempt);
+        let query = "SELECT times, why FROM failure WHERE chain = ?1 AND digest = ?2";
+        let failure = self.connection.query_row(query, params![row.id, row.head.digest.0], |r| Ok((r.get(0)?, r.get(1)?)));
+        let failure = failure.optional().map_err(|source| self.sqlite(source))?;
+        Ok(StoredChain {
+            gallery: self.read_gallery(&name, row.boundary.version.sequence)?,
+            name,
+            camera,
+            class: if row.batch { ChainClass::Batch } else { ChainClass::Live },
+            lambda: Digest(row.lambda),
+            boundary: row.boundary,
+            partial,
+            head: row.head,
+            holder: row.holder,
+            done: row.done,
+            attempt,
+            failure,
+        })
+    }
+
+    pub(super) fn read_boundary(&self, chain: &Name, sequence: u64) -> Result<Option<Head>, StoreError> {
+        let read = || {
+            let (id, generation, lambda): (i64, u32, [u8; 32]) =
+                self.connection.query_row("SELECT id, generation, lambda FROM chain WHERE name = ?1", [chain.as_str()], |r| {
+                    Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+                })?;
+            let version = Version { generation, sequence, unit: 0 };
+            if sequence == 0 {
+                return Ok(Some(Head { version, ..Head::genesis(Digest(lambda)) }));
+            }
+            // The entry before the boundary is the last one below it; gaps span several numbers.
+            let query = "SELECT digest, set_aside, next_sequence FROM entry WHERE chain = ?1 AND sequence < ?2 ORDER BY sequence DESC LIMIT 1";
+            let last = self.connection.prepare_cached(query)?.query_row(params![id, integer(sequence)?], |r| {
+                Ok((r.get::<_, [u8; 32]>(0)?, r.get(1)?, unsigned(r, 2)?))
+            });
+            let last = last.optional()?.filter(|(_, _, next)| *next == sequence);
+            Ok(last.map(|(digest, set_aside, _)| Head { version, digest: Digest(digest), set_aside }))
+        };
+        read().map_err(|source| self.sqlite(source))
+    }
+
+    pub(super) fn read_locator(&self, chain: &Name) -> Result<Vec<(u64, Digest)>, StoreError> {
+        let read = || {
+            let id = chain_id(&self.connection, chain)?;
+            let query = "SELECT next_sequence, digest FROM entry WHERE chain = ?1 AND next_sequence <= ?2 ORDER BY sequence DESC LIMIT 1";
+            let mut statement = self.connection.prepare_cached(query)?;
+            let mut locator = Vec::new();
+            let (mut bound, mut distance) = (i64::MAX, 1_i64);
+            // Growing distances: the common ancestor of a fork is found within a factor of two of its depth.
+            while let Some((sequence, digest)) =
+                statement.query_row(params![id, bound], |r| Ok((unsigned(r, 0)?, r.get::<_, [u8; 32]>(1)?))).optional()?
+            {
+                locator.push((sequence, Digest(digest)));
+                if locator.len() >= 4 {
+                    distance = distance.saturating_mul(2);
+                }
+                bound = integer(sequence)?.saturating_sub(distance);
+            }
+            let lambda: [u8; 32] =
+                self.connection.query_row("SELECT lambda FROM chain WHERE id = ?1", [id], |row| row.get(0))?;
+            locator.push((0, Digest(lambda)));
+            Ok(locator)
+        };
+        read().map_err(|source| self.sqlite(source))
+    }
+
+    pub(super) fn read_entries(
+        &self,
+        chain: &Name,
+        sequence: u64,
+        bytes_max: usize,
+    ) -> Result<(Vec<Entry>, Option<Head>), StoreError> {
+        let read = || {
+            let id = chain_id(&self.connection, chain)?;
+            let query = "SELECT body FROM entry WHERE chain = ?1 AND sequence >= ?2 ORDER BY sequence";
+            let mut statement = self.connection.prepare_cached(query)?;
+            let mut rows = statement.query(params![id, integer(sequence)?])?;
+            let (mut bodies, mut bytes) = (Vec::<Vec<u8>>::new(), 0);
+            while let Some(row) = rows.next()? {
+                let body: Vec<u8> = row.get(0)?;
+                bytes += body.len();
+                if !bodies.is_empty() && bytes > bytes_max {
+                    break;
+                }
+                bodies.push(body);
+            }
+            Ok(bodies)
+        };
+        let bodies = read().map_err(|source| self.sqlite(source))?;
+        let entry = |body: Vec<u8>| {
+            from_bytes::<Entry>(&body).map_err(|why| self.damaged(format!("an entry of chain {chain} ({why})")))
+        };
+        let entries = bodies.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+        let behind = entries.last().map(|entry| self.read_boundary(chain, entry.next_sequence())).transpose()?.flatten();
+        Ok((entries, behind))
+    }
+
+    pub(super) fn read_gallery(&self, chain: &Name, sequence: u64) -> Result<Gallery, StoreError> {
+        let bound = integer(sequence).map_err(|source| self.sqlite(source))?;
+        let read = || {
+            let id = chain_id(&self.connection, chain)?;
+            let query = "SELECT p.number, p.first_sequence, p.first_face_index, p.first_seen_ms,
+                (SELECT max(captured_at_ms) FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2),
+                (SELECT count(DISTINCT sequence) FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2)
+                FROM person p WHERE p.chain = ?1 AND p.first_sequence < ?2 ORDER BY p.number";
+            let mut statement = self.connection.prepare_cached(query)?;
+            let people = statement.query_map(params![id, bound], |row| {
+                let person = Person {
+                    first_sequence: unsigned(row, 1)?,
+                    first_face_index: row.get(2)?,
+                    first_seen_ms: unsigned(row, 3)?,
+                    last_seen_ms: unsigned(row, 4)?,
+                    frames: unsigned(row, 5)?,
+                    exemplars: Vec::new(),
+                };
+                Ok((unsigned(row, 0)?, person))
+            })?;
+            let people = people.collect::<rusqlite::Result<Vec<_>>>()?;
+            let query = "SELECT person, sequence, face_index, encoding FROM exemplar WHERE chain = ?1 AND sequence < ?2
+                ORDER BY person, sequence, face_index";
+            let mut statement = self.connection.prepare_cached(query)?;
+            let exemplars = statement.query_map(params![id, bound], |row| {
+                Ok((unsigned(row, 0)?, unsigned(row, 1)?, row.get::<_, u32>(2)?, row.get::<_, Vec<u8>>(3)?))
+            })?;
+            Ok((people, exemplars.collect::<rusqlite::Result<Vec<_>>>()?))
+        };
+        let (people, exemplars) = read().map_err(|source| self.sqlite(source))?;
+        let damaged = || self.damaged(format!("the gallery of chain {chain}"));
+        let mut gallery = Gallery::default();
+        for (place, (number, person)) in (0_u64..).zip(people) {
+            if place != number {
+                return Err(damaged());
+            }
+            gallery.people.push(person);
+        }
+        for (person, sequence, face_index, bytes) in exemplars {
+            let encoding = encoding(&bytes).ok_or_else(damaged)?;
+            let person = usize::try_from(person).ok().and_then(|person| gallery.people.get_mut(person));
+            person.ok_or_else(damaged)?.exemplars.push(Exemplar { sequence, face_index, encoding });
+        }
+        if gallery.people.iter().any(|person| person.exemplars.is_empty()) { Err(damaged()) } else { Ok(gallery) }
+    }
+
+    pub(super) fn read_events_not_on_bus(&self) -> Result<Vec<EventNote>, StoreError> {
+        let read = || {
+            let query = "SELECT e.id, e.kind, e.face, c.camera, c.name, e.sequence, e.face_index, e.captured_at_ms, e.label
+                FROM event e JOIN chain c ON c.id = e.chain WHERE e.on_bus = 0 AND e.superseded = 0 ORDER BY e.chain, e.sequence, e.face_index LIMIT ?1";
+            let mut statement = self.connection.prepare_cached(query)?;
+            let rows = statement.query_map([EVENTS_MAX as i64], |row| {
+                let name = |column| {
+                    let text: String = row.get(column)?;
+                    Name::new(text).map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
+                };
+                let kind: String = row.get(1)?;
+                Ok(EventNote {
+                    id: name(0)?,
+                    kind: if kind == "recognised" { EventKind::Recognised } else { EventKind::NewFace },
+                    face: name(2)?,
+                    camera: name(3)?,
+                    chain: name(4)?,
+                    sequence: unsigned(row, 5)?,
+                    face_index: row.get(6)?,
+                    captured_at_ms: unsigned(row, 7)?,
+                    label: row.get(8)?,
+                })
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|source| self.sqlite(source))
+    }
+
+    pub(super) fn read_faces(&self, chain: Option<&Name>) -> Result<Vec<FaceRow>, StoreError> {
+        let read = || {
+            let query = "SELECT p.face, c.camera, c.name, p.first_seen_ms, c.id, p.number,
+                (SELECT max(captured_at_ms) FROM sighting s WHERE s.chain = p.chain AND s.person = p.number),
+                coalesce((SELECT length(jpeg) FROM thumbnail t WHERE t.face = p.face), 0)
+                FROM person p JOIN chain c ON c.id = p.chain WHERE ?1 IS NULL OR c.name = ?1 ORDER BY c.name, p.number";
+            let mut statement = self.connection.prepare(query)?;
+            let frames_query =
+                "SELECT DISTINCT sequence, label FROM sighting WHERE chain = ?1 AND person = ?2 ORDER BY sequence";
+            let mut frames = self.connection.prepare(frames_query)?;
+            let mut faces = Vec::new();
+            let mut rows = statement.query([chain.map(Name::as_str)])?;
+            while let Some(row) = rows.next()? {
+                let key: (i64, i64) = (row.get(4)?, row.get(5)?);
+                let seen = frames
+                    .query_map(key, |row| Ok(FrameRow { sequence: unsigned(row, 0)?, label: row.get(1)? }))?
+                    .collect::<rusqlite::Result<Vec<_>>>()?;
+                faces.push(FaceRow {
+                    face: row.get(0)?,
+                    name: String::new(),
+                    camera: row.get(1)?,
+                    chain: row.get(2)?,
+                    first_seen_ms: unsigned(row, 3)?,
+                    last_seen_ms: unsigned(row, 6)?,
+                    frames: seen,
+                    thumbnail_bytes: unsigned(row, 7)?,
+                });
+            }
+            Ok(faces)
+        };
+        read().map_err(|source| self.sqlite(source))
+    }
+
+    pub(super) fn read_totals(&self, chain: &Name) -> Result<ChainTotals, StoreError> {
+        let mut totals = ChainTotals::default();
+        let mut sequence = 0;
+        loop {
+            let (entries, _) = self.read_entries(chain, sequence, 1 << 20)?;
+            let Some(last) = entries.last() else { return Ok(totals) };
+            sequence = last.next_sequence();
+            for entry in &entries {
+                totals.frames += u64::from(matches!(entry.record, Record::Frame { .. }));
+                match &entry.analysis {
+                    Some(Analysis::Frame(analysis)) => totals.faces_seen += analysis.faces.len() as u64,
+                    Some(Analysis::Unreadable { .. }) => totals.unreadable += 1,
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// SQLite's own check of the file: what it complains about, empty if nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the check itself cannot run.
+    pub fn integrity(&self) -> Result<Vec<String>, StoreError> {
+        let read = || {
+            let mut statement = self.connection.prepare("PRAGMA integrity_check(20)")?;
+            let mut lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+            let mut statement = self.connection.prepare("SELECT \"table\" FROM pragma_foreign_key_check LIMIT 20")?;
+            let broken = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+            lines.extend(broken.into_iter().map(|table| format!("{table}: a row refers to a chain that is not there")));
+            lines.retain(|line| line != "ok");
+            Ok(lines)
+        };
+        read().map_err(|source| self.sqlite(source))
+    }
+}

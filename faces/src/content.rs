@@ -1,0 +1,186 @@
+//! A chain's content: records with their analyses, and what a step adds to them.
+
+use microlambda::Head;
+use microlambda_wire::Record;
+use serde::{Deserialize, Serialize};
+
+use crate::{Analysis, ENCODING_LEN, FACES_MAX, Face, FaceOutcome, Partial};
+
+/// No delta is longer once encoded, bytes: what fits a `sync/<node>/have` message as base64.
+pub const DELTA_BYTES_MAX: usize = 320 << 10;
+
+/// One record of the chain with what was recorded about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The record's number.
+    pub sequence: u64,
+    /// The record.
+    #[serde(with = "canonical_record")]
+    pub record: Record,
+    /// What the frame showed; `None` exactly for records that are not frames.
+    pub analysis: Option<Analysis>,
+    /// What made the analysis: decoder, kernel, models. Not part of any digest.
+    pub engine: String,
+}
+
+impl Entry {
+    /// The number of the record behind this one.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence.saturating_add(self.record.span())
+    }
+}
+
+/// The state inside a frame whose analysis is not finished.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartialEntry {
+    /// The frame's number.
+    pub sequence: u64,
+    /// The state.
+    pub partial: Partial,
+}
+
+/// What leads from one state to a newer one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delta {
+    /// The state it starts from; for an answer to a sync request the record boundary it starts from.
+    pub parent: Head,
+    /// Finished records, in order, from `parent.version.sequence` on.
+    pub entries: Vec<Entry>,
+    /// The state inside the record behind them, if its analysis was begun.
+    pub partial: Option<PartialEntry>,
+    /// The state it leads to.
+    pub head: Head,
+}
+
+/// Bytes that are no delta.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContentError {
+    /// Longer than [`DELTA_BYTES_MAX`].
+    #[error("a delta of {bytes} bytes: at most {DELTA_BYTES_MAX} are accepted")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Not in this program's format.
+    #[error("not a delta of format {FORMAT}: {0}")]
+    Malformed(String),
+    /// Records that do not follow each other.
+    #[error("record {got} where {expected} was due")]
+    OutOfOrder {
+        /// The number due.
+        expected: u64,
+        /// The number found.
+        got: u64,
+    },
+    /// A record without the analysis it needs, with one it cannot have, or with faces out of bounds.
+    #[error("the analysis of record {0} is missing, out of place or not sound")]
+    WrongAnalysis(u64),
+}
+
+/// First byte of every encoded delta, analysis and partial.
+const FORMAT: u8 = 1;
+
+/// Encodes for the store and the bus.
+pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, ContentError> {
+    postcard::to_extend(value, vec![FORMAT]).map_err(|e| ContentError::Malformed(e.to_string()))
+}
+
+/// Decodes what [`to_bytes`] wrote.
+///
+/// # Errors
+/// [`ContentError::Malformed`] if the bytes are something else or have a rest.
+pub fn from_bytes<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ContentError> {
+    let malformed = |why: String| ContentError::Malformed(why);
+    match bytes.split_first() {
+        Some((&FORMAT, body)) => match postcard::take_from_bytes(body) {
+            Ok((value, [])) => Ok(value),
+            Ok((_, rest)) => Err(malformed(format!("{} bytes left over", rest.len()))),
+            Err(e) => Err(malformed(e.to_string())),
+        },
+        Some((other, _)) => Err(malformed(format!("format {other}"))),
+        None => Err(malformed("no bytes".into())),
+    }
+}
+
+impl Delta {
+    /// Encodes for the bus.
+    ///
+    /// # Errors
+    /// [`ContentError::TooLong`] if it has to be sent in parts.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ContentError> {
+        let bytes = to_bytes(self)?;
+        if bytes.len() > DELTA_BYTES_MAX { Err(ContentError::TooLong { bytes: bytes.len() }) } else { Ok(bytes) }
+    }
+
+    /// Decodes and checks the order of the records. The digests are checked by folding.
+    ///
+    /// # Errors
+    /// [`ContentError`] says what is wrong; nothing of it may be used then.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ContentError> {
+        if bytes.len() > DELTA_BYTES_MAX {
+            return Err(ContentError::TooLong { bytes: bytes.len() });
+        }
+        let delta: Self = from_bytes(bytes)?;
+        delta.check()?;
+        Ok(delta)
+    }
+
+    /// Checks that the records follow each other and have analyses where they need them.
+    ///
+    /// # Errors
+    /// [`ContentError::OutOfOrder`] or [`ContentError::WrongAnalysis`].
+    pub fn check(&self) -> Result<(), ContentError> {
+        let mut expected = self.parent.version.sequence;
+        for entry in &self.entries {
+            if entry.sequence != expected {
+                return Err(ContentError::OutOfOrder { expected, got: entry.sequence });
+            }
+            if matches!(entry.record, Record::Frame { .. }) != entry.analysis.is_some() {
+                return Err(ContentError::WrongAnalysis(entry.sequence));
+            }
+            if let Some(Analysis::Frame(frame)) = &entry.analysis {
+                check_faces(entry.sequence, &frame.faces)?;
+            }
+            expected = entry.next_sequence();
+        }
+        if let Some(PartialEntry { sequence, partial }) = &self.partial {
+            check_faces(*sequence, &partial.faces)?;
+            if partial.faces.len() > partial.to_encode.len() || partial.to_encode.len() > FACES_MAX {
+                return Err(ContentError::WrongAnalysis(*sequence));
+            }
+        }
+        match &self.partial {
+            Some(partial) if partial.sequence != expected => {
+                Err(ContentError::OutOfOrder { expected, got: partial.sequence })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Encodings come from the bus too: only 128 finite numbers may reach the fold.
+fn check_faces(sequence: u64, faces: &[Face]) -> Result<(), ContentError> {
+    let sound = |face: &Face| match &face.outcome {
+        FaceOutcome::Encoded(encoding) => {
+            encoding.len() == ENCODING_LEN && encoding.iter().all(|value| value.is_finite())
+        }
+        FaceOutcome::Unusable(_) => true,
+    };
+    let bounded = faces.len() <= FACES_MAX;
+    if bounded && faces.iter().all(sound) { Ok(()) } else { Err(ContentError::WrongAnalysis(sequence)) }
+}
+
+mod canonical_record {
+    use microlambda_wire::Record;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(record: &Record, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&record.canonical_bytes())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Record, D::Error> {
+        let bytes = <&[u8]>::deserialize(deserializer)?;
+        Record::from_canonical_bytes(bytes).map_err(serde::de::Error::custom)
+    }
+}
