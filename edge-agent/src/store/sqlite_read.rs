@@ -1,5 +1,7 @@
 //! SQLite as a store: reads, and the check of a whole database.
 
+use std::sync::Arc;
+
 use microlambda::{Attempt, Digest, Head, StepMode, Version};
 use microlambda_faces::content::{Entry, from_bytes};
 use microlambda_faces::fold::{Exemplar, Gallery, Person};
@@ -220,12 +222,12 @@ impl SqliteStore {
             if place != number {
                 return Err(damaged());
             }
-            gallery.people.push(person);
+            gallery.people.push(Arc::new(person));
         }
         for (person, sequence, face_index, bytes) in exemplars {
             let encoding = encoding(&bytes).ok_or_else(damaged)?;
             let person = usize::try_from(person).ok().and_then(|person| gallery.people.get_mut(person));
-            person.ok_or_else(damaged)?.exemplars.push(Exemplar { sequence, face_index, encoding });
+            Arc::make_mut(person.ok_or_else(damaged)?).exemplars.push(Exemplar { sequence, face_index, encoding });
         }
         if gallery.people.iter().any(|person| person.exemplars.is_empty()) { Err(damaged()) } else { Ok(gallery) }
     }
@@ -302,7 +304,7 @@ impl SqliteStore {
                 totals.frames += u64::from(matches!(entry.record, Record::Frame { .. }));
                 match &entry.analysis {
                     Some(Analysis::Frame(analysis)) => totals.faces_seen += analysis.faces.len() as u64,
-                    Some(Analysis::Unreadable { .. }) => totals.unreadable += 1,
+                    Some(Analysis::Unreadable { .. } | Analysis::SetAside { .. }) => totals.unreadable += 1,
                     None => {}
                 }
             }

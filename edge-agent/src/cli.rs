@@ -1,0 +1,159 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use microlambda_runtime::{ConfigError, Verbosity, exit, logging, shutdown_signal};
+
+use crate::config::{Config, EXAMPLE};
+use crate::node::{self, NodeError};
+use crate::store::{SqliteStore, StoreError};
+use crate::{inspect, report};
+
+/// An edge node of MicroLambda: runs face-recognition steps of at most r-limit-ms each, hands the state on, reports new faces
+#[derive(Debug, Parser)]
+#[command(name = "edge-agent", version, after_help = "Examples:
+  edge-agent example-config > edge.toml      write a configuration to edit
+  edge-agent validate --config edge.toml     check it
+  edge-agent run --config edge.toml          run the node
+  edge-agent faces list                      who has been seen
+  edge-agent inspect photo.jpg               look at a picture without a broker")]
+pub struct Cli {
+    #[command(flatten)]
+    verbosity: Verbosity,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the node until SIGTERM or Ctrl-C
+    #[command(after_help = "Example:\n  edge-agent run --config /etc/microlambda/edge.toml")]
+    Run(ConfigArg),
+    /// Check a configuration and the files it names
+    #[command(after_help = "Example:\n  edge-agent validate --config edge.toml")]
+    Validate {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a configuration with every default, commented
+    #[command(after_help = "Example:\n  edge-agent example-config > edge.toml")]
+    ExampleConfig,
+    /// Who has been seen
+    #[command(subcommand)]
+    Faces(FacesCommand),
+    /// What this node's chains have reached; also while the agent runs
+    #[command(after_help = "Examples:\n  edge-agent status\n  edge-agent status --json | jq '.chains[].head'")]
+    Status(ReportArgs),
+    /// Check the database: SQLite's own check, then every record is folded again and compared
+    #[command(after_help = "Example:\n  edge-agent check --config /etc/microlambda/edge.toml")]
+    Check(ReportArgs),
+    /// Show the faces of pictures: box, size, sharpness, usable or why not; needs no broker
+    #[command(after_help = "Examples:\n  edge-agent inspect --models target/data/models photo.jpg\n  edge-agent inspect --json --encodings a.jpg b.png")]
+    Inspect(inspect::InspectArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum FacesCommand {
+    /// List all known faces with the frames they were seen in
+    #[command(after_help = "Examples:\n  edge-agent faces list\n  edge-agent faces list --json")]
+    List(ReportArgs),
+    /// Write the picture kept of a face to a file
+    #[command(after_help = "Example:\n  edge-agent faces picture 0123456789abcdef0123456789abcdef face.jpg")]
+    Picture {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// The face's id, as `faces list` shows it
+        face: String,
+        /// Where to write the JPEG
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// Configuration file
+    #[arg(short, long, default_value = "/etc/microlambda/edge.toml", env = "MICROLAMBDA_EDGE_CONFIG")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Any error of a command, by exit code.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Runs a command; errors go to standard error, with what to do.
+pub fn run(cli: Cli) -> ExitCode {
+    logging::init(cli.verbosity);
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("edge-agent: {error}");
+            ExitCode::from(match error {
+                CommandError::Config(_) | CommandError::Node(NodeError::Config(_)) => exit::CONFIG,
+                CommandError::Store(_) | CommandError::Node(_) | CommandError::Failed(_) => exit::RUN,
+            })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), CommandError> {
+    match command {
+        Command::Run(arg) => run_node(Config::load(&arg.config)?),
+        Command::Validate { config, json } => {
+            let path = config.config;
+            let config = Config::load(&path)?;
+            config.worker_program()?;
+            config.broker.link_config("validate")?;
+            report::validated(&path, &config, json)
+        }
+        Command::ExampleConfig => report::print(EXAMPLE),
+        Command::Faces(FacesCommand::List(args)) => report::faces(&Config::load(&args.config.config)?, args.json),
+        Command::Faces(FacesCommand::Picture { config, face, file }) => {
+            report::picture(&Config::load(&config.config)?, &face, &file)
+        }
+        Command::Status(args) => report::status(&Config::load(&args.config.config)?, args.json),
+        Command::Check(args) => report::check(&Config::load(&args.config.config)?, args.json),
+        Command::Inspect(args) => inspect::run(&args),
+    }
+}
+
+fn run_node(config: Config) -> Result<(), CommandError> {
+    let store = SqliteStore::open(&config.state_dir)?;
+    runtime()?.block_on(async {
+        let stop = shutdown_signal().map_err(|error| CommandError::Failed(format!("cannot handle signals: {error}")))?;
+        node::run(config, store, async {
+            let signal = stop.await;
+            log::info!(signal:? = signal; "asked to stop");
+        })
+        .await?;
+        Ok(())
+    })
+}
+
+/// Two threads: the store's commits may wait for the disk while the connection is polled.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(|error| CommandError::Failed(format!("cannot start the runtime: {error}")))
+}

@@ -1,0 +1,208 @@
+//! `edge-agent inspect`: what the worker sees in a picture.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use microlambda_faces::proto::{FromWorker, ToWorker, UnitOutcome};
+use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, Unusable};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::cli::{CommandError, runtime};
+use crate::config::Config;
+use crate::report::{print, print_json};
+use crate::worker::{Worker, WorkerCommand, WorkerEvent};
+
+/// No picture file is larger, bytes: what the worker's protocol carries.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+/// A picture may take this long, however slow the machine.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// JPEG or PNG pictures
+    #[arg(required = true)]
+    photos: Vec<PathBuf>,
+    /// Show the 128 numbers of each usable face
+    #[arg(long)]
+    encodings: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Configuration file; without one the defaults apply
+    #[arg(short, long)]
+    config: Option<PathBuf>,
+    /// Folder with the models, instead of the configuration's
+    #[arg(long)]
+    models: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &InspectArgs) -> Result<(), CommandError> {
+    let config = match &args.config {
+        Some(path) => Config::load(path)?,
+        None => Config::defaults()?,
+    };
+    let command = WorkerCommand {
+        program: config.worker_program()?,
+        models_dir: args.models.clone().unwrap_or_else(|| config.models_dir.clone()),
+        memory_mb: config.worker_memory_mb,
+    };
+    runtime()?.block_on(inspect(args, config.faces, &command))
+}
+
+async fn inspect(args: &InspectArgs, params: FaceParams, command: &WorkerCommand) -> Result<(), CommandError> {
+    let mut session = Session::open(command).await?;
+    let mut pictures = Vec::new();
+    let mut failed = 0;
+    for (photo, step) in args.photos.iter().zip(1_u64..) {
+        let analysis = match read(photo) {
+            Ok(bytes) => match session.analyse(step, bytes, params).await {
+                Ok(analysis) => analysis,
+                Err(why) => {
+                    session = Session::open(command).await?;
+                    Analysis::Unreadable { why }
+                }
+            },
+            Err(why) => Analysis::Unreadable { why },
+        };
+        failed += usize::from(!matches!(analysis, Analysis::Frame(_)));
+        if args.json {
+            pictures.push(picture_json(photo, &analysis, params, args.encodings));
+        } else {
+            print(&picture_text(photo, &analysis, params, args.encodings))?;
+        }
+    }
+    if args.json {
+        print_json(&pictures)?;
+    }
+    if failed == 0 { Ok(()) } else { Err(CommandError::Failed(format!("{failed} of {} pictures could not be read", args.photos.len()))) }
+}
+
+fn read(photo: &Path) -> Result<Vec<u8>, String> {
+    let metadata = std::fs::metadata(photo).map_err(|error| format!("{error}; check the path and its permissions"))?;
+    if !metadata.is_file() {
+        return Err("not a file; give picture files, for a folder FOLDER/*".into());
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(format!("{} bytes, at most {FILE_BYTES_MAX} are read; make the picture smaller", metadata.len()));
+    }
+    std::fs::read(photo).map_err(|error| error.to_string())
+}
+
+/// A worker that looks at one picture after the other.
+struct Session {
+    worker: Worker,
+    events: mpsc::Receiver<WorkerEvent>,
+}
+
+impl Session {
+    async fn open(command: &WorkerCommand) -> Result<Self, CommandError> {
+        let (sender, events) = mpsc::channel(64);
+        let worker = Worker::spawn(command, 0, sender)
+            .map_err(|error| CommandError::Failed(format!("cannot start {}: {error}", command.program.display())))?;
+        let mut session = Self { worker, events };
+        match session.next().await.map_err(CommandError::Failed)? {
+            FromWorker::Ready { .. } => Ok(session),
+            FromWorker::Fatal { message } => Err(CommandError::Failed(message)),
+            other => Err(CommandError::Failed(format!("the worker began with {other:?}"))),
+        }
+    }
+
+    async fn next(&mut self) -> Result<FromWorker, String> {
+        match tokio::time::timeout(PATIENCE, self.events.recv()).await {
+            Ok(Some(WorkerEvent::Said(_, message))) => Ok(message),
+            Ok(Some(WorkerEvent::Gone(_, why))) => Err(format!("{why} while looking at this picture")),
+            Ok(None) => Err("the worker is gone".into()),
+            Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        }
+    }
+
+    async fn analyse(&mut self, step: u64, picture: Vec<u8>, params: FaceParams) -> Result<Analysis, String> {
+        let r_limit_us = u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
+        let start = ToWorker::Start { step, r_limit_us, units_max: u32::MAX, costs: Vec::new(), params, resume: None };
+        let frame = ToWorker::Frame { sequence: 0, jpeg: picture, more: false };
+        if !self.worker.send(&start) || !self.worker.send(&frame) {
+            return Err("the worker does not take the picture".into());
+        }
+        let mut analysis = None;
+        loop {
+            match self.next().await? {
+                FromWorker::Unit { outcome: UnitOutcome::Done(done), .. } => analysis = Some(done),
+                FromWorker::Unit { .. } | FromWorker::Ready { .. } => {}
+                FromWorker::Stopped { stop, .. } => {
+                    return analysis.ok_or_else(|| format!("the worker stopped without a result ({stop:?})"));
+                }
+                FromWorker::Fatal { message } => return Err(message),
+            }
+        }
+    }
+}
+
+/// Whether a face can be compared, and if not, why.
+fn usable(face: &Face) -> Result<(), String> {
+    match &face.outcome {
+        FaceOutcome::Encoded(_) => Ok(()),
+        FaceOutcome::Unusable(Unusable::TooSmall { face_px }) => Err(format!("too small: {face_px} px")),
+        FaceOutcome::Unusable(Unusable::Blurred { sharpness }) => Err(format!("blurred: sharpness {sharpness:.1}")),
+        FaceOutcome::Unusable(Unusable::NoEncoding) => Err("no sound encoding".into()),
+        FaceOutcome::Unusable(Unusable::SetAside { why }) => Err(format!("set aside: {why}")),
+    }
+}
+
+fn picture_json(photo: &Path, analysis: &Analysis, params: FaceParams, encodings: bool) -> Value {
+    let frame = match analysis {
+        Analysis::Frame(frame) => frame,
+        Analysis::Unreadable { why } | Analysis::SetAside { why } => {
+            return json!({ "photo": photo, "error": why, "faces": [] });
+        }
+    };
+    let face = |face: &Face| {
+        let rect = face.seen.rect;
+        let mut value = json!({
+            "box": { "left": rect.left, "top": rect.top, "right": rect.right, "bottom": rect.bottom },
+            "size_px": rect.width().min(rect.height()), "score": face.seen.score, "sharpness": face.sharpness,
+            "usable": usable(face).is_ok(), "reason": usable(face).err(),
+            "enough_for_somebody_new": usable(face).is_ok() && face.seen.score >= params.new_person_score_min,
+        });
+        if let (true, FaceOutcome::Encoded(encoding)) = (encodings, &face.outcome) {
+            value["encoding"] = json!(encoding);
+        }
+        value
+    };
+    let faces: Vec<Value> = frame.faces.iter().map(face).collect();
+    json!({ "photo": photo, "width_px": frame.width_px, "height_px": frame.height_px, "faces": faces })
+}
+
+fn picture_text(photo: &Path, analysis: &Analysis, params: FaceParams, encodings: bool) -> String {
+    let frame = match analysis {
+        Analysis::Frame(frame) => frame,
+        Analysis::Unreadable { why } | Analysis::SetAside { why } => return format!("{}: {why}\n", photo.display()),
+    };
+    let count = frame.faces.len();
+    let mut text = format!("{}: {}×{} px, {count} faces\n", photo.display(), frame.width_px, frame.height_px);
+    for face in &frame.faces {
+        let rect = face.seen.rect;
+        let verdict = match usable(face) {
+            Ok(()) if face.seen.score < params.new_person_score_min => "usable, too weak for somebody new".to_owned(),
+            Ok(()) => "usable".to_owned(),
+            Err(why) => format!("unusable: {why}"),
+        };
+        text += &format!(
+            "  box {},{} to {},{}  size {} px  score {:.2}  sharpness {:.1}  {verdict}\n",
+            rect.left,
+            rect.top,
+            rect.right,
+            rect.bottom,
+            rect.width().min(rect.height()),
+            face.seen.score,
+            face.sharpness
+        );
+        if let (true, FaceOutcome::Encoded(encoding)) = (encodings, &face.outcome) {
+            let values: Vec<String> = encoding.iter().map(f32::to_string).collect();
+            text += &format!("    {}\n", values.join(" "));
+        }
+    }
+    text
+}

@@ -1,0 +1,115 @@
+//! Events on their way to the bus: published by the node that committed them, or by whoever notices that nobody did.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use microlambda_runtime::monotonic_us;
+use microlambda_wire::{EventNote, Topic};
+
+use super::{Node, NodeError};
+use crate::store::Store;
+
+/// Events and pictures noted at most before they are written with the next idle moment.
+const NOTES_MAX: usize = 256;
+/// Notes are written after this, µs: one sync for many.
+const NOTES_US: u64 = 2_000_000;
+/// Events waited for at most; the rest stays in the store and is loaded when there is room.
+const WAITING_MAX: usize = 2_048;
+
+/// Ids remembered to recognise repeats, and news that comes before its state.
+const RECENT_MAX: usize = 2_048;
+
+/// What this node knows of events and the bus.
+pub(super) struct EventBook {
+    /// Committed here and not yet seen on the bus: with the time at which this node publishes them itself, µs.
+    waiting: BTreeMap<String, (EventNote, u64)>,
+    /// Seen on the bus lately.
+    recent: VecDeque<String>,
+    /// Seen on the bus, not yet noted in the store.
+    seen: Vec<String>,
+    /// Pictures from the bus, not yet in the store.
+    thumbnails: Vec<(String, Vec<u8>)>,
+    notes_at_us: u64,
+}
+
+impl EventBook {
+    pub fn new(stored: Vec<EventNote>, now_us: u64) -> Self {
+        // Left from before the restart: they may have been published, so peers' word is heard first.
+        let waiting = stored.into_iter().map(|event| (event.id.to_string(), (event, now_us + NOTES_US))).collect();
+        Self { waiting, recent: VecDeque::new(), seen: Vec::new(), thumbnails: Vec::new(), notes_at_us: u64::MAX }
+    }
+
+    pub fn deadline_us(&self) -> u64 {
+        self.waiting.values().map(|(_, at_us)| *at_us).min().unwrap_or(u64::MAX).min(self.notes_at_us)
+    }
+
+    /// An event was committed here; it is published at `at_us` unless seen before.
+    pub fn expect(&mut self, event: EventNote, at_us: u64) {
+        if self.recent.iter().any(|id| id == event.id.as_str()) {
+            self.seen.push(event.id.to_string());
+        } else if self.waiting.len() < WAITING_MAX {
+            self.waiting.insert(event.id.to_string(), (event, at_us));
+        }
+    }
+
+    /// Whether a picture of `face` is wanted from the bus; true once per face and start.
+    pub fn keep_thumbnail(&mut self, face: &str, jpeg: &[u8], now_us: u64) {
+        if self.thumbnails.len() < NOTES_MAX && !self.thumbnails.iter().any(|(known, _)| known == face) {
+            self.thumbnails.push((face.to_owned(), jpeg.to_vec()));
+            self.notes_at_us = self.notes_at_us.min(now_us.saturating_add(NOTES_US));
+        }
+    }
+}
+
+impl<S: Store> Node<S> {
+    /// An event was seen on the bus, from whichever node.
+    pub(super) fn event_on_bus(&mut self, event: &EventNote) {
+        let book = &mut self.book;
+        if book.recent.iter().any(|id| id == event.id.as_str()) {
+            self.counters.event_repeats += 1;
+            return;
+        }
+        if book.recent.len() >= RECENT_MAX {
+            book.recent.pop_front();
+        }
+        book.recent.push_back(event.id.to_string());
+        if book.waiting.remove(event.id.as_str()).is_some() {
+            book.seen.push(event.id.to_string());
+            book.notes_at_us = book.notes_at_us.min(monotonic_us().saturating_add(NOTES_US));
+        }
+    }
+
+    pub(super) fn book_tick(&mut self, now_us: u64) -> Result<(), NodeError> {
+        if self.link.is_connected() {
+            let again_us = now_us.saturating_add(self.lease_us());
+            let mut due = Vec::new();
+            for (event, at_us) in self.book.waiting.values_mut() {
+                if *at_us <= now_us {
+                    *at_us = again_us;
+                    due.push(event.clone());
+                }
+            }
+            for event in due {
+                self.counters.events_rescued += 1;
+                self.publish(&Topic::Event, &event, false);
+            }
+        }
+        if self.book.notes_at_us <= now_us || self.book.seen.len() >= NOTES_MAX {
+            self.write_notes()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_notes(&mut self) -> Result<(), NodeError> {
+        let (seen, thumbnails) = (std::mem::take(&mut self.book.seen), std::mem::take(&mut self.book.thumbnails));
+        self.book.notes_at_us = u64::MAX;
+        if !seen.is_empty() || !thumbnails.is_empty() {
+            self.store.note_bus(&seen, &thumbnails)?;
+        }
+        Ok(())
+    }
+
+    /// `r_limit` and grace: how long others are given before this node acts for them, µs.
+    pub(super) fn lease_us(&self) -> u64 {
+        (self.config.chain.r_limit_ms.min(60_000) + self.config.chain.grace_ms) * 1_000
+    }
+}

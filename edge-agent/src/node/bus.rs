@@ -1,0 +1,283 @@
+//! What arrives from the bus: read, checked, handed to the chain concerned.
+
+use microlambda::{Event, Head};
+use microlambda_faces::content::Delta;
+use microlambda_runtime::monotonic_us;
+use microlambda_wire::{
+    CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, Name, NodeStatus, Payload, Record, RecordNote,
+    SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
+};
+
+use super::status::PeerView;
+use super::{Node, NodeError, PEERS_MAX};
+use crate::store::Store;
+
+/// Encoded entries in one answer to a sync request, bytes.
+const SYNC_BYTES_MAX: usize = 256 << 10;
+
+impl<S: Store> Node<S> {
+    /// Handles a message; one that is not ours is counted and changes nothing.
+    pub(super) fn message(&mut self, topic: &str, payload: &[u8], retain: bool) -> Result<(), NodeError> {
+        let topic = match Topic::parse(&self.prefix, topic) {
+            Ok(topic) => topic,
+            Err(error) => {
+                self.refuse(topic, &error);
+                return Ok(());
+            }
+        };
+        match topic {
+            Topic::CameraHead { camera } => match self.read::<CameraHead>(&topic_name("camera head", &camera), payload) {
+                Some(head) if head.camera == camera => self.camera_head(head),
+                _ => Ok(()),
+            },
+            Topic::CameraFrame { camera, .. } => self.frame(&camera, payload),
+            Topic::CameraRecord { camera, .. } => match self.read(&topic_name("record", &camera), payload) {
+                Some(RecordNote { chain, sequence, record }) => self.record(&chain, sequence, record, Vec::new()),
+                None => Ok(()),
+            },
+            Topic::Continuation { chain } => match self.read::<Continuation>(&topic_name("continuation", &chain), payload) {
+                Some(note) if note.chain == chain => self.continuation(note),
+                _ => Ok(()),
+            },
+            Topic::Claim { chain } => match self.read::<ClaimNote>(&topic_name("claim", &chain), payload) {
+                Some(note) if note.chain == chain => self.claim(note),
+                _ => Ok(()),
+            },
+            Topic::Done { chain } => {
+                let done = self.read::<DoneNote>(&topic_name("done", &chain), payload);
+                if let (Some(run), Some(note)) = (self.chains.get_mut(&chain), done) {
+                    run.done_on_bus |= note.head == run.chain.head();
+                }
+                Ok(())
+            }
+            Topic::SyncWant { .. } => match self.read("sync want", payload) {
+                Some(want) => self.sync_want(&want),
+                None => Ok(()),
+            },
+            Topic::SyncHave { .. } => match self.read("sync have", payload) {
+                Some(have) => self.sync_have(have),
+                None => Ok(()),
+            },
+            Topic::Event => {
+                if let Some(event) = self.read::<EventNote>("event", payload) {
+                    self.event_on_bus(&event);
+                }
+                Ok(())
+            }
+            Topic::Face { face } => {
+                if let Some(note) = self.read::<FaceNote>(&topic_name("face", &face), payload)
+                    && self.chains.contains_key(&note.chain)
+                    && !note.thumbnail.0.is_empty()
+                    && self.store.thumbnail(face.as_str())?.is_none()
+                {
+                    self.book.keep_thumbnail(face.as_str(), &note.thumbnail.0, monotonic_us());
+                }
+                Ok(())
+            }
+            Topic::NodeStatus { node } => match self.read::<NodeStatus>(&topic_name("status", &node), payload) {
+                Some(status) if status.node == node => self.peer_status(status, retain),
+                _ => Ok(()),
+            },
+            Topic::CameraStatus { .. } | Topic::CameraWant { .. } | Topic::CameraImage { .. } => Ok(()),
+        }
+    }
+
+    fn read<T: Payload>(&mut self, what: &str, payload: &[u8]) -> Option<T> {
+        from_payload(payload).map_err(|error| self.refuse(what, &error)).ok()
+    }
+
+    fn refuse(&mut self, what: &str, error: &dyn std::error::Error) {
+        self.counters.refused_messages += 1;
+        log::warn!(topic:% = what; "message refused: {error}; see who publishes on MicroLambda's topics");
+    }
+
+    fn camera_head(&mut self, head: CameraHead) -> Result<(), NodeError> {
+        if !self.chain_of(&head)? {
+            return Ok(());
+        }
+        let (chain, next) = (head.chain.clone(), head.next);
+        self.cameras.insert(head.camera.clone(), head);
+        self.drive(&chain, Event::InputSeen { next })
+    }
+
+    fn frame(&mut self, camera: &Name, payload: &[u8]) -> Result<(), NodeError> {
+        match strip_frame_meta(payload) {
+            Ok((meta, jpeg)) if meta.camera == *camera => {
+                let record =
+                    Record::Frame { captured_at_ms: meta.captured_at_ms, digest: meta.digest, label: meta.label };
+                self.record(&meta.chain, meta.sequence, record, jpeg)
+            }
+            Ok((meta, _)) => {
+                self.counters.refused_messages += 1;
+                log::warn!(camera:% = camera, named:% = meta.camera; "frame refused: it names another camera");
+                Ok(())
+            }
+            Err(error) => {
+                self.refuse(&topic_name("frame", camera), &error);
+                Ok(())
+            }
+        }
+    }
+
+    fn continuation(&mut self, note: Continuation) -> Result<(), NodeError> {
+        if note.node == self.name && note.boot != self.boot {
+            self.counters.name_clashes += 1;
+            log::error!(node:% = note.node; "another node uses this node's name: give each its own `node`");
+        }
+        if note.node == self.name {
+            return Ok(());
+        }
+        let now_us = monotonic_us();
+        if let Some(peer) = self.peers.get_mut(&note.node) {
+            peer.heard_at_us = now_us;
+        }
+        if note.lambda != self.lambda {
+            self.counters.other_lambda += 1;
+            log::warn!(node:% = note.node, chain:% = note.chain;
+                "a node with other [faces] settings or another version works on this chain: make them equal");
+            return Ok(());
+        }
+        let applies = self.try_content(&note.chain, note.head, note.delta.map(|blob| blob.0));
+        let event = Event::HeadSeen { from: note.node.to_string(), head: note.head, content_applies: applies };
+        self.announcer = Some(note.node.to_string());
+        self.drive(&note.chain, event)?;
+        self.drop_pending(&note.chain)
+    }
+
+    /// Folds the content of an announcement on trial, if it continues the local state.
+    fn try_content(&mut self, chain: &Name, head: Head, bytes: Option<Vec<u8>>) -> bool {
+        let Some(run) = self.chains.get(chain) else { return false };
+        let Some(bytes) = bytes.filter(|_| head.beats(&run.chain.head())) else { return false };
+        match Delta::from_bytes(&bytes) {
+            Ok(delta) if delta.head != head || delta.parent.version.sequence != run.boundary() => false,
+            Ok(delta) => self.fold_on_trial(chain, delta, Vec::new()),
+            Err(error) => {
+                self.refuse(&topic_name("continuation", chain), &error);
+                false
+            }
+        }
+    }
+
+    fn claim(&mut self, note: ClaimNote) -> Result<(), NodeError> {
+        let node = Name::new(note.claim.node.clone());
+        let Some(node) = node.ok().filter(|node| *node != self.name) else { return Ok(()) };
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.heard_at_us = monotonic_us();
+        }
+        let event = match note.failed {
+            Some(failed) => {
+                Event::FailureSeen { node: node.into(), at: failed.version, times: failed.times, why: failed.why }
+            }
+            None => Event::ClaimSeen(note.claim),
+        };
+        self.drive(&note.chain, event)
+    }
+
+    fn peer_status(&mut self, status: NodeStatus, retained: bool) -> Result<(), NodeError> {
+        if status.node == self.name {
+            return Ok(());
+        }
+        let now_us = monotonic_us();
+        let known = self.peers.get(&status.node);
+        let gone = !status.online && known.is_some_and(|peer| peer.online && peer.boot == status.boot);
+        // The will of a former incarnation may arrive after the birth of the next one.
+        if !status.online && known.is_some_and(|peer| peer.boot != status.boot) && !retained {
+            return Ok(());
+        }
+        if known.is_none() && self.peers.len() >= PEERS_MAX {
+            self.counters.peers_refused += 1;
+            return Ok(());
+        }
+        let peer = PeerView {
+            boot: status.boot,
+            online: status.online,
+            load_permille: status.load_permille,
+            heard_at_us: now_us,
+        };
+        self.peers.insert(status.node.clone(), peer);
+        if gone {
+            log::info!(node:% = status.node; "a node is gone");
+            let names: Vec<Name> = self.chains.keys().cloned().collect();
+            for chain in names {
+                self.drive(&chain, Event::PeerGone { node: status.node.to_string() })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a peer for what this node lacks of a chain.
+    pub(super) fn fetch(&mut self, chain: &Name, from: &str) -> Result<(), NodeError> {
+        let Ok(peer) = Name::new(from) else { return Ok(()) };
+        let want = SyncWant { node: self.name.clone(), chain: chain.clone(), locator: self.store.locator(chain)? };
+        self.counters.fetches += 1;
+        self.publish(&Topic::SyncWant { node: peer }, &want, false);
+        Ok(())
+    }
+
+    fn sync_want(&mut self, want: &SyncWant) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get(&want.chain) else { return Ok(()) };
+        let newest = run.chain.head();
+        let partial = run.partial.clone();
+        let boundary = run.fold.head();
+        let mut base = None;
+        for (sequence, digest) in &want.locator {
+            let held = self.store.boundary(&want.chain, *sequence)?;
+            if let Some(held) = held.filter(|held| held.digest == *digest) {
+                base = Some(held);
+                break;
+            }
+        }
+        let Some(base) = base else {
+            self.counters.other_lambda += 1;
+            return Ok(());
+        };
+        let (entries, behind) = self.store.entries(&want.chain, base.version.sequence, SYNC_BYTES_MAX)?;
+        let reached = behind.unwrap_or(base);
+        let (partial, head) = if reached == boundary { (partial, newest) } else { (None, reached) };
+        let delta = Delta { parent: base, entries, partial, head };
+        let bytes = match delta.to_bytes() {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                log::error!(chain:% = want.chain; "cannot answer a sync request: {error}");
+                return Ok(());
+            }
+        };
+        let have = SyncHave {
+            node: self.name.clone(),
+            chain: want.chain.clone(),
+            lambda: self.lambda,
+            base: (base.version.sequence, base.digest),
+            newest,
+            delta: microlambda_wire::Blob(bytes),
+        };
+        self.counters.sync_answers += 1;
+        self.publish(&Topic::SyncHave { node: want.node.clone() }, &have, false);
+        Ok(())
+    }
+
+    fn sync_have(&mut self, have: SyncHave) -> Result<(), NodeError> {
+        let delta = match Delta::from_bytes(&have.delta.0) {
+            Ok(delta) => delta,
+            Err(error) => {
+                self.refuse("sync have", &error);
+                return Ok(());
+            }
+        };
+        let Some(run) = self.chains.get(&have.chain) else { return Ok(()) };
+        if have.lambda != self.lambda || !delta.head.beats(&run.chain.head()) {
+            return Ok(());
+        }
+        if !self.fold_on_trial(&have.chain, delta, Vec::new()) {
+            return self.drop_pending(&have.chain);
+        }
+        if let Some(event) = self.commit_pending(&have.chain, have.node.as_str(), None)? {
+            self.drive(&have.chain, event)?;
+        }
+        let behind = self.chains.get(&have.chain).is_some_and(|run| have.newest.beats(&run.chain.head()));
+        if behind { self.fetch(&have.chain, have.node.as_str()) } else { Ok(()) }
+    }
+}
+
+fn topic_name(what: &str, name: &Name) -> String {
+    format!("{what} of {name}")
+}

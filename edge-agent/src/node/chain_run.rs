@@ -1,0 +1,169 @@
+//! One chain on this node: the pure machine, the folded state, and the frames and step under way.
+
+use std::collections::BTreeMap;
+
+use microlambda::{Attempt, Chain, Head};
+use microlambda_faces::content::{Delta, Entry, PartialEntry};
+use microlambda_faces::fold::{FoldState, Folded};
+use microlambda_wire::{ChainClass, FrameSummary, Name, Record, StepTiming};
+
+/// Bytes of frames kept per chain at most.
+const BUFFER_BYTES_MAX: usize = 6 << 20;
+/// Records kept per chain at most.
+const BUFFER_LEN_MAX: usize = 64;
+
+/// A record that arrived and is not folded yet.
+pub(super) struct Buffered {
+    pub record: Record,
+    /// Empty for records that are not frames, and once the frame was handed to the worker.
+    pub jpeg: Vec<u8>,
+}
+
+/// Content that was folded on trial and waits for the chain's decision.
+pub(super) struct Pending {
+    pub fold: FoldState,
+    pub folded: Vec<Folded>,
+    pub delta: Delta,
+    pub thumbnails: Vec<(u64, u32, Vec<u8>)>,
+    pub timing: Option<StepTiming>,
+}
+
+/// What the last own commit added, for the continuation.
+#[derive(Default)]
+pub(super) struct Announcement {
+    pub delta: Vec<u8>,
+    pub timing: Option<StepTiming>,
+    pub frames: Vec<FrameSummary>,
+}
+
+/// A step that was started here.
+pub(super) struct Step {
+    pub attempt: Attempt,
+    pub id: u64,
+    /// The boundary it started from.
+    pub base: Head,
+    pub entries: Vec<Entry>,
+    pub partial: Option<PartialEntry>,
+    pub thumbnails: Vec<(u64, u32, Vec<u8>)>,
+    /// When the step could first be claimed, µs.
+    pub open_since_us: u64,
+    /// Set when the worker got its `Start`, µs.
+    pub running_since_us: Option<u64>,
+    /// The next record to hand to the worker.
+    pub next_feed: u64,
+    /// Frames handed over and not finished.
+    pub in_worker: usize,
+    pub told_no_more: bool,
+    /// Without its first record by then, the step is given up, µs.
+    pub input_deadline_us: u64,
+}
+
+impl Step {
+    /// The record whose analysis comes next.
+    pub fn cursor(&self) -> u64 {
+        self.entries.last().map_or(self.base.version.sequence, Entry::next_sequence)
+    }
+}
+
+/// The node's open wish for frames.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OpenWant {
+    /// One more than the last record asked for.
+    pub end: u64,
+    /// When the first missing record was asked for or something last arrived, µs.
+    pub progress_at_us: u64,
+    pub expires_at_us: u64,
+}
+
+pub(super) struct ChainRun {
+    pub chain: Chain,
+    pub camera: Name,
+    pub class: ChainClass,
+    pub fold: FoldState,
+    pub partial: Option<PartialEntry>,
+    pub step: Option<Step>,
+    pub pending: Option<Pending>,
+    pub announcement: Announcement,
+    pub want: Option<OpenWant>,
+    /// What the camera was last told to be committed here, and when.
+    pub reported: Option<(u64, u64)>,
+    /// Whether this chain's output was seen on the bus.
+    pub done_on_bus: bool,
+    /// When the head last moved, µs.
+    pub open_since_us: u64,
+    /// Frames a step took lately, times 16.
+    pub frames_per_step_x16: u64,
+    buffer: BTreeMap<u64, Buffered>,
+    buffer_bytes: usize,
+}
+
+impl ChainRun {
+    pub fn new(
+        chain: Chain,
+        camera: Name,
+        class: ChainClass,
+        fold: FoldState,
+        partial: Option<PartialEntry>,
+        now_us: u64,
+    ) -> Self {
+        Self {
+            chain,
+            camera,
+            class,
+            fold,
+            partial,
+            step: None,
+            pending: None,
+            announcement: Announcement::default(),
+            want: None,
+            reported: None,
+            done_on_bus: false,
+            open_since_us: now_us,
+            frames_per_step_x16: 16,
+            buffer: BTreeMap::new(),
+            buffer_bytes: 0,
+        }
+    }
+
+    /// The next record to fold.
+    pub fn boundary(&self) -> u64 {
+        self.fold.head().version.sequence
+    }
+
+    pub fn forget_want(&mut self) {
+        self.want = None;
+        self.reported = None;
+    }
+
+    /// Takes a record that arrived; false if there is no room or no use for it.
+    pub fn buffer_insert(&mut self, sequence: u64, record: Record, jpeg: Vec<u8>) -> bool {
+        let known = sequence < self.boundary() || self.buffer.contains_key(&sequence);
+        let full = self.buffer.len() >= BUFFER_LEN_MAX || self.buffer_bytes + jpeg.len() > BUFFER_BYTES_MAX;
+        if known || (full && !self.buffer.is_empty()) {
+            return false;
+        }
+        self.buffer_bytes += jpeg.len();
+        self.buffer.insert(sequence, Buffered { record, jpeg });
+        true
+    }
+
+    pub fn buffered(&self, sequence: u64) -> Option<&Buffered> {
+        self.buffer.get(&sequence)
+    }
+
+    /// The first number from `sequence` on that is not in the buffer.
+    pub fn first_missing(&self, sequence: u64) -> u64 {
+        let mut missing = sequence;
+        while let Some(buffered) = self.buffer.get(&missing) {
+            missing = missing.saturating_add(buffered.record.span());
+        }
+        missing
+    }
+
+    /// Drops what is folded.
+    pub fn buffer_trim(&mut self) {
+        let keep = self.buffer.split_off(&self.boundary());
+        self.buffer = keep;
+        self.buffer_bytes = self.buffer.values().map(|buffered| buffered.jpeg.len()).sum();
+    }
+}

@@ -1,0 +1,400 @@
+//! Content becomes durable, and then visible.
+
+use microlambda::{Attempt, Claim, Commit, Event, Head, Version};
+use microlambda_faces::content::{Delta, Entry, PartialEntry};
+use microlambda_faces::fold::{FoldState, Folded, event_id};
+use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis, plan};
+use microlambda_runtime::monotonic_us;
+use microlambda_wire::{
+    Blob, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, Record, Topic, UnitFailure,
+};
+
+use super::chain_run::{Announcement, Pending};
+use super::{Node, NodeError};
+use crate::store::{Advance, Store};
+
+/// A delta up to this goes along with the continuation, bytes; as base64 that is 64 KB.
+const INLINE_BYTES_MAX: usize = 48 << 10;
+/// Frames named in a continuation at most.
+const SUMMARIES_MAX: usize = 64;
+
+impl<S: Store> Node<S> {
+    /// Folds a delta and keeps the result in `pending`; false (and the state unchanged) if it does not lead where it says.
+    pub(super) fn fold_on_trial(&mut self, chain: &Name, delta: Delta, thumbnails: Vec<(u64, u32, Vec<u8>)>) -> bool {
+        match self.try_fold(chain, &delta) {
+            Ok((fold, folded)) => {
+                if let Some(run) = self.chains.get_mut(chain) {
+                    run.pending = Some(Pending { fold, folded, delta, thumbnails, timing: None });
+                }
+                true
+            }
+            Err(why) => {
+                self.counters.deltas_refused += 1;
+                log::warn!(chain:% = chain; "content refused: it {why}");
+                false
+            }
+        }
+    }
+
+    fn try_fold(&mut self, chain: &Name, delta: &Delta) -> Result<(FoldState, Vec<Folded>), String> {
+        let mut fold = self.fold_at(chain, delta.parent.version.sequence)?;
+        let folded = fold.apply(delta).map_err(|error| error.to_string());
+        folded.map(|folded| (fold, folded))
+    }
+
+    /// The folded state before record `sequence`: the current one is lent, an older one is read from the store.
+    pub(super) fn fold_at(&mut self, chain: &Name, sequence: u64) -> Result<FoldState, String> {
+        let run = self.chains.get(chain).ok_or("is of a chain that is not open")?;
+        if run.boundary() == sequence {
+            return Ok(run.fold.clone());
+        }
+        let boundary = self.store.boundary(chain, sequence).map_err(|error| error.to_string())?;
+        let boundary = boundary.ok_or_else(|| format!("starts at record {sequence}, which is not folded here"))?;
+        let gallery = self.store.gallery_at(chain, sequence).map_err(|error| error.to_string())?;
+        Ok(FoldState::restore(self.params, boundary, gallery))
+    }
+
+    /// Forgets content that the chain did not take.
+    pub(super) fn drop_pending(&mut self, chain: &Name) -> Result<(), NodeError> {
+        if let Some(run) = self.chains.get_mut(chain) {
+            run.pending = None;
+        }
+        Ok(())
+    }
+
+    /// Carries out [`microlambda::Effect::Persist`].
+    pub(super) fn persist(&mut self, chain: &Name, commit: Commit) -> Result<Event, NodeError> {
+        let own = self.name.to_string();
+        let committed = match commit {
+            Commit::Attempt(attempt) => {
+                self.store.begin(chain, &attempt)?;
+                return Ok(self.unchanged(chain, Some(attempt)));
+            }
+            Commit::Result { then, .. } => self.commit_pending(chain, &own, then)?,
+            Commit::Adopt { then, .. } => {
+                let holder = self.announcer.take().unwrap_or_default();
+                self.commit_pending(chain, &holder, then)?
+            }
+            Commit::Failure { times, why, .. } => {
+                self.counters.unit_failures += 1;
+                if let Some(head) = self.chains.get(chain).map(|run| run.chain.head()) {
+                    self.store.fail(chain, &head, times, &why)?;
+                }
+                None
+            }
+            Commit::SetAside { why, .. } => {
+                if self.set_aside(chain, &why) {
+                    self.counters.units_set_aside += 1;
+                    log::warn!(chain:% = chain; "a unit is set aside: {why}");
+                    self.commit_pending(chain, &own, None)?
+                } else {
+                    self.want_record(chain);
+                    None
+                }
+            }
+        };
+        Ok(committed.unwrap_or_else(|| self.unchanged(chain, None)))
+    }
+
+    fn unchanged(&self, chain: &Name, attempt: Option<Attempt>) -> Event {
+        let run = self.chains.get(chain);
+        let head = run.map_or(Head::genesis(self.lambda), |run| run.chain.head());
+        let done = run.is_some_and(|run| run.chain.is_done());
+        Event::Committed { head, attempt, done, holder: run.and_then(|run| run.chain.holder().map(str::to_owned)) }
+    }
+
+    /// Makes pending content durable. `None` if there is none, or it does not beat the head.
+    pub(super) fn commit_pending(
+        &mut self,
+        chain: &Name,
+        holder: &str,
+        then: Option<Attempt>,
+    ) -> Result<Option<Event>, NodeError> {
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
+        let Some(pending) = run.pending.take() else { return Ok(None) };
+        let Pending { fold, folded, delta, thumbnails, timing } = pending;
+        if !delta.head.beats(&run.chain.head()) {
+            return Ok(None);
+        }
+        let from_sequence = delta.parent.version.sequence;
+        if from_sequence < run.boundary() {
+            self.counters.suffixes_replaced += 1;
+            log::warn!(chain:% = chain, from_sequence; "another branch of the chain wins: its records replace ours from here on");
+        }
+        let started_us = monotonic_us();
+        self.store.advance(&Advance {
+            chain,
+            from_sequence,
+            entries: delta.entries.iter().zip(&folded).collect(),
+            partial: delta.partial.as_ref(),
+            head: delta.head,
+            holder,
+            fold: &fold,
+            thumbnails: &thumbnails,
+            then,
+        })?;
+        let now_us = monotonic_us();
+        self.counters.commits += 1;
+        let done = run.chain.is_done() || folded.last().is_some_and(|folded| folded.done);
+        run.fold = fold;
+        run.partial = delta.partial.clone();
+        run.open_since_us = now_us;
+        run.buffer_trim();
+        let own = holder == self.name.as_str();
+        if own {
+            run.announcement = Announcement {
+                delta: delta.to_bytes().ok().filter(|bytes| bytes.len() <= INLINE_BYTES_MAX).unwrap_or_default(),
+                timing: timing.map(|timing| microlambda_wire::StepTiming {
+                    commit_us: now_us.saturating_sub(started_us),
+                    ..timing
+                }),
+                frames: delta.entries.iter().zip(&folded).filter_map(|(e, f)| summary(e, f)).take(SUMMARIES_MAX).collect(),
+            };
+        }
+        self.note_events(chain, &delta.entries, &folded, own);
+        Ok(Some(Event::Committed { head: delta.head, attempt: then, done, holder: Some(holder.to_owned()) }))
+    }
+
+    /// Events of records just committed: published right after the continuation if this node made them, else expected from
+    /// the node that did.
+    fn note_events(&mut self, chain: &Name, entries: &[Entry], folded: &[Folded], own: bool) {
+        let at_us = monotonic_us().saturating_add(self.lease_us());
+        let Some(run) = self.chains.get(chain) else { return };
+        let mut events = Vec::new();
+        for (entry, folded) in entries.iter().zip(folded) {
+            let Record::Frame { captured_at_ms, label, .. } = &entry.record else { continue };
+            for sighting in &folded.sightings {
+                let Some(kind) = sighting.event else { continue };
+                let person = &run.fold.gallery().people[sighting.person];
+                let id = event_id(chain.as_str(), entry.sequence, sighting.face_index);
+                let face = event_id(chain.as_str(), person.first_sequence, person.first_face_index);
+                let (Ok(id), Ok(face)) = (Name::new(id), Name::new(face)) else { continue };
+                events.push((
+                    sighting.person,
+                    EventNote {
+                        id,
+                        kind,
+                        face,
+                        camera: run.camera.clone(),
+                        chain: chain.clone(),
+                        sequence: entry.sequence,
+                        face_index: sighting.face_index,
+                        captured_at_ms: *captured_at_ms,
+                        label: label.clone(),
+                    },
+                ));
+            }
+        }
+        for (person, event) in events {
+            match event.kind {
+                EventKind::NewFace => self.counters.new_faces += 1,
+                EventKind::Recognised => self.counters.recognised += 1,
+            }
+            self.book.expect(event.clone(), at_us);
+            if own {
+                self.outbox.push((person, event));
+            }
+        }
+    }
+
+    /// Carries out [`microlambda::Effect::PublishHead`]: the continuation, then what the step found.
+    pub(super) fn publish_head(&mut self, chain: &Name, parent: Head) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
+        let announcement = std::mem::take(&mut run.announcement);
+        let note = Continuation {
+            chain: chain.clone(),
+            node: self.name.clone(),
+            boot: self.boot.clone(),
+            lambda: self.lambda,
+            parent,
+            head: run.chain.head(),
+            delta: (!announcement.delta.is_empty()).then_some(Blob(announcement.delta)),
+            again: false,
+            timing: announcement.timing,
+            frames: announcement.frames,
+        };
+        let done = run.chain.is_done();
+        self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+        for (person, event) in std::mem::take(&mut self.outbox) {
+            self.publish(&Topic::Event, &event, false);
+            self.publish_face(chain, person)?;
+        }
+        if done {
+            self.publish_done(chain)?;
+        }
+        Ok(())
+    }
+
+    /// Carries out [`microlambda::Effect::Reannounce`].
+    pub(super) fn reannounce(&mut self, chain: &Name) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get(chain) else { return Ok(()) };
+        let head = run.chain.head();
+        let (done, done_on_bus) = (run.chain.is_done(), run.done_on_bus);
+        let note = Continuation {
+            chain: chain.clone(),
+            node: self.name.clone(),
+            boot: self.boot.clone(),
+            lambda: self.lambda,
+            parent: head,
+            head,
+            delta: None,
+            again: true,
+            timing: None,
+            frames: Vec::new(),
+        };
+        self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+        if done && !done_on_bus {
+            self.publish_done(chain)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn reannounce_all(&mut self) -> Result<(), NodeError> {
+        let names: Vec<Name> = self.chains.keys().cloned().collect();
+        names.iter().try_for_each(|name| match self.chains.get(name) {
+            Some(run) if run.chain.head().version > Version::default() => self.reannounce(name),
+            _ => Ok(()),
+        })
+    }
+
+    fn publish_face(&mut self, chain: &Name, person: usize) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get(chain) else { return Ok(()) };
+        let known = &run.fold.gallery().people[person];
+        let Ok(face) = Name::new(event_id(chain.as_str(), known.first_sequence, known.first_face_index)) else {
+            return Ok(());
+        };
+        let label = self.store.entries(chain, known.first_sequence, 1)?.0.first().map(|entry| match &entry.record {
+            Record::Frame { label, .. } => label.clone(),
+            Record::Gap { .. } | Record::End { .. } => String::new(),
+        });
+        let note = FaceNote {
+            name: String::new(),
+            camera: run.camera.clone(),
+            chain: chain.clone(),
+            first_sequence: known.first_sequence,
+            first_seen_ms: known.first_seen_ms,
+            last_seen_ms: known.last_seen_ms,
+            frames: known.frames,
+            label: label.unwrap_or_default(),
+            thumbnail: Blob(self.store.thumbnail(face.as_str())?.unwrap_or_default()),
+            face: face.clone(),
+        };
+        self.publish(&Topic::Face { face }, &note, true);
+        Ok(())
+    }
+
+    fn publish_done(&mut self, chain: &Name) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get(chain) else { return Ok(()) };
+        let totals = self.store.totals(chain)?;
+        let people = run.fold.gallery().people.iter();
+        let ids = people.map(|person| event_id(chain.as_str(), person.first_sequence, person.first_face_index));
+        let note = DoneNote {
+            chain: chain.clone(),
+            camera: run.camera.clone(),
+            head: run.chain.head(),
+            frames: totals.frames,
+            unreadable: totals.unreadable,
+            faces_seen: totals.faces_seen,
+            people: ids.filter_map(|id| Name::new(id).ok()).collect(),
+        };
+        for person in 0..run.fold.gallery().people.len() {
+            self.publish_face(chain, person)?;
+        }
+        self.publish(&Topic::Done { chain: chain.clone() }, &note, true);
+        Ok(())
+    }
+
+    pub(super) fn publish_claim(&mut self, chain: &Name, claim: Claim, failed: Option<UnitFailure>) {
+        let note = ClaimNote { chain: chain.clone(), boot: self.boot.clone(), claim, failed };
+        self.publish(&Topic::Claim { chain: chain.clone() }, &note, false);
+    }
+
+    pub(super) fn publish_failure(&mut self, chain: &Name, at: Version, times: u32, why: String) {
+        log::warn!(chain:% = chain, version:% = at, times; "a unit failed here: {why}");
+        let claim = Claim { step: at, epoch: 0, node: self.name.to_string(), lease_ms: 0 };
+        self.publish_claim(chain, claim, Some(UnitFailure { version: at, times, why }));
+    }
+
+    /// Builds the content that sets the unit at the head aside.
+    fn set_aside(&mut self, chain: &Name, why: &str) -> bool {
+        let Some(run) = self.chains.get(chain) else { return false };
+        let base = run.fold.head();
+        let Some(record) = run.buffered(base.version.sequence).map(|buffered| buffered.record.clone()) else {
+            // The record itself is needed to write it down; the next try follows once it has arrived.
+            return false;
+        };
+        let sequence = base.version.sequence;
+        let entry = |analysis| Entry { sequence, record: record.clone(), analysis: Some(analysis), engine: String::new() };
+        let (entries, partial) = match run.partial.clone() {
+            None => (vec![entry(Analysis::SetAside { why: why.to_owned() })], None),
+            Some(PartialEntry { mut partial, .. }) => {
+                let plan = plan::Plan::of(partial.width_px, partial.height_px, self.params.picture_px_max);
+                plan.set_aside(&mut partial, why);
+                match plan.finished(&partial) {
+                    Some(analysis) => (vec![entry(Analysis::Frame(analysis))], None),
+                    None => (Vec::new(), Some(PartialEntry { sequence, partial })),
+                }
+            }
+        };
+        self.fold_own(chain, base, entries, partial, Vec::new()).is_some()
+    }
+
+    /// Folds content made here and keeps it in `pending`; the head it leads to, or `None` if it cannot be folded.
+    pub(super) fn fold_own(
+        &mut self,
+        chain: &Name,
+        base: Head,
+        entries: Vec<Entry>,
+        partial: Option<PartialEntry>,
+        thumbnails: Vec<(u64, u32, Vec<u8>)>,
+    ) -> Option<Head> {
+        let fold = || {
+            let mut fold = self.fold_at(chain, base.version.sequence)?;
+            let mut delta = Delta { parent: base, entries, partial, head: base };
+            delta.check().map_err(|error| error.to_string())?;
+            let folded = delta.entries.iter().map(|entry| fold.fold(entry)).collect::<Result<Vec<_>, _>>();
+            let folded = folded.map_err(|error| error.to_string())?;
+            delta.head = match &delta.partial {
+                Some(partial) => fold.partial_head(partial).map_err(|error| error.to_string())?,
+                None => fold.head(),
+            };
+            Ok::<_, String>(Pending { fold, folded, delta, thumbnails, timing: None })
+        };
+        match fold() {
+            Ok(pending) => {
+                let head = pending.delta.head;
+                self.chains.get_mut(chain)?.pending = Some(pending);
+                Some(head)
+            }
+            Err(why) => {
+                self.counters.deltas_refused += 1;
+                log::error!(chain:% = chain; "the worker's result is not sound and is dropped: it {why}");
+                None
+            }
+        }
+    }
+}
+
+fn summary(entry: &Entry, folded: &Folded) -> Option<FrameSummary> {
+    let Record::Frame { label, .. } = &entry.record else { return None };
+    let none = FrameAnalysis::default();
+    let faces = match &entry.analysis {
+        Some(Analysis::Frame(analysis)) => &analysis.faces,
+        Some(Analysis::Unreadable { .. } | Analysis::SetAside { .. }) | None => &none.faces,
+    };
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let usable = faces.iter().filter(|face| matches!(face.outcome, FaceOutcome::Encoded(_))).count();
+    let new = folded.sightings.iter().filter(|sighting| sighting.event == Some(EventKind::NewFace)).count();
+    Some(FrameSummary {
+        sequence: entry.sequence,
+        label: label.clone(),
+        faces: count(faces.len()),
+        usable: count(usable),
+        new_people: count(new),
+    })
+}
+
+/// Frames of a step that were finished, for the running mean.
+pub(super) fn frames_in(entries: &[Entry]) -> u64 {
+    entries.iter().filter(|entry| matches!(entry.record, Record::Frame { .. })).count() as u64
+}

@@ -1,0 +1,158 @@
+//! Frames: asked for with credit, kept until folded, reported as committed so that the camera can free them.
+
+use microlambda::Phase;
+use microlambda_runtime::monotonic_us;
+use microlambda_wire::{ChainClass, Name, Record, Topic, Want};
+
+use super::chain_run::OpenWant;
+use super::{Node, NodeError};
+use crate::store::Store;
+
+/// Records asked for at once, at least and at most.
+const CREDIT: std::ops::RangeInclusive<u64> = 2..=32;
+/// What was asked for and did not come is asked for again after this, µs.
+const STALL_US: u64 = 300_000;
+/// Progress is reported to the camera at most this often by a node that asks for no frames, µs.
+const REPORT_US: u64 = 200_000;
+
+impl<S: Store> Node<S> {
+    /// A record arrived from a camera.
+    pub(super) fn record(
+        &mut self,
+        chain: &Name,
+        sequence: u64,
+        record: Record,
+        jpeg: Vec<u8>,
+    ) -> Result<(), NodeError> {
+        let now_us = monotonic_us();
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
+        let next = sequence.saturating_add(record.span());
+        if !run.buffer_insert(sequence, record, jpeg) {
+            self.counters.frames_unused += 1;
+            return Ok(());
+        }
+        if let Some(want) = &mut run.want {
+            want.progress_at_us = now_us;
+        }
+        self.drive(chain, microlambda::Event::InputSeen { next })?;
+        if let Some(event) = self.pump(chain)? {
+            self.drive(chain, event)?;
+        }
+        Ok(())
+    }
+
+    /// Asks the camera for what a step here needs, or will need soon.
+    pub(super) fn want_frames(&mut self, chain: &Name, now_us: u64) {
+        let lease_us = self.lease_us();
+        let Some(run) = self.chains.get(chain) else { return };
+        let missing = run.next_missing();
+        let open = run.want.filter(|want| want.expires_at_us > now_us && want.end >= missing);
+        let stalled = open.is_some() && run.stalls_at_us().is_some_and(|at_us| at_us <= now_us);
+        let credit = (run.frames_per_step_x16 / 8).clamp(*CREDIT.start(), *CREDIT.end());
+        let enough = open.is_some_and(|want| want.end.saturating_sub(missing) > credit / 2);
+        let ended = run.class == ChainClass::Batch && missing >= run.chain.input_next();
+        if (enough && !stalled) || ended {
+            return;
+        }
+        // A want that continues the former one asks only for what that one did not cover.
+        let cursor = open.filter(|_| !stalled).map_or(missing, |want| want.end);
+        self.send_want(chain, cursor, credit, now_us, lease_us);
+    }
+
+    /// Asks for the one record at the head.
+    pub(super) fn want_record(&mut self, chain: &Name) {
+        let cursor = self.chains.get(chain).map_or(0, super::chain_run::ChainRun::boundary);
+        self.send_want(chain, cursor, 1, monotonic_us(), self.lease_us());
+    }
+
+    fn send_want(&mut self, chain: &Name, cursor: u64, credit: u64, now_us: u64, lease_us: u64) {
+        let Some(run) = self.chains.get_mut(chain) else { return };
+        let committed = run.boundary();
+        let want = Want {
+            node: self.name.clone(),
+            boot: self.boot.clone(),
+            chain: chain.clone(),
+            cursor,
+            credit: u32::try_from(credit).unwrap_or(u32::MAX),
+            committed,
+            expires_ms: u32::try_from(lease_us / 1_000).unwrap_or(u32::MAX),
+        };
+        if credit > 0 {
+            let end = cursor.saturating_add(credit);
+            run.want = Some(OpenWant { end, progress_at_us: now_us, expires_at_us: now_us.saturating_add(lease_us) });
+        } else {
+            run.want = None;
+        }
+        run.reported = Some((committed, now_us));
+        let camera = run.camera.clone();
+        self.publish(&Topic::CameraWant { camera }, &want, false);
+    }
+
+    /// Renews what ran out, asks again for what was lost, and reports progress.
+    pub(super) fn feed_tick(&mut self, chain: &Name) -> Result<(), NodeError> {
+        let now_us = monotonic_us();
+        let connected = self.link.is_connected();
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
+        run.want = run.want.filter(|want| want.expires_at_us > now_us);
+        if !connected {
+            return Ok(());
+        }
+        if *run.chain.phase() != Phase::Idle || self.awaits_next_frame(chain) {
+            self.want_frames(chain, now_us);
+        }
+        let Some(run) = self.chains.get(chain) else { return Ok(()) };
+        let due = match run.reported {
+            None => run.boundary() > 0,
+            Some((committed, at_us)) => committed < run.boundary() && at_us.saturating_add(REPORT_US) <= now_us,
+        };
+        if due {
+            // A want replaces the former one: an open one is repeated, so that the report does not end it.
+            let open = run.want.filter(|want| want.expires_at_us > now_us);
+            let missing = run.first_missing(run.boundary());
+            let credit = open.map_or(0, |want| want.end.saturating_sub(missing));
+            let cursor = if credit > 0 { open.map_or(missing, |want| want.end) } else { missing };
+            let end_credit = if credit > 0 { 1 } else { 0 };
+            self.send_want(chain, cursor, end_credit, now_us, self.lease_us());
+        }
+        Ok(())
+    }
+
+    /// The node that has caught up with a live camera keeps its want open, so that the next frame comes in one hop.
+    fn awaits_next_frame(&self, chain: &Name) -> bool {
+        self.chains.get(chain).is_some_and(|run| {
+            let holder = run.chain.holder().is_none_or(|holder| holder == self.name.as_str());
+            run.class == ChainClass::Live && holder && run.chain.leased_to().is_none() && !self.stopping
+        })
+    }
+
+    pub(super) fn lag(&self, chain: &Name) -> u64 {
+        self.chains.get(chain).map_or(0, |run| run.chain.input_next().saturating_sub(run.boundary()))
+    }
+}
+
+impl super::chain_run::ChainRun {
+    /// The first record that a step here would lack.
+    fn next_missing(&self) -> u64 {
+        self.first_missing(self.step.as_ref().map_or(self.boundary(), |step| step.next_feed))
+    }
+
+    /// When a record that was asked for, and exists, counts as lost, µs.
+    fn stalls_at_us(&self) -> Option<u64> {
+        let missing = self.next_missing();
+        let waits = |want: &OpenWant| want.end > missing && missing < self.chain.input_next();
+        self.want.filter(waits).map(|want| want.progress_at_us.saturating_add(STALL_US))
+    }
+
+    /// When [`Node::feed_tick`] has something to do while the bus is connected, µs.
+    pub(super) fn feed_deadline_us(&self) -> u64 {
+        let active = *self.chain.phase() != Phase::Idle;
+        let stall_us = self.stalls_at_us().filter(|_| active).unwrap_or(u64::MAX);
+        let want_us = self.want.map_or(u64::MAX, |want| want.expires_at_us.min(stall_us));
+        let report_us = match self.reported {
+            Some((committed, at_us)) if committed < self.boundary() => at_us.saturating_add(REPORT_US),
+            _ => u64::MAX,
+        };
+        let waiting = self.step.as_ref().filter(|step| step.running_since_us.is_none());
+        want_us.min(report_us).min(waiting.map_or(u64::MAX, |step| step.input_deadline_us))
+    }
+}

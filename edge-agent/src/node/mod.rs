@@ -1,0 +1,408 @@
+//! The driver: feeds each chain with what happens, and does what it says.
+//!
+//! One task owns everything and waits for one of four things: the bus, the worker, a deadline, the signal to stop. It writes
+//! to the store itself, so that "durable before visible" is the order of its statements; the connection's polling is a task
+//! of its own and never waits for it.
+
+mod book;
+mod bus;
+mod chain_run;
+mod commit;
+mod feed;
+mod status;
+mod step;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use microlambda::{Budget, Chain, ChainConfig, Context, Effect, Event, Phase, TimerReason};
+use microlambda_faces::FaceParams;
+use microlambda_faces::fold::{FoldState, lambda_digest};
+use microlambda_runtime::{ConfigError, Link, LinkEvent, LinkEvents, Message, Watchdog, boot_id, monotonic_us, notify};
+use microlambda_wire::{CameraHead, ChainClass, EventNote, Name, Topic, TopicPrefix, to_payload};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::store::{Store, StoreError, StoredChain};
+use crate::worker::{WorkerCommand, WorkerEvent};
+use book::EventBook;
+use chain_run::ChainRun;
+use status::{Counters, PeerView};
+use step::WorkerSlot;
+
+/// A node takes part in at most so many chains; more are refused and counted.
+const CHAINS_MAX: usize = 64;
+/// At most so many nodes are remembered.
+const PEERS_MAX: usize = 256;
+/// How long a claim needs to be heard by all, µs; from round trips of 0.3 ms on loopback and some 10 ms on Wi-Fi.
+const SLOT_US: u64 = 40_000;
+/// State that was asked for is asked for again after this, µs.
+const FETCH_US: u64 = 1_000_000;
+/// A node whose worker is too slow for a unit tries again after this, µs.
+const REFUSAL_US: u64 = 10_000_000;
+/// After connecting, heads are heard for so long before the first bid, µs.
+const SETTLE_US: u64 = 300_000;
+/// A clean stop waits at most so long for the running unit, and again so long for the broker.
+const STOP_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// Why the agent ends.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store failed: going on would publish what is not durable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system refused something basic.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// One edge node.
+pub struct Node<S> {
+    config: Config,
+    params: FaceParams,
+    lambda: microlambda::Digest,
+    name: Name,
+    boot: Name,
+    prefix: TopicPrefix,
+    link: Link,
+    store: S,
+    worker: WorkerSlot,
+    budget: Budget,
+    chains: BTreeMap<Name, ChainRun>,
+    cameras: BTreeMap<Name, CameraHead>,
+    peers: BTreeMap<Name, PeerView>,
+    book: EventBook,
+    /// Events of the last own commit, to be published after its continuation; with the person's number.
+    outbox: Vec<(usize, EventNote)>,
+    /// Who announced the content that is being handled.
+    announcer: Option<String>,
+    counters: Counters,
+    /// No bids before this: peers may hold newer heads.
+    settled_at_us: u64,
+    status_at_us: u64,
+    stopping: bool,
+    next_step: u64,
+}
+
+/// Runs a node until `stop` resolves.
+///
+/// # Errors
+/// [`NodeError`]; a broker that is absent is no error, the node waits for it.
+pub async fn run<S: Store>(config: Config, store: S, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let name = config.node_name()?;
+    let boot = boot_id().map_err(|source| NodeError::System { what: "cannot draw a boot id", source })?;
+    let prefix = TopicPrefix::new(&config.site);
+    let mut link_config = config.broker.link_config(format!("edge-{}-{name}", config.site))?;
+    link_config.filters = Topic::edge_filters(&prefix, &name);
+    link_config.will = Some(status::last_will(&prefix, &name, &boot));
+    link_config.inbox_bytes_max = 8 << 20;
+    let program = config.worker_program()?;
+    let command =
+        WorkerCommand { program, models_dir: config.models_dir.clone(), memory_mb: config.worker_memory_mb };
+    let (worker_events, worker_rx) = mpsc::channel(64);
+    let (link, link_events) = Link::start(link_config);
+    let now_us = monotonic_us();
+    let mut node = Node {
+        params: config.faces,
+        lambda: lambda_digest(&config.faces),
+        name,
+        boot,
+        prefix,
+        link,
+        worker: WorkerSlot::new(command, worker_events),
+        budget: Budget::default(),
+        chains: BTreeMap::new(),
+        cameras: BTreeMap::new(),
+        peers: BTreeMap::new(),
+        book: EventBook::new(store.events_not_on_bus()?, now_us),
+        outbox: Vec::new(),
+        announcer: None,
+        store,
+        counters: Counters::default(),
+        settled_at_us: u64::MAX,
+        status_at_us: 0,
+        stopping: false,
+        next_step: 1,
+        config,
+    };
+    for stored in node.store.chains()? {
+        node.open_chain(stored, now_us);
+    }
+    node.worker.spawn(now_us);
+    node.main_loop(link_events, worker_rx, stop).await
+}
+
+impl<S: Store> Node<S> {
+    async fn main_loop(
+        mut self,
+        mut bus: LinkEvents,
+        mut worker: mpsc::Receiver<WorkerEvent>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), NodeError> {
+        let mut watchdog = Watchdog::from_env();
+        let mut stop = std::pin::pin!(stop);
+        notify::ready();
+        log::info!(node:% = self.name, boot:% = self.boot, site:% = self.config.site; "edge agent started");
+        let mut stop_at = None;
+        loop {
+            let wake = self.next_wake(watchdog.interval());
+            tokio::select! {
+                biased;
+                () = &mut stop, if !self.stopping => {
+                    notify::stopping();
+                    self.begin_stop()?;
+                    stop_at = Some(tokio::time::Instant::now() + STOP_PATIENCE);
+                }
+                Some(event) = worker.recv() => self.worker_event(event)?,
+                Some(event) = bus.recv() => self.bus_event(event)?,
+                () = tokio::time::sleep(wake) => {}
+            }
+            self.tick()?;
+            watchdog.progress();
+            let out_of_patience = stop_at.is_some_and(|at| tokio::time::Instant::now() >= at);
+            if self.stopping && (self.worker.busy_with().is_none() || out_of_patience) {
+                return self.finish_stop().await;
+            }
+        }
+    }
+
+    fn bus_event(&mut self, event: LinkEvent) -> Result<(), NodeError> {
+        match event {
+            LinkEvent::Connected => {
+                log::info!(url:% = self.config.broker.url; "connected to the broker");
+                self.settled_at_us = monotonic_us().saturating_add(SETTLE_US);
+                self.status_at_us = 0;
+                for run in self.chains.values_mut() {
+                    run.forget_want();
+                }
+                self.reannounce_all()
+            }
+            LinkEvent::Disconnected { why } => {
+                log::warn!("{why}");
+                Ok(())
+            }
+            LinkEvent::Message { topic, payload, retain } => self.message(&topic, &payload, retain),
+        }
+    }
+
+    /// Adds a chain that the store holds.
+    fn open_chain(&mut self, stored: StoredChain, now_us: u64) {
+        if stored.lambda != self.lambda {
+            log::warn!(chain:% = stored.name;
+                "the stored chain was folded with other [faces] settings or another version: it is kept as it is and not continued");
+            self.counters.chains_refused += 1;
+            return;
+        }
+        let settings = &self.config.chain;
+        let config = ChainConfig {
+            node: self.name.to_string(),
+            chain: stored.name.to_string(),
+            r_limit_us: settings.r_limit_ms * 1_000,
+            grace_us: settings.grace_ms * 1_000,
+            announce_us: settings.announce_ms * 1_000,
+            slot_us: SLOT_US,
+            fetch_us: FETCH_US,
+            refusal_us: REFUSAL_US,
+            placement: settings.placement.build(),
+        };
+        let mut chain = Chain::open(config, stored.head, stored.done, stored.attempt, now_us);
+        if let Some((times, why)) = &stored.failure {
+            chain.restore_failures(*times, why.clone());
+        }
+        let fold = FoldState::restore(self.params, stored.boundary, stored.gallery);
+        let run = ChainRun::new(chain, stored.camera, stored.class, fold, stored.partial, now_us);
+        self.chains.insert(stored.name, run);
+    }
+
+    /// The chain of a camera's head, opened at its genesis if it is new.
+    fn chain_of(&mut self, head: &CameraHead) -> Result<bool, NodeError> {
+        if self.chains.contains_key(&head.chain) {
+            return Ok(true);
+        }
+        if self.chains.len() >= CHAINS_MAX {
+            self.counters.chains_refused += 1;
+            return Ok(false);
+        }
+        let genesis = FoldState::genesis(self.params).head();
+        let stored = self.store.add_chain(&head.chain, &head.camera, head.class, genesis)?;
+        self.open_chain(stored, monotonic_us());
+        Ok(self.chains.contains_key(&head.chain))
+    }
+
+    /// Feeds one event to a chain and carries its effects out, and whatever follows from them.
+    fn drive(&mut self, name: &Name, event: Event) -> Result<(), NodeError> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let peers = self.live_peers();
+            let (worker_free, yield_worker) = (self.worker_free_for(name), self.live_chain_waits(name));
+            let Some(run) = self.chains.get_mut(name) else { return Ok(()) };
+            let ctx = Context { now_us: monotonic_us(), worker_free, yield_worker, peers: &peers };
+            let effects = run.chain.handle(event, &ctx);
+            for effect in effects {
+                if let Some(event) = self.effect(name, effect)? {
+                    events.push_front(event);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn effect(&mut self, name: &Name, effect: Effect) -> Result<Option<Event>, NodeError> {
+        match effect {
+            Effect::Persist(commit) => return self.persist(name, commit).map(Some),
+            Effect::PublishHead { parent } => self.publish_head(name, parent)?,
+            Effect::Reannounce => self.reannounce(name)?,
+            Effect::PublishClaim(claim) => self.publish_claim(name, claim, None),
+            Effect::PublishFailure { at, times, why } => self.publish_failure(name, at, times, why),
+            Effect::Start(attempt) => return self.start_step(name, attempt),
+            Effect::Fetch { from } => self.fetch(name, &from)?,
+            Effect::CountRunTwice => self.counters.steps_run_twice += 1,
+            Effect::CountTakeover { from } => {
+                log::info!(chain:% = name, from:% = from; "taking a step over");
+                self.counters.takeovers += 1;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a worker could start a step of this chain now.
+    fn worker_free_for(&self, name: &Name) -> bool {
+        let settled = monotonic_us() >= self.settled_at_us;
+        let mine = self.worker.busy_with().is_none_or(|busy| busy == name);
+        settled && mine && self.worker.is_ready() && self.link.is_connected() && !self.stopping
+    }
+
+    /// Whether a live chain waits for the worker that this batch chain would keep.
+    fn live_chain_waits(&self, name: &Name) -> bool {
+        let batch = self.chains.get(name).is_some_and(|run| run.class == ChainClass::Batch);
+        let waits = |run: &ChainRun| {
+            run.class == ChainClass::Live
+                && *run.chain.phase() == Phase::Idle
+                && run.chain.has_work()
+                && run.chain.leased_to().is_none()
+        };
+        batch && self.chains.iter().any(|(other, run)| other != name && waits(run))
+    }
+
+    /// Does everything that is due by the clock.
+    fn tick(&mut self) -> Result<(), NodeError> {
+        let now_us = monotonic_us();
+        self.worker_tick(now_us)?;
+        for name in self.chains_live_first() {
+            let due = self.chains.get(&name).is_some_and(|run| {
+                let peers = self.live_peers();
+                let ctx = Context {
+                    now_us,
+                    worker_free: self.worker_free_for(&name),
+                    yield_worker: false,
+                    peers: &peers,
+                };
+                run.chain.next_timer(&ctx).0 <= now_us
+            });
+            if due {
+                self.drive(&name, Event::Tick)?;
+            }
+            self.feed_tick(&name)?;
+        }
+        self.book_tick(now_us)?;
+        self.status_tick(now_us);
+        Ok(())
+    }
+
+    fn chains_live_first(&self) -> Vec<Name> {
+        let mut names: Vec<(ChainClass, Name)> =
+            self.chains.iter().map(|(name, run)| (run.class, name.clone())).collect();
+        names.sort();
+        names.into_iter().map(|(_, name)| name).collect()
+    }
+
+    fn next_wake(&self, watchdog: Option<Duration>) -> Duration {
+        let now_us = monotonic_us();
+        let peers = self.live_peers();
+        let mut at_us = self.status_at_us.min(self.worker.deadline_us()).min(self.book.deadline_us());
+        if self.settled_at_us > now_us {
+            at_us = at_us.min(self.settled_at_us);
+        }
+        for (name, run) in &self.chains {
+            let ctx =
+                Context { now_us, worker_free: self.worker_free_for(name), yield_worker: false, peers: &peers };
+            let feed_us = if self.link.is_connected() { run.feed_deadline_us() } else { u64::MAX };
+            at_us = at_us.min(run.chain.next_timer(&ctx).0).min(feed_us);
+        }
+        let wait = Duration::from_micros(at_us.saturating_sub(now_us)).min(Duration::from_secs(3_600));
+        watchdog.map_or(wait, |interval| wait.min(interval))
+    }
+
+    fn waits_for(&self, name: &Name) -> String {
+        let Some(run) = self.chains.get(name) else { return String::new() };
+        match run.chain.phase() {
+            Phase::Running(_) | Phase::Claiming(_) => return "its running step".into(),
+            Phase::Idle => {}
+        }
+        if run.chain.is_done() {
+            return "nothing: done".into();
+        }
+        if !run.chain.has_work() {
+            return "new frames".into();
+        }
+        let peers = self.live_peers();
+        let worker_free = self.worker_free_for(name);
+        let ctx = Context { now_us: monotonic_us(), worker_free, yield_worker: false, peers: &peers };
+        match run.chain.next_timer(&ctx).1 {
+            TimerReason::Lease => format!("the claim of {}", run.chain.leased_to().unwrap_or("a peer")),
+            TimerReason::Placement => "its turn to bid".into(),
+            TimerReason::Fetch => "state it asked a peer for".into(),
+            TimerReason::Refusal => "another try: a unit is predicted to exceed r-limit-ms here".into(),
+            TimerReason::Announce if worker_free => "its turn to bid".into(),
+            TimerReason::Announce => "the worker".into(),
+        }
+    }
+
+    fn begin_stop(&mut self) -> Result<(), NodeError> {
+        log::info!("stopping: handing the chains on");
+        self.stopping = true;
+        for name in self.chains_live_first() {
+            self.drive(&name, Event::Stopping)?;
+        }
+        self.stop_running_step();
+        Ok(())
+    }
+
+    async fn finish_stop(mut self) -> Result<(), NodeError> {
+        self.abandon_running_step()?;
+        let will = status::last_will(&self.prefix, &self.name, &self.boot);
+        self.publish_message(will);
+        if !self.link.close(STOP_PATIENCE).await {
+            log::warn!("the broker did not acknowledge everything: peers will ask for what they miss");
+        }
+        self.worker.kill();
+        Ok(())
+    }
+
+    /// Publishes a payload; what cannot be sent now is announced again later.
+    fn publish<T: microlambda_wire::Payload>(&mut self, topic: &Topic, payload: &T, retain: bool) {
+        match to_payload(payload) {
+            Ok(bytes) => self.publish_message(Message { topic: topic.build(&self.prefix), payload: bytes, retain }),
+            Err(error) => {
+                log::error!(topic:? = topic; "not published: {error}");
+                self.counters.publish_failures += 1;
+            }
+        }
+    }
+
+    fn publish_message(&mut self, message: Message) {
+        if let Err(error) = self.link.publish(message.topic.clone(), message.payload, message.retain) {
+            log::debug!(topic:% = message.topic; "not published: {error}");
+            self.counters.publish_failures += 1;
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What a node tells about itself, and what it knows of others.
+
+use microlambda::placement::Peer;
+use microlambda_runtime::{Message, monotonic_us, notify};
+use microlambda_wire::{ChainClass, ChainLag, Name, NodeStatus, Topic, TopicPrefix, to_payload};
+
+use super::Node;
+use crate::store::Store;
+
+/// The status is repeated this often, µs.
+const STATUS_US: u64 = 5_000_000;
+/// A node that was not heard for this long is not counted on, µs: three statuses.
+const SILENCE_US: u64 = 3 * STATUS_US;
+/// A live chain further behind than this is reported as such, records.
+const BEHIND_RECORDS: u64 = 30;
+
+/// Another node as last heard.
+pub(super) struct PeerView {
+    pub boot: Name,
+    pub online: bool,
+    pub load_permille: u32,
+    pub heard_at_us: u64,
+}
+
+/// Declares counters with their names on the bus.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Everything a node counts since its start.
+        #[derive(Debug, Clone, Copy, Default)]
+        pub(super) struct Counters { $($(#[$doc])* pub $name: u64),* }
+
+        impl Counters {
+            fn list(&self) -> Vec<(String, u64)> {
+                vec![$((stringify!($name).replace('_', "-"), self.$name)),*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Steps the worker ended.
+    steps,
+    /// Units the worker ended.
+    units,
+    /// Steps that ended after `r_limit`.
+    overruns,
+    /// Longest time beyond `r_limit`, µs.
+    overrun_max_us,
+    /// Workers killed at `r_limit`.
+    kills,
+    /// Workers that ended, for whatever reason.
+    worker_restarts,
+    /// Steps given up because their frames did not come.
+    steps_without_input,
+    /// Steps whose result another node had merged first.
+    steps_run_twice,
+    /// Expired claims taken over.
+    takeovers,
+    /// Units that failed.
+    unit_failures,
+    /// Units predicted to exceed `r_limit`.
+    units_too_large,
+    /// Units set aside.
+    units_set_aside,
+    /// Transactions that moved a head.
+    commits,
+    /// Forks that lost against a peer's branch.
+    suffixes_replaced,
+    /// Content that did not fold to what it announced.
+    deltas_refused,
+    /// Times state was asked for.
+    fetches,
+    /// Times state was given.
+    sync_answers,
+    /// People first seen.
+    new_faces,
+    /// People seen again after an absence.
+    recognised,
+    /// Events published by this node because nobody had.
+    events_rescued,
+    /// Events seen on the bus more than once.
+    event_repeats,
+    /// Records that arrived and were of no use.
+    frames_unused,
+    /// Messages that were not ours.
+    refused_messages,
+    /// Messages of nodes with other settings.
+    other_lambda,
+    /// Messages of another node with this node's name.
+    name_clashes,
+    /// Chains that could not be opened.
+    chains_refused,
+    /// Nodes beyond the bound.
+    peers_refused,
+    /// Messages that could not be published at once.
+    publish_failures,
+}
+
+/// What the broker publishes when this node vanishes.
+pub(super) fn last_will(prefix: &TopicPrefix, node: &Name, boot: &Name) -> Message {
+    let status = status_of(node, boot, false);
+    let payload = to_payload(&status).unwrap_or_default();
+    Message { topic: Topic::NodeStatus { node: node.clone() }.build(prefix), payload, retain: true }
+}
+
+fn status_of(node: &Name, boot: &Name, online: bool) -> NodeStatus {
+    NodeStatus {
+        node: node.clone(),
+        boot: boot.clone(),
+        online,
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: String::new(),
+        load_permille: 0,
+        costs: Vec::new(),
+        chains: Vec::new(),
+        counters: Vec::new(),
+        trouble: String::new(),
+    }
+}
+
+impl<S: Store> Node<S> {
+    /// All nodes to count on, this one included.
+    pub(super) fn live_peers(&self) -> Vec<Peer> {
+        let now_us = monotonic_us();
+        let live = |peer: &PeerView| peer.online && peer.heard_at_us.saturating_add(SILENCE_US) > now_us;
+        let others = self.peers.iter().filter(|(_, peer)| live(peer));
+        let mut peers: Vec<Peer> = others
+            .map(|(node, peer)| Peer { node: node.to_string(), load_permille: peer.load_permille })
+            .collect();
+        peers.push(Peer { node: self.name.to_string(), load_permille: 0 });
+        peers
+    }
+
+    pub(super) fn status_tick(&mut self, now_us: u64) {
+        if self.status_at_us > now_us {
+            return;
+        }
+        self.status_at_us = now_us.saturating_add(STATUS_US);
+        let load_permille = u32::try_from(self.worker.busy_us.saturating_mul(1_000) / STATUS_US).unwrap_or(u32::MAX);
+        self.worker.busy_us = 0;
+        let mut counters = self.counters.list();
+        let link = self.link.counters();
+        counters.push(("bus-messages-dropped".into(), link.inbox_dropped));
+        counters.push(("bus-connections".into(), link.connected));
+        let status = NodeStatus {
+            engine: self.worker.engine.clone(),
+            load_permille: load_permille.min(1_000),
+            costs: self.budget.table(),
+            chains: self.chains.keys().map(|name| self.chain_lag(name)).collect(),
+            counters,
+            trouble: self.trouble(),
+            ..status_of(&self.name, &self.boot, true)
+        };
+        notify::status(&self.status_line(&status));
+        self.publish(&Topic::NodeStatus { node: self.name.clone() }, &status, true);
+    }
+
+    fn chain_lag(&self, name: &Name) -> ChainLag {
+        let run = self.chains.get(name);
+        ChainLag {
+            chain: name.clone(),
+            class: run.map_or(ChainClass::Batch, |run| run.class),
+            version: run.map(|run| run.chain.head().version).unwrap_or_default(),
+            lag: self.lag(name),
+            waits_for: self.waits_for(name),
+        }
+    }
+
+    fn trouble(&self) -> String {
+        if !self.worker.trouble.is_empty() {
+            return self.worker.trouble.clone();
+        }
+        let behind = self.chains.iter().find(|(name, run)| {
+            run.class == ChainClass::Live && self.lag(name) > BEHIND_RECORDS
+        });
+        behind.map_or(String::new(), |(name, _)| {
+            format!("behind: {} frames of chain {name} wait; add a node, or let the camera take fewer frames", self.lag(name))
+        })
+    }
+
+    fn status_line(&self, status: &NodeStatus) -> String {
+        let lag: u64 = status.chains.iter().map(|chain| chain.lag).sum();
+        let connected = if self.link.is_connected() { "connected" } else { "not connected" };
+        format!("{connected}, {} chains, {lag} records behind {}", status.chains.len(), status.trouble)
+    }
+}

@@ -1,0 +1,457 @@
+//! Steps on the worker: started, fed, listened to, killed at `r_limit`.
+
+use microlambda::{Attempt, Event, StepEnd, StepMode, Stop};
+use microlambda_faces::content::{Entry, PartialEntry};
+use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
+use microlambda_runtime::monotonic_us;
+use microlambda_wire::{Name, Record, StepTiming};
+use tokio::sync::mpsc;
+
+use super::chain_run::Step;
+use super::commit::frames_in;
+use super::{Node, NodeError};
+use crate::store::Store;
+use crate::worker::{Worker, WorkerCommand, WorkerEvent};
+
+/// A worker is killed this long after `r_limit`, µs: the way of its last message, not more time for its units.
+const KILL_SLACK_US: u64 = 20_000;
+/// A step whose first frame does not come is given up after this, µs.
+const INPUT_US: u64 = 400_000;
+/// Frames handed to the worker and not finished at most.
+const FEED_AHEAD: usize = 4;
+/// A worker that dies before it is ready is started again after this, doubled each time, µs.
+const RESPAWN_US: u64 = 250_000;
+/// … at most this long, µs.
+const RESPAWN_US_MAX: u64 = 30_000_000;
+/// A worker that is not ready by then is started again, µs: loading the models takes 0.4 s on a PC.
+const READY_US: u64 = 60_000_000;
+
+/// The node's worker process, or the wait for the next one.
+pub(super) struct WorkerSlot {
+    command: WorkerCommand,
+    events: mpsc::Sender<WorkerEvent>,
+    worker: Option<Worker>,
+    incarnation: u64,
+    ready: bool,
+    busy_with: Option<Name>,
+    kill_at_us: u64,
+    respawn_at_us: u64,
+    failures: u32,
+    pub engine: String,
+    /// What is wrong with the worker, for people; empty while it works.
+    pub trouble: String,
+    /// Time of steps since the last status, µs.
+    pub busy_us: u64,
+    pub cpu_us: u64,
+}
+
+impl WorkerSlot {
+    pub fn new(command: WorkerCommand, events: mpsc::Sender<WorkerEvent>) -> Self {
+        Self {
+            command,
+            events,
+            worker: None,
+            incarnation: 0,
+            ready: false,
+            busy_with: None,
+            kill_at_us: u64::MAX,
+            respawn_at_us: u64::MAX,
+            failures: 0,
+            engine: String::new(),
+            trouble: String::new(),
+            busy_us: 0,
+            cpu_us: 0,
+        }
+    }
+
+    pub fn spawn(&mut self, now_us: u64) {
+        self.incarnation += 1;
+        self.ready = false;
+        self.respawn_at_us = u64::MAX;
+        match Worker::spawn(&self.command, self.incarnation, self.events.clone()) {
+            Ok(worker) => {
+                self.worker = Some(worker);
+                self.kill_at_us = now_us.saturating_add(READY_US);
+            }
+            Err(error) => {
+                self.trouble = format!("cannot start {}: {error}", self.command.program.display());
+                log::error!("{}", self.trouble);
+                self.retry_later(now_us);
+            }
+        }
+    }
+
+    fn retry_later(&mut self, now_us: u64) {
+        let pause_us = RESPAWN_US.saturating_mul(1 << self.failures.min(10)).min(RESPAWN_US_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.worker = None;
+        self.ready = false;
+        self.kill_at_us = u64::MAX;
+        self.respawn_at_us = now_us.saturating_add(pause_us);
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.kill();
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    pub fn busy_with(&self) -> Option<&Name> {
+        self.busy_with.as_ref()
+    }
+
+    pub fn deadline_us(&self) -> u64 {
+        self.kill_at_us.min(self.respawn_at_us)
+    }
+
+    fn send(&self, message: &ToWorker) -> bool {
+        self.worker.as_ref().is_some_and(|worker| worker.send(message))
+    }
+}
+
+impl<S: Store> Node<S> {
+    /// Carries out [`microlambda::Effect::Start`].
+    pub(super) fn start_step(&mut self, chain: &Name, attempt: Attempt) -> Result<Option<Event>, NodeError> {
+        let now_us = monotonic_us();
+        let id = self.next_step;
+        self.next_step += 1;
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
+        let base = run.fold.head();
+        run.step = Some(Step {
+            attempt,
+            id,
+            base,
+            entries: Vec::new(),
+            partial: run.partial.clone(),
+            thumbnails: Vec::new(),
+            open_since_us: run.open_since_us,
+            running_since_us: None,
+            next_feed: base.version.sequence,
+            in_worker: 0,
+            told_no_more: false,
+            input_deadline_us: now_us.saturating_add(INPUT_US),
+        });
+        self.worker.busy_with = Some(chain.clone());
+        self.pump(chain)
+    }
+
+    /// Hands the step's next records on, as far as they are here. A returned event is to be fed to the chain.
+    pub(super) fn pump(&mut self, chain: &Name) -> Result<Option<Event>, NodeError> {
+        let now_us = monotonic_us();
+        let r_limit_us = self.config.chain.r_limit_ms * 1_000;
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
+        let input_next = run.chain.input_next();
+        let Some(step) = run.step.as_ref() else { return Ok(None) };
+        if step.running_since_us.is_none() {
+            match run.buffered(step.next_feed).map(|buffered| &buffered.record) {
+                None => {
+                    self.want_frames(chain, now_us);
+                    return Ok(None);
+                }
+                Some(Record::Gap { .. } | Record::End { .. }) => return self.end_step(chain, StepEnd::Finished, None),
+                Some(Record::Frame { .. }) => {}
+            }
+            let start = ToWorker::Start {
+                step: step.id,
+                r_limit_us,
+                units_max: if step.attempt.mode == StepMode::OneUnit { 1 } else { u32::MAX },
+                costs: self.budget.table(),
+                params: self.params,
+                resume: step.partial.as_ref().map(|partial| partial.partial.clone()),
+            };
+            if !self.worker.send(&start) {
+                return self.end_step(chain, StepEnd::NoInput, None);
+            }
+            self.worker.kill_at_us = now_us.saturating_add(r_limit_us).saturating_add(KILL_SLACK_US);
+        }
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
+        let Some(mut step) = run.step.take() else { return Ok(None) };
+        step.running_since_us.get_or_insert(now_us);
+        while step.in_worker < FEED_AHEAD && !step.told_no_more {
+            let sequence = step.next_feed;
+            let more = sequence.saturating_add(1) < input_next;
+            let message = match run.buffered(sequence) {
+                Some(buffered) if matches!(buffered.record, Record::Frame { .. }) => {
+                    ToWorker::Frame { sequence, jpeg: buffered.jpeg.clone(), more }
+                }
+                // Behind the last known frame, or before a record that is not one, this step's input ends.
+                Some(_) => ToWorker::NoMoreFrames,
+                None if sequence >= input_next => ToWorker::NoMoreFrames,
+                None => break,
+            };
+            step.told_no_more = !more || matches!(message, ToWorker::NoMoreFrames);
+            if matches!(message, ToWorker::Frame { .. }) {
+                step.in_worker += 1;
+                step.next_feed = sequence.saturating_add(1);
+            }
+            if !self.worker.send(&message) {
+                log::warn!(chain:% = chain; "the worker does not take frames any more");
+                self.worker.kill();
+                break;
+            }
+        }
+        run.step = Some(step);
+        self.want_frames(chain, now_us);
+        Ok(None)
+    }
+
+    /// Handles what the worker says.
+    pub(super) fn worker_event(&mut self, event: WorkerEvent) -> Result<(), NodeError> {
+        let (incarnation, message) = match event {
+            WorkerEvent::Said(incarnation, message) => (incarnation, Ok(message)),
+            WorkerEvent::Gone(incarnation, why) => (incarnation, Err(why)),
+        };
+        if incarnation != self.worker.incarnation {
+            return Ok(());
+        }
+        match message {
+            Ok(FromWorker::Ready { protocol, engine, load_us }) => self.worker_ready(protocol, engine, load_us),
+            Ok(FromWorker::Unit { step, sequence, prepare, run, outcome, thumbnail }) => {
+                for (class, work, cost_us) in prepare.into_iter().chain([run]) {
+                    self.budget.observe(class, work, cost_us);
+                }
+                self.unit_ended(step, sequence, outcome, thumbnail)
+            }
+            Ok(FromWorker::Stopped { step, stop, report }) => self.worker_stopped(step, stop, report),
+            Ok(FromWorker::Fatal { message }) => {
+                log::error!("the worker cannot work: {message}");
+                self.worker.trouble = message;
+                Ok(())
+            }
+            Err(why) => self.worker_gone(&why),
+        }
+    }
+
+    fn worker_ready(&mut self, protocol: u32, engine: String, load_us: u64) -> Result<(), NodeError> {
+        if protocol != PROTOCOL {
+            self.worker.trouble =
+                format!("face-worker speaks protocol {protocol}, this edge-agent {PROTOCOL}: install both from one release");
+            log::error!("{}", self.worker.trouble);
+            self.worker.kill();
+            return Ok(());
+        }
+        log::info!(engine:% = engine, load_ms = load_us / 1_000; "worker ready");
+        self.worker.engine = engine;
+        self.worker.ready = true;
+        self.worker.failures = 0;
+        self.worker.trouble.clear();
+        self.worker.kill_at_us = u64::MAX;
+        for name in self.chains_live_first() {
+            self.drive(&name, Event::Tick)?;
+        }
+        Ok(())
+    }
+
+    fn unit_ended(
+        &mut self,
+        id: u64,
+        sequence: u64,
+        outcome: UnitOutcome,
+        thumbnail: Option<Vec<u8>>,
+    ) -> Result<(), NodeError> {
+        let Some(chain) = self.worker.busy_with.clone() else { return Ok(()) };
+        let engine = self.worker.engine.clone();
+        let Some(run) = self.chains.get_mut(&chain) else { return Ok(()) };
+        let record = run.buffered(sequence).map(|buffered| buffered.record.clone());
+        let Some(step) = run.step.as_mut().filter(|step| step.id == id && step.cursor() == sequence) else {
+            return Ok(());
+        };
+        let Some(record) = record else { return Ok(()) };
+        let faces = match &outcome {
+            UnitOutcome::Partial(partial) => partial.faces.len(),
+            UnitOutcome::Done(microlambda_faces::Analysis::Frame(analysis)) => analysis.faces.len(),
+            UnitOutcome::Done(_) => 0,
+        };
+        if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
+            step.thumbnails.push((sequence, u32::try_from(index).unwrap_or(u32::MAX), jpeg));
+        }
+        match outcome {
+            UnitOutcome::Partial(partial) => step.partial = Some(PartialEntry { sequence, partial }),
+            UnitOutcome::Done(analysis) => {
+                step.partial = None;
+                step.entries.push(Entry { sequence, record, analysis: Some(analysis), engine });
+                step.in_worker = step.in_worker.saturating_sub(1);
+            }
+        }
+        match self.pump(&chain)? {
+            Some(event) => self.drive(&chain, event),
+            None => Ok(()),
+        }
+    }
+
+    fn worker_stopped(&mut self, id: u64, stop: Stop, times: StepTimes) -> Result<(), NodeError> {
+        self.worker.kill_at_us = u64::MAX;
+        self.worker.cpu_us = times.cpu_us;
+        let Some(chain) = self.worker.busy_with.clone() else { return Ok(()) };
+        let running = self.chains.get(&chain).and_then(|run| run.step.as_ref()).is_some_and(|step| step.id == id);
+        if !running {
+            return Ok(());
+        }
+        let end = match stop {
+            Stop::Limit | Stop::UnitsMax | Stop::Done => StepEnd::Finished,
+            Stop::Starved if times.units == 0 => StepEnd::NoInput,
+            Stop::Starved => StepEnd::Finished,
+            Stop::TooLarge => {
+                self.refuse_too_large();
+                StepEnd::TooLarge
+            }
+        };
+        let r_limit_us = self.config.chain.r_limit_ms * 1_000;
+        self.counters.steps += 1;
+        self.counters.units += u64::from(times.units);
+        if times.used_us > r_limit_us {
+            self.counters.overruns += 1;
+            self.counters.overrun_max_us = self.counters.overrun_max_us.max(times.used_us - r_limit_us);
+        }
+        let event = self.end_step(&chain, end, Some(times))?;
+        match event {
+            Some(event) => self.drive(&chain, event)?,
+            None => return Ok(()),
+        }
+        self.wake_others(&chain)
+    }
+
+    fn refuse_too_large(&mut self) {
+        let tile_px = u64::from(microlambda_faces::plan::TILE_SIDE_PX_MAX).pow(2);
+        let tile_ms = self.budget.predict_us(CLASS_DETECT, tile_px).unwrap_or(0) / 1_000;
+        self.counters.units_too_large += 1;
+        self.worker.trouble = format!(
+            "a unit is predicted to take up to {tile_ms} ms here, which r-limit-ms = {} does not hold: raise it, or leave the work to a faster node",
+            self.config.chain.r_limit_ms
+        );
+        log::error!("{}", self.worker.trouble);
+        self.budget.relax();
+    }
+
+    /// Ends the running step and folds what it reached. The event returned tells the chain.
+    fn end_step(&mut self, chain: &Name, end: StepEnd, times: Option<StepTimes>) -> Result<Option<Event>, NodeError> {
+        self.worker.busy_with = None;
+        let stays_whole = matches!(end, StepEnd::Finished);
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
+        let Some(mut step) = run.step.take() else { return Ok(None) };
+        // Records that need no worker follow at once.
+        while step.partial.is_none() && stays_whole {
+            let sequence = step.cursor();
+            let Some(record) = run.buffered(sequence).map(|buffered| buffered.record.clone()) else { break };
+            if matches!(record, Record::Frame { .. }) {
+                break;
+            }
+            step.entries.push(Entry { sequence, record, analysis: None, engine: String::new() });
+        }
+        let frames = frames_in(&step.entries);
+        run.frames_per_step_x16 = run.frames_per_step_x16 - run.frames_per_step_x16 / 4 + frames * 4;
+        let nothing_new = step.entries.is_empty() && step.partial == run.partial && step.base == run.fold.head();
+        let started_from = step.attempt.step;
+        let times = times.map(|times| StepTiming {
+            r_limit_us: self.config.chain.r_limit_ms * 1_000,
+            used_us: times.used_us,
+            busy_us: times.busy_us,
+            units: times.units,
+            claim_us: times.first_unit_start_us.saturating_sub(step.open_since_us),
+            commit_us: 0,
+            first_unit_at_us: times.first_unit_start_us,
+            last_unit_at_us: times.last_unit_end_us,
+            worker_cpu_us: times.cpu_us,
+        });
+        self.worker.busy_us += times.map_or(0, |times| times.used_us);
+        let result = if nothing_new {
+            started_from
+        } else {
+            let folded = self.fold_own(chain, step.base, step.entries, step.partial, step.thumbnails);
+            if let Some(pending) = self.chains.get_mut(chain).and_then(|run| run.pending.as_mut()) {
+                pending.timing = times;
+            }
+            folded.unwrap_or(started_from)
+        };
+        log::debug!(chain:% = chain, from:% = started_from.version, to:% = result.version, end:? = end; "step ended");
+        Ok(Some(Event::StepEnded { result, end }))
+    }
+
+    fn worker_gone(&mut self, why: &str) -> Result<(), NodeError> {
+        let now_us = monotonic_us();
+        let was_ready = self.worker.ready;
+        self.worker.kill_at_us = u64::MAX;
+        self.worker.ready = false;
+        self.worker.worker = None;
+        self.counters.worker_restarts += 1;
+        if was_ready {
+            log::warn!("{why}: starting another");
+            self.worker.spawn(now_us);
+        } else {
+            log::error!("the worker ended before it was ready: {why}; its own messages say more");
+            self.worker.retry_later(now_us);
+        }
+        match self.worker.busy_with.clone() {
+            Some(chain) => {
+                let end = if self.stopping { StepEnd::Abandoned } else { StepEnd::Died { why: why.to_owned() } };
+                self.end_and_drive(&chain, end)
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn worker_tick(&mut self, now_us: u64) -> Result<(), NodeError> {
+        if self.worker.respawn_at_us <= now_us {
+            self.worker.spawn(now_us);
+        }
+        if self.worker.kill_at_us <= now_us {
+            let busy = self.worker.busy_with.clone();
+            log::warn!(chain:? = busy.as_ref().map(Name::as_str); "the worker is killed: it ran beyond its limit");
+            self.counters.kills += 1;
+            self.worker.kill();
+            // What the worker still says belongs to a step that is over.
+            self.worker.spawn(now_us);
+            if let Some(chain) = busy {
+                let tile_px = u64::from(microlambda_faces::plan::TILE_SIDE_PX_MAX).pow(2);
+                let limit_us = self.config.chain.r_limit_ms * 1_000;
+                self.budget.observe(CLASS_DETECT, tile_px, limit_us.saturating_mul(11) / 10);
+                self.end_and_drive(&chain, StepEnd::Overran)?;
+            }
+        }
+        let starved = self.worker.busy_with.clone().filter(|chain| {
+            let step = self.chains.get(chain).and_then(|run| run.step.as_ref());
+            step.is_some_and(|step| step.running_since_us.is_none() && step.input_deadline_us <= now_us)
+        });
+        match starved {
+            Some(chain) => {
+                self.counters.steps_without_input += 1;
+                self.end_and_drive(&chain, StepEnd::NoInput)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn end_and_drive(&mut self, chain: &Name, end: StepEnd) -> Result<(), NodeError> {
+        if let Some(event) = self.end_step(chain, end, None)? {
+            self.drive(chain, event)?;
+        }
+        self.wake_others(chain)
+    }
+
+    /// The worker may be free again: other chains have waited for it, live ones first.
+    fn wake_others(&mut self, but: &Name) -> Result<(), NodeError> {
+        self.drop_pending(but)?;
+        for name in self.chains_live_first().into_iter().filter(|name| name != but) {
+            self.drive(&name, Event::Tick)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop_running_step(&mut self) {
+        if self.worker.busy_with.is_some() {
+            self.worker.send(&ToWorker::Stop);
+        }
+    }
+
+    /// The running unit does not end in time: it is given up, what was done before it is kept.
+    pub(super) fn abandon_running_step(&mut self) -> Result<(), NodeError> {
+        match self.worker.busy_with.clone() {
+            Some(chain) => self.end_and_drive(&chain, StepEnd::Abandoned),
+            None => Ok(()),
+        }
+    }
+}

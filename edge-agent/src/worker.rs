@@ -1,0 +1,120 @@
+//! The worker process as the agent sees it: spawned, fed, listened to, killed.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use microlambda_faces::proto::{FromWorker, MESSAGE_BYTES_MAX, ToWorker, body_bytes, decode, encode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+/// Messages that wait for the worker at most; a step's frames are fed a few at a time, so it never fills.
+const QUEUE_LEN: usize = 64;
+
+/// How to start a worker.
+#[derive(Debug, Clone)]
+pub struct WorkerCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// Where the models are.
+    pub models_dir: PathBuf,
+    /// Memory it may use, MB.
+    pub memory_mb: u32,
+}
+
+/// What a worker says, or that it is gone; tagged with the incarnation given to [`Worker::spawn`].
+#[derive(Debug)]
+pub enum WorkerEvent {
+    /// A message.
+    Said(u64, FromWorker),
+    /// The socket is closed or carries something else: the process is dead or to be killed.
+    Gone(u64, String),
+}
+
+/// A running worker process. Dropping it kills the process.
+pub struct Worker {
+    child: Child,
+    queue: mpsc::Sender<Vec<u8>>,
+}
+
+impl Worker {
+    /// Starts the process. What it says arrives in `events`.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn spawn(command: &WorkerCommand, incarnation: u64, events: mpsc::Sender<WorkerEvent>) -> std::io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let stream = UnixStream::from_std(ours)?;
+        let pass = ["OPENBLAS_CORETYPE", "LD_LIBRARY_PATH"].map(|name| (name, std::env::var_os(name)));
+        let child = Command::new(&command.program)
+            .arg("--models")
+            .arg(&command.models_dir)
+            .args(["--memory-max-mb", &command.memory_mb.to_string()])
+            .env_clear()
+            // Two BLAS threads were measured to cost more CPU, and many times the wall time on a busy machine.
+            .env("OPENBLAS_NUM_THREADS", "1")
+            .envs(pass.iter().filter_map(|(name, value)| Some((OsStr::new(*name), value.as_ref()?))))
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let (read, write) = stream.into_split();
+        let (queue, queue_rx) = mpsc::channel(QUEUE_LEN);
+        tokio::spawn(write_all(write, queue_rx));
+        tokio::spawn(read_all(read, incarnation, events));
+        Ok(Self { child, queue })
+    }
+
+    /// Queues a message; false if the worker is gone or does not take messages any more.
+    pub fn send(&self, message: &ToWorker) -> bool {
+        encode(message).is_ok_and(|bytes| self.queue.try_send(bytes).is_ok())
+    }
+
+    /// Ends the process at once, whatever it is doing.
+    pub fn kill(&mut self) {
+        if let Err(error) = self.child.start_kill() {
+            log::debug!(error:% = error; "the worker was gone before it was killed");
+        }
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+}
+
+async fn write_all(mut write: tokio::net::unix::OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
+    while let Some(bytes) = queue.recv().await {
+        // A failed write shows as the end of the other direction too.
+        if write.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read_all(mut read: tokio::net::unix::OwnedReadHalf, incarnation: u64, events: mpsc::Sender<WorkerEvent>) {
+    loop {
+        let event = match read_message(&mut read).await {
+            Ok(message) => WorkerEvent::Said(incarnation, message),
+            Err(why) => WorkerEvent::Gone(incarnation, why),
+        };
+        let last = matches!(event, WorkerEvent::Gone(..));
+        if events.send(event).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+async fn read_message(read: &mut tokio::net::unix::OwnedReadHalf) -> Result<FromWorker, String> {
+    let mut prefix = [0; 4];
+    read.read_exact(&mut prefix).await.map_err(|_| "the worker process ended".to_owned())?;
+    let bytes = body_bytes(prefix).map_err(|error| error.to_string())?;
+    debug_assert!(bytes <= MESSAGE_BYTES_MAX);
+    let mut body = vec![0; bytes];
+    read.read_exact(&mut body).await.map_err(|_| "the worker process ended in the middle of a message".to_owned())?;
+    decode(&body).map_err(|error| error.to_string())
+}
