@@ -41,7 +41,7 @@ pub type CostTable = Vec<ClassCost>;
 ///
 /// The prediction is the larger of the recent peak and mean + 4 deviations, plus 6 %. One slow unit raises it at once; it
 /// sinks over the next dozen. A class never seen may start where half of `r_limit` is left, and is predicted at
-/// twice its rate until three units are measured.
+/// twice its rate until three units are measured. The first unit of a step only has to fit on average.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Budget {
     classes: BTreeMap<CostClass, ClassCost>,
@@ -95,16 +95,28 @@ impl Budget {
         Some(u64::try_from(cost_us).unwrap_or(u64::MAX))
     }
 
-    /// Whether a unit that starts `elapsed_us` into a step is predicted to end within `r_limit_us`.
+    /// Whether the first unit of a step, `elapsed_us` after its start, is expected to end within `r_limit_us`. There is no
+    /// better moment to run it, so the mean decides, without the margin that protects what a step has done already.
+    pub fn fits_first(&self, cost: &UnitCost, elapsed_us: u64, r_limit_us: u64) -> bool {
+        let expected_us = |(class, work)| {
+            let rate = self.classes.get(&class).map_or(0, |known| known.mean);
+            u64::try_from(u128::from(rate) * u128::from(u64::max(work, 1)) / RATE_SCALE).unwrap_or(u64::MAX)
+        };
+        let unit_us = cost.prepare.map_or(0, expected_us).saturating_add(expected_us(cost.run));
+        elapsed_us.saturating_add(unit_us) <= r_limit_us
+    }
+
+    /// Whether a further unit that starts `elapsed_us` into a step is predicted to end within `r_limit_us`.
     pub fn fits(&self, cost: &UnitCost, elapsed_us: u64, r_limit_us: u64) -> bool {
-        let unknown_us = r_limit_us / UNKNOWN_PART;
-        let part = |(class, work)| self.predict_us(class, work).unwrap_or(unknown_us);
-        let prepare_us = cost.prepare.map_or(0, part);
-        // Two unknown parts still fit an otherwise empty step: there is no other way to learn what they cost.
-        let unit_us = prepare_us.saturating_add(part(cost.run)).min(match cost.prepare {
-            Some((class, _)) if !self.classes.contains_key(&class) => r_limit_us,
-            _ => u64::MAX,
-        });
+        let part = |(class, work)| self.predict_us(class, work);
+        let (run_us, prepare_us) = (part(cost.run), cost.prepare.map_or(Some(0), part));
+        let known_us = run_us.unwrap_or(0).saturating_add(prepare_us.unwrap_or(0));
+        // However many parts are unknown, they are tried where half of the limit is left: there is no other way to learn
+        // what they cost, and no unit starts at exactly the step's beginning.
+        let unit_us = match (run_us, prepare_us) {
+            (Some(_), Some(_)) => known_us,
+            (None, _) | (_, None) => known_us.max(r_limit_us / UNKNOWN_PART),
+        };
         elapsed_us.saturating_add(unit_us) <= r_limit_us
     }
 }
@@ -134,13 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_preparation_and_unit_fit_an_empty_step() {
+    fn the_first_unit_of_a_step_needs_no_margin_and_no_experience() {
         let unit = UnitCost { run: (CLASS, 1), prepare: Some((CostClass(8), 1)) };
-        let mut budget = Budget::default();
-        assert!(budget.fits(&unit, 0, 1_000));
-        budget.observe(CLASS, 1, 700);
-        assert!(budget.fits(&unit, 0, 1_000), "an unknown preparation never silences a node");
-        assert!(!budget.fits(&unit, 1, 1_000));
+        assert!(Budget::default().fits_first(&unit, 0, 1_000), "there is no other way to learn what it costs");
+        let budget = trained(&[1_000; 50]);
+        assert!(budget.fits_first(&unit, 0, 1_010), "a limit of barely more than one unit is enough");
+        assert!(!budget.fits(&unit, 0, 1_010));
+        assert!(!budget.fits_first(&unit, 11, 1_010));
+        assert!(!budget.fits_first(&unit, 0, 990));
     }
 
     #[test]
@@ -160,10 +173,10 @@ mod tests {
     fn relaxing_lets_a_silenced_node_try_again() {
         let mut budget = trained(&[50_000; 5]);
         let unit = UnitCost::run(CLASS, 1);
-        assert!(!budget.fits(&unit, 0, 10_000));
+        assert!(!budget.fits_first(&unit, 0, 10_000));
         let tries = (0..).take_while(|_| {
             budget.relax();
-            !budget.fits(&unit, 0, 10_000)
+            !budget.fits_first(&unit, 0, 10_000)
         });
         assert!(tries.count() < 5);
     }

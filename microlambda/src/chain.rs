@@ -627,11 +627,13 @@ impl Chain {
         if !self.may_bid() || self.lease.is_some() {
             return;
         }
-        if let Some(why) = self.set_aside_reason(ctx) {
+        let refused = self.refused_until_us > ctx.now_us;
+        if let Some(why) = self.set_aside_reason(ctx).filter(|_| !refused) {
+            // Tried again later if the driver lacks the record to write it down.
+            self.refused_until_us = ctx.now_us.saturating_add(self.config.slot_us);
             effects.push(Effect::Persist(Commit::SetAside { at: self.head, why }));
             return;
         }
-        let refused = self.refused_until_us > ctx.now_us;
         if refused || !ctx.worker_free || self.bid_at_us(ctx) > ctx.now_us {
             return;
         }

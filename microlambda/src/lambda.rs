@@ -91,7 +91,7 @@ impl StepLimit {
 pub enum Stop {
     /// The next unit was predicted to end after `r_limit`.
     Limit,
-    /// No unit ran, because a single one is predicted to take longer than a whole `r_limit`.
+    /// No unit ran, because a single one is expected to take longer than a whole `r_limit`.
     TooLarge,
     /// All the units that were asked for are done.
     UnitsMax,
@@ -151,8 +151,10 @@ pub fn run_step<L: Lambda>(
         };
         let unit_start_us = clock();
         let elapsed_us = unit_start_us.saturating_sub(start_us);
-        if !budget.fits(&cost, elapsed_us, limit.r_limit_us) {
-            let never = report.units == 0 && !budget.fits(&cost, 0, limit.r_limit_us);
+        let first = report.units == 0;
+        let fits = if first { Budget::fits_first } else { Budget::fits };
+        if !fits(budget, &cost, elapsed_us, limit.r_limit_us) {
+            let never = first && !budget.fits_first(&cost, 0, limit.r_limit_us);
             break if never { Stop::TooLarge } else { Stop::Limit };
         }
         let mut run_start_us = unit_start_us;

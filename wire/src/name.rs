@@ -32,6 +32,11 @@ impl Name {
         Ok(Self(text))
     }
 
+    /// The site of a configuration that names none: `home`.
+    pub fn default_site() -> Self {
+        Self("home".to_owned())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -203,7 +203,7 @@ pub struct Want {
     pub boot: Name,
     /// Of which chain.
     pub chain: Name,
-    /// The first record wanted. A want replaces the node's former one.
+    /// The first record wanted. A want replaces the node's former one; if it begins inside that one or at its end it extends it.
     pub cursor: u64,
     /// At most so many records; 0 asks for none and only reports `committed`.
     pub credit: u32,

@@ -123,6 +123,7 @@ impl Topic {
             format!("{prefix}/camera/+/record/{node}"),
             format!("{prefix}/chain/+/continuation"),
             format!("{prefix}/chain/+/claim"),
+            format!("{prefix}/chain/+/done"),
             format!("{prefix}/sync/{node}/want"),
             format!("{prefix}/sync/{node}/have"),
             format!("{prefix}/event"),

@@ -116,16 +116,28 @@ impl<S: Store> Node<S> {
         if !delta.head.beats(&run.chain.head()) {
             return Ok(None);
         }
-        let from_sequence = delta.parent.version.sequence;
-        if from_sequence < run.boundary() {
+        // Records that are here already, with the same digests, stay as they are; from the first other one on they are replaced.
+        let boundary = run.boundary();
+        let mut entries: Vec<(&Entry, &Folded)> = delta.entries.iter().zip(&folded).collect();
+        let mut from_sequence = delta.parent.version.sequence;
+        while let Some((entry, folded)) = entries.first().filter(|(entry, _)| entry.next_sequence() <= boundary) {
+            let held = self.store.boundary(chain, entry.next_sequence())?;
+            if held.is_none_or(|held| held.digest != folded.head.digest) {
+                break;
+            }
+            from_sequence = entry.next_sequence();
+            entries.remove(0);
+        }
+        if from_sequence < boundary {
             self.counters.suffixes_replaced += 1;
             log::warn!(chain:% = chain, from_sequence; "another branch of the chain wins: its records replace ours from here on");
         }
+        let fresh: Vec<(Entry, Folded)> = entries.iter().map(|(entry, folded)| ((*entry).clone(), (*folded).clone())).collect();
         let started_us = monotonic_us();
         self.store.advance(&Advance {
             chain,
             from_sequence,
-            entries: delta.entries.iter().zip(&folded).collect(),
+            entries,
             partial: delta.partial.as_ref(),
             head: delta.head,
             holder,
@@ -151,17 +163,17 @@ impl<S: Store> Node<S> {
                 frames: delta.entries.iter().zip(&folded).filter_map(|(e, f)| summary(e, f)).take(SUMMARIES_MAX).collect(),
             };
         }
-        self.note_events(chain, &delta.entries, &folded, own);
+        self.note_events(chain, &fresh, own);
         Ok(Some(Event::Committed { head: delta.head, attempt: then, done, holder: Some(holder.to_owned()) }))
     }
 
     /// Events of records just committed: published right after the continuation if this node made them, else expected from
     /// the node that did.
-    fn note_events(&mut self, chain: &Name, entries: &[Entry], folded: &[Folded], own: bool) {
+    fn note_events(&mut self, chain: &Name, fresh: &[(Entry, Folded)], own: bool) {
         let at_us = monotonic_us().saturating_add(self.lease_us());
         let Some(run) = self.chains.get(chain) else { return };
         let mut events = Vec::new();
-        for (entry, folded) in entries.iter().zip(folded) {
+        for (entry, folded) in fresh {
             let Record::Frame { captured_at_ms, label, .. } = &entry.record else { continue };
             for sighting in &folded.sightings {
                 let Some(kind) = sighting.event else { continue };

@@ -1,0 +1,174 @@
+//! Topics and payloads both ways, and what is refused.
+
+use microlambda::{Claim, Digest, Head, Version};
+use microlambda_wire::{
+    Blob, CameraHead, ChainClass, ClaimNote, Continuation, EventNote, FrameError, FrameMeta, Name, Payload, PayloadError,
+    RecordNote, SyncHave, Topic, TopicError, TopicPrefix, Want, from_payload, read_frame_meta, strip_frame_meta, to_payload,
+    write_frame_meta,
+};
+use proptest::prelude::*;
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn topics(a: &Name, b: &Name) -> Vec<Topic> {
+    let (a, b) = (|| a.clone(), || b.clone());
+    vec![
+        Topic::CameraStatus { camera: a() },
+        Topic::CameraHead { camera: a() },
+        Topic::CameraWant { camera: a() },
+        Topic::CameraFrame { camera: a(), node: b() },
+        Topic::CameraRecord { camera: a(), node: b() },
+        Topic::CameraImage { camera: a() },
+        Topic::Continuation { chain: a() },
+        Topic::Claim { chain: a() },
+        Topic::Done { chain: a() },
+        Topic::SyncWant { node: a() },
+        Topic::SyncHave { node: a() },
+        Topic::Face { face: a() },
+        Topic::Event,
+        Topic::NodeStatus { node: a() },
+    ]
+}
+
+/// A JPEG with `body` behind its start marker.
+fn jpeg(body: &[u8]) -> Vec<u8> {
+    [&[0xff, 0xd8], body].concat()
+}
+
+fn meta(jpeg: &[u8]) -> FrameMeta {
+    FrameMeta {
+        v: 1,
+        camera: name("door"),
+        boot: name("b00"),
+        chain: name("door-1"),
+        sequence: 7,
+        captured_at_ms: 1_700_000_000_000,
+        digest: Digest::of(jpeg),
+        label: "a.jpg".into(),
+    }
+}
+
+fn refused<T: Payload + std::fmt::Debug>(json: &str) -> PayloadError {
+    from_payload::<T>(json.as_bytes()).unwrap_err()
+}
+
+proptest! {
+    #[test]
+    fn every_topic_is_parsed_as_it_was_built(site in "[a-z0-9_-]{1,64}", a in "[a-z0-9_-]{1,64}", b in "[a-z0-9_-]{1,64}") {
+        let prefix = TopicPrefix::new(&name(&site));
+        for topic in topics(&name(&a), &name(&b)) {
+            prop_assert_eq!(Topic::parse(&prefix, &topic.build(&prefix)), Ok(topic));
+        }
+    }
+
+    #[test]
+    fn no_topic_makes_the_parser_panic(text in ".{0,200}") {
+        let prefix = TopicPrefix::new(&name("home"));
+        prop_assert!(Topic::parse(&prefix, &text).is_err());
+    }
+
+    #[test]
+    fn no_bytes_make_a_payload_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = from_payload::<Continuation>(&bytes);
+        let _ = from_payload::<CameraHead>(&bytes);
+        let _ = from_payload::<EventNote>(&bytes);
+        let _ = read_frame_meta(&bytes);
+    }
+
+    #[test]
+    fn a_frame_gives_its_picture_back_byte_for_byte(body in prop::collection::vec(any::<u8>(), 0..2_000)) {
+        let picture = jpeg(&body);
+        let frame = write_frame_meta(&picture, &meta(&picture)).unwrap();
+        prop_assert_eq!(&frame[..2], [0xff, 0xd8]);
+        prop_assert_eq!(strip_frame_meta(&frame), Ok((meta(&picture), picture)));
+    }
+
+    #[test]
+    fn a_frame_cut_short_or_damaged_is_refused(cut: prop::sample::Index, at: prop::sample::Index, flip in 1_u8..) {
+        let picture = jpeg(&[7; 500]);
+        let frame = write_frame_meta(&picture, &meta(&picture)).unwrap();
+        prop_assert!(strip_frame_meta(&frame[..cut.index(frame.len())]).is_err());
+        let mut damaged = frame.clone();
+        damaged[at.index(frame.len())] ^= flip;
+        if let Ok((_, back)) = strip_frame_meta(&damaged) {
+            prop_assert_eq!(back, picture, "whatever was damaged, it was not the picture");
+        }
+    }
+}
+
+#[test]
+fn a_topic_of_another_site_is_told_from_an_unknown_one() {
+    let prefix = TopicPrefix::new(&name("home"));
+    assert!(matches!(Topic::parse(&prefix, "microlambda/home2/event"), Err(TopicError::OtherPrefix(_))));
+    assert!(matches!(Topic::parse(&prefix, "microlambda/home/events"), Err(TopicError::Unknown(_))));
+    assert!(matches!(Topic::parse(&prefix, "microlambda/home/camera/A/head"), Err(TopicError::Name(_))));
+}
+
+#[test]
+fn names_keep_wildcards_and_levels_out_of_topics() {
+    for bad in ["", "a/b", "+", "#", "Door", "a b", "ä", &"x".repeat(65)] {
+        assert!(Name::new(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_payload_of_another_format_version_is_refused_by_name() {
+    let head = CameraHead {
+        camera: name("door"),
+        chain: name("door-1"),
+        class: ChainClass::Live,
+        oldest: 1,
+        next: 5,
+        end: None,
+    };
+    let json = String::from_utf8(to_payload(&head).unwrap()).unwrap();
+    assert_eq!(from_payload::<CameraHead>(json.as_bytes()), Ok(head));
+    let newer = refused::<CameraHead>(&json.replace("\"v\":1", "\"v\":2")).to_string();
+    assert!(newer.contains("camera head") && newer.contains("version 2"), "{newer}");
+}
+
+#[test]
+fn payloads_out_of_bounds_are_refused() {
+    let head = r#"{"v":1,"camera":"door","chain":"door-1","class":"live","oldest":6,"next":5}"#;
+    assert!(refused::<CameraHead>(head).to_string().contains("oldest 6"));
+    let want = r#"{"v":1,"node":"a","boot":"b","chain":"c","cursor":0,"credit":5000,"committed":0,"expires_ms":1}"#;
+    assert!(refused::<Want>(want).to_string().contains("credit"));
+    let gap = r#"{"v":1,"chain":"c","sequence":1,"record":{"kind":"gap","count":18446744073709551615,"reason":"unused"}}"#;
+    assert!(refused::<RecordNote>(gap).to_string().contains("gap"));
+    let long = format!("{}{}", head, " ".repeat(5_000));
+    assert!(matches!(refused::<CameraHead>(&long), PayloadError::TooLong { bytes_max: 4_096, .. }));
+}
+
+#[test]
+fn a_largest_delta_fits_its_messages() {
+    let head = Head::genesis(Digest::default());
+    let have = SyncHave {
+        node: name("a"),
+        chain: name("c"),
+        lambda: Digest::default(),
+        base: (0, Digest::default()),
+        newest: head,
+        delta: Blob(vec![0; 320 << 10]),
+    };
+    assert!(to_payload(&have).is_ok());
+}
+
+#[test]
+fn a_claim_reads_as_people_expect() {
+    let claim = Claim { step: Version::at(7), epoch: 1, node: "node-a".into(), lease_ms: 1_500 };
+    let note = ClaimNote { chain: name("door-1"), boot: name("b"), claim, failed: None };
+    let json = String::from_utf8(to_payload(&note).unwrap()).unwrap();
+    let expected = r#"{"v":1,"chain":"door-1","boot":"b","claim":{"step":{"generation":0,"sequence":7,"unit":0},"epoch":1,"node":"node-a","lease_ms":1500},"failed":null}"#;
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn a_picture_that_is_not_the_one_named_is_refused() {
+    let picture = jpeg(b"one");
+    let frame = write_frame_meta(&jpeg(b"two"), &meta(&picture)).unwrap();
+    assert_eq!(strip_frame_meta(&frame), Err(FrameError::WrongDigest));
+    assert_eq!(strip_frame_meta(&picture), Err(FrameError::NoMeta));
+    assert_eq!(strip_frame_meta(b"GIF89a"), Err(FrameError::NotJpeg));
+}
