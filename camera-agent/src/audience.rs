@@ -99,9 +99,8 @@ impl Audience {
             return Answer::Serve;
         }
         // A want that continues the open one extends it: what is on its way is not sent twice, and nothing is passed over.
-        let continues = |open: &Session| {
-            (open.cursor..=open.cursor.saturating_add(open.credit.into())).contains(&want.cursor)
-        };
+        let continues =
+            |open: &Session| (open.cursor..=open.cursor.saturating_add(open.credit.into())).contains(&want.cursor);
         if let Some(open) = open.filter(continues) {
             let end = want.cursor.saturating_add(want.credit.into());
             let credit = u32::try_from(end.saturating_sub(open.cursor)).unwrap_or(u32::MAX).min(CREDIT_MAX);
@@ -235,15 +234,7 @@ mod tests {
     }
 
     fn want(node: &str, cursor: u64, credit: u32, committed: u64) -> Want {
-        Want {
-            node: name(node),
-            boot: name("b"),
-            chain: name("door-1"),
-            cursor,
-            credit,
-            committed,
-            expires_ms: 2_000,
-        }
+        Want { node: name(node), boot: name("b"), chain: name("door-1"), cursor, credit, committed, expires_ms: 2_000 }
     }
 
     /// Sends everything that is wanted now; node and number of each.

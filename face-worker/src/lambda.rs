@@ -3,9 +3,7 @@
 use microlambda::{Lambda, Next, UnitCost};
 use microlambda_faces::plan::{NextUnit, Plan, TileArea};
 use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE};
-use microlambda_faces::{
-    Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace, Unusable,
-};
+use microlambda_faces::{Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace, Unusable};
 
 use crate::engine::{Engine, EngineError};
 use crate::picture::{self, PictureError, Pyramid};
@@ -79,6 +77,17 @@ impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
     /// The sequence number of the frame under work.
     pub fn sequence(&self) -> Option<u64> {
         self.current.as_ref().map(|current| current.frame.sequence)
+    }
+
+    /// Where the frames come from.
+    pub fn frames(&mut self) -> &mut F {
+        &mut self.frames
+    }
+
+    /// The bytes of the frame under work.
+    #[cfg(feature = "fault-injection")]
+    pub fn frame_bytes(&self) -> &[u8] {
+        self.current.as_ref().map_or(&[], |current| &current.frame.bytes)
     }
 
     /// The picture of the face that the last unit encoded, if it did; a JPEG.
@@ -279,3 +288,29 @@ fn scaled_down(rect: Rect, level: u32) -> Rect {
     let down = |px: i32| px >> level.min(31);
     Rect { left: down(rect.left), top: down(rect.top), right: down(rect.right), bottom: down(rect.bottom) }
 }
+
+/// One frame and nothing after it.
+impl Frames for Option<Frame> {
+    fn next_frame(&mut self) -> Option<Frame> {
+        self.take()
+    }
+}
+
+/// Analyses one picture from beginning to end, without a limit.
+///
+/// # Errors
+/// If a unit fails.
+pub fn analyse<E: Engine>(engine: &mut E, params: FaceParams, bytes: Vec<u8>) -> Result<Analysis, UnitError> {
+    let mut lambda = FaceLambda::new(engine, params, Some(Frame { sequence: 0, bytes }), Cache::default());
+    let mut state = Progress::default();
+    while let Next::Unit(cost) = lambda.next(&state) {
+        if cost.prepare.is_some() {
+            lambda.prepare(&state)?;
+        }
+        lambda.advance(&mut state)?;
+    }
+    state.finished.pop().map(|(_, analysis)| analysis).ok_or(UnitError::NotPrepared)
+}
+
+#[cfg(test)]
+mod tests;

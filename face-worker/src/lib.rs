@@ -6,16 +6,26 @@
 //! it may die in any unit, and the agent goes on from the last one.
 
 mod engine;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod ffi;
+mod inbox;
 mod lambda;
 mod models;
 mod picture;
+mod run;
+mod sandbox;
+mod session;
 mod sharpness;
 mod thumbnail;
 
 pub use engine::{Dlib, Engine, EngineError, LoadError};
 pub use ffi::DlibError;
-pub use lambda::{Cache, FaceLambda, Frame, Frames, Progress, UnitError};
+pub use inbox::{FRAME_WAIT_US_MAX, Inbox, InboxError, Reader, Start, inbox};
+pub use lambda::{Cache, FaceLambda, Frame, Frames, Progress, UnitError, analyse};
 pub use models::{ENCODER_MODEL, LANDMARK_MODEL, Model, ModelError};
 pub use picture::{DECODE_PX_MAX, Header, PictureError, Pixels, Pyramid, SIDE_PX_MAX, decode, header};
+pub use run::{Args, ENVIRONMENT, RunError, run};
+pub use sandbox::{Sandbox, SandboxError};
+pub use session::{Clocks, SessionError, serve};
 pub use sharpness::sharpness;

@@ -131,9 +131,10 @@ pub fn header(bytes: &[u8]) -> Result<Header, PictureError> {
         Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
             Header { width_px: height_px, height_px: width_px }
         }
-        Orientation::NoTransforms | Orientation::Rotate180 | Orientation::FlipHorizontal | Orientation::FlipVertical => {
-            Header { width_px, height_px }
-        }
+        Orientation::NoTransforms
+        | Orientation::Rotate180
+        | Orientation::FlipHorizontal
+        | Orientation::FlipVertical => Header { width_px, height_px },
     };
     Ok(upright)
 }
@@ -203,5 +204,136 @@ impl Pyramid {
     /// The finest level: what faces are encoded from.
     pub fn finest(&self) -> Option<&Pixels> {
         self.levels.first()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use image::codecs::jpeg::JpegEncoder;
+    use image::{ImageEncoder, ImageFormat, RgbImage};
+
+    use super::*;
+
+    fn pixels(width_px: u32, height_px: u32, rgb: &[u8]) -> Pixels {
+        Pixels::new(width_px, height_px, rgb.to_vec()).expect("three bytes a pixel")
+    }
+
+    /// A JPEG that is bright on its left half, with an EXIF orientation.
+    fn jpeg(width: u32, height: u32, orientation: u8) -> Vec<u8> {
+        let picture = RgbImage::from_fn(width, height, |x, _| image::Rgb([if x < width / 2 { 250 } else { 5 }; 3]));
+        let mut exif = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+        exif.extend_from_slice(&[orientation, 0, 0, 0, 0, 0, 0, 0]);
+        let mut bytes = Vec::new();
+        let mut encoder = JpegEncoder::new_with_quality(&mut bytes, 95);
+        encoder.set_exif_metadata(exif).expect("EXIF fits");
+        encoder.write_image(picture.as_raw(), width, height, image::ExtendedColorType::Rgb8).expect("a JPEG");
+        bytes
+    }
+
+    /// A PNG header that promises a size, without the pixels.
+    fn png_header(width: u32, height: u32) -> Vec<u8> {
+        let mut png = Cursor::new(Vec::new());
+        RgbImage::new(1, 1).write_to(&mut png, ImageFormat::Png).expect("a PNG");
+        let mut bytes = png.into_inner();
+        bytes[16..20].copy_from_slice(&width.to_be_bytes());
+        bytes[20..24].copy_from_slice(&height.to_be_bytes());
+        let sum = crc32(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(u32::MAX, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 * (crc & 1)))
+        })
+    }
+
+    #[test]
+    fn half_is_the_rounded_mean_of_four_and_leaves_an_odd_row_out() {
+        let picture = pixels(2, 3, &[0, 1, 2, 4, 5, 6, 8, 9, 10, 13, 15, 16, 99, 99, 99, 99, 99, 99]);
+        assert_eq!(picture.half(), pixels(1, 1, &[6, 8, 9]));
+    }
+
+    #[test]
+    fn half_of_a_single_row_or_pixel_stays_one() {
+        assert_eq!(pixels(2, 1, &[0, 0, 0, 10, 10, 10]).half(), pixels(1, 1, &[5, 5, 5]));
+        assert_eq!(pixels(1, 1, &[7, 8, 9]).half(), pixels(1, 1, &[7, 8, 9]));
+    }
+
+    #[test]
+    fn pixels_have_three_bytes_each_and_a_crop_lies_inside() {
+        assert_eq!(Pixels::new(2, 2, vec![0; 11]), None);
+        assert_eq!(Pixels::new(0, 2, vec![]), None);
+        let picture = pixels(2, 2, &[1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]);
+        assert_eq!(picture.crop(1, 0, 1, 2), Some(pixels(1, 2, &[2, 2, 2, 4, 4, 4])));
+        assert_eq!(picture.crop(1, 1, 2, 1), None);
+        assert_eq!(picture.crop(u32::MAX, 0, 2, 1), None);
+    }
+
+    #[test]
+    fn a_picture_is_turned_upright_as_its_exif_says() {
+        let plain = decode(&jpeg(64, 32, 1)).expect("decodes");
+        assert_eq!((plain.width_px(), plain.height_px()), (64, 32));
+        assert!(plain.rgb()[0] > 200);
+        // 6: the camera was turned clockwise, so that the left side belongs on top.
+        let turned = jpeg(64, 32, 6);
+        let upright = decode(&turned).expect("decodes");
+        assert_eq!((upright.width_px(), upright.height_px()), (32, 64));
+        assert_eq!(header(&turned), Ok(Header { width_px: 32, height_px: 64 }));
+        let below = upright.rgb().len() - 3;
+        assert!(upright.rgb()[0] > 200 && upright.rgb()[below] < 50);
+        let mirrored = decode(&jpeg(64, 32, 2)).expect("decodes");
+        assert!(mirrored.rgb()[0] < 50);
+    }
+
+    #[test]
+    fn a_picture_above_the_bound_is_refused_by_its_header_alone() {
+        let bytes = png_header(20_000, 20_000);
+        let error = PictureError::TooLarge { width_px: 20_000, height_px: 20_000 };
+        assert_eq!(header(&bytes), Err(error.clone()));
+        assert_eq!(decode(&bytes), Err(error));
+        let long = png_header(70_000, 1);
+        assert_eq!(header(&long), Err(PictureError::TooLarge { width_px: 70_000, height_px: 1 }));
+    }
+
+    #[test]
+    fn a_picture_of_fifty_megapixels_is_decoded_and_searched_at_half_its_size() {
+        let mut png = Cursor::new(Vec::new());
+        image::GrayImage::new(10_000, 5_000).write_to(&mut png, ImageFormat::Png).expect("a PNG");
+        let picture = decode(png.get_ref()).expect("decodes");
+        assert_eq!((picture.width_px(), picture.height_px()), (10_000, 5_000));
+        let pyramid = Pyramid::new(picture, 1, 3);
+        assert_eq!(pyramid.finest().map(|level| (level.width_px(), level.height_px())), Some((5_000, 2_500)));
+        assert_eq!(pyramid.level(3).map(|level| (level.width_px(), level.height_px())), Some((1_250, 625)));
+        assert_eq!(pyramid.level(0), None);
+        assert_eq!(pyramid.level(4), None);
+    }
+
+    #[test]
+    fn what_is_no_picture_or_is_cut_short_is_refused_with_a_reason() {
+        assert_eq!(header(b"hello"), Err(PictureError::NotAPicture));
+        assert_eq!(header(b""), Err(PictureError::NotAPicture));
+        // A GIF is a picture, but of a kind that is not compiled in.
+        assert!(header(b"GIF89a\x01\0\x01\0\0\0\0").is_err());
+        let whole = jpeg(64, 32, 1);
+        assert!(matches!(decode(&whole[..60]), Err(PictureError::Damaged { .. })));
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic() {
+        let whole = jpeg(40, 24, 1);
+        // Each damage is a function of its number; whatever comes out, the process goes on.
+        for damage in 0..2_000usize {
+            let mut bytes = whole.clone();
+            let at = damage * 7_919 % bytes.len();
+            bytes[at] = bytes[at].wrapping_add((damage % 255) as u8 + 1);
+            bytes.truncate(if damage % 3 == 0 { bytes.len() * (damage % 97) / 97 } else { bytes.len() });
+            if let Ok(picture) = decode(&bytes) {
+                let size = u64::from(picture.width_px()) * u64::from(picture.height_px());
+                assert_eq!(picture.rgb().len() as u64, size * 3);
+            }
+        }
     }
 }

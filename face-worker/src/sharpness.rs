@@ -28,3 +28,35 @@ pub fn sharpness(chip: &[u8]) -> f32 {
     }
     ((squares * count - sum * sum) as f64 / (count * count) as f64) as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chip(value: impl Fn(usize, usize) -> u8) -> Vec<u8> {
+        (0..CHIP_SIDE_PX * CHIP_SIDE_PX).flat_map(|at| [value(at % CHIP_SIDE_PX, at / CHIP_SIDE_PX); 3]).collect()
+    }
+
+    #[test]
+    fn a_plain_area_and_an_even_slope_have_no_sharpness() {
+        assert_eq!(sharpness(&chip(|_, _| 130)), 0.0);
+        assert_eq!(sharpness(&chip(|x, _| x as u8)), 0.0);
+    }
+
+    #[test]
+    fn a_chequerboard_is_as_sharp_as_arithmetic_says() {
+        // Luma 0 and 100: the Laplacian is +400 and −400 in equal numbers, so its variance is 160,000.
+        assert_eq!(sharpness(&chip(|x, y| if (x + y) % 2 == 0 { 100 } else { 0 })), 160_000.0);
+    }
+
+    #[test]
+    fn a_softer_edge_is_less_sharp() {
+        let edge = |width: usize| sharpness(&chip(|x, _| (x.saturating_sub(70) * 200 / width).min(200) as u8));
+        assert!(edge(1) > edge(4) && edge(4) > edge(16), "{} {} {}", edge(1), edge(4), edge(16));
+    }
+
+    #[test]
+    fn what_is_no_chip_has_no_sharpness() {
+        assert_eq!(sharpness(&[1, 2, 3]), 0.0);
+    }
+}

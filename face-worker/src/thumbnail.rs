@@ -43,3 +43,33 @@ pub fn of_face(pixels: &Pixels, rect: Rect) -> Option<Vec<u8>> {
         (jpeg.len() <= THUMBNAIL_BYTES_MAX).then_some(jpeg)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(width: u32, height: u32) -> Pixels {
+        let rgb = (0..width * height * 3).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        Pixels::new(width, height, rgb).expect("three bytes a pixel")
+    }
+
+    #[test]
+    fn a_thumbnail_stays_within_its_bounds_whatever_the_face() {
+        let pixels = noise(900, 700);
+        for rect in [
+            Rect { left: 0, top: 0, right: 900, bottom: 700 },
+            Rect { left: 860, top: 660, right: 900, bottom: 700 },
+            Rect { left: 10, top: 10, right: 45, bottom: 45 },
+        ] {
+            let jpeg = of_face(&pixels, rect).expect("a thumbnail");
+            assert!(jpeg.len() <= THUMBNAIL_BYTES_MAX, "{} bytes", jpeg.len());
+            let picture = image::load_from_memory(&jpeg).expect("a JPEG");
+            assert!(picture.width().max(picture.height()) <= THUMBNAIL_PX_MAX, "{rect:?}");
+        }
+    }
+
+    #[test]
+    fn a_box_outside_the_picture_has_no_thumbnail() {
+        assert_eq!(of_face(&noise(20, 20), Rect { left: 90, top: 90, right: 80, bottom: 80 }), None);
+    }
+}

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// Values in one face encoding: the output layer of dlib's `dlib_face_recognition_resnet_model_v1`.
 pub const ENCODING_LEN: usize = 128;
 
+/// No picture has more faces: of more, the surest are taken.
+pub const FACES_MAX: usize = 256;
+
 /// A face encoding: 128 finite numbers, compared by Euclidean distance; one person's lie within about 0.6.
 pub type Encoding = Box<[f32]>;
 
@@ -55,14 +58,19 @@ impl Rect {
 pub struct FaceParams {
     /// Two encodings closer than this are of one person (Euclidean).
     pub distance_max: f64,
-    /// Faces whose box is smaller than this on its shorter side are unusable, px.
+    /// Faces whose box is smaller than this on its shorter side are unusable, px. The default is the smallest box that the
+    /// detector gives: encodings of such faces were as good as others (`docs/quality.md`).
     pub face_px_min: u32,
-    /// Faces whose aligned chip has a smaller sharpness (variance of its Laplacian) are unusable.
+    /// Faces whose aligned chip has a smaller sharpness (variance of its Laplacian) are unusable. Below the default the
+    /// encoding drifts from the sharp one of the same photo by more than two people's usual distance allows.
     pub sharpness_min: f32,
     /// Detections with a lower score are not recorded at all (dlib's own threshold is 0).
     pub score_min: f32,
-    /// A face with a lower score may be recognised, but is no evidence for somebody new.
+    /// A face with a lower score may be recognised, but is no evidence for somebody new. The default lies between the surest
+    /// thing that is no frontal face and the weakest true face of the photos that it was chosen on.
     pub new_person_score_min: f32,
+    /// Somebody known is reported again after not having been seen for this long, ms of capture time.
+    pub absence_ms: u64,
     /// Pictures of more pixels are scaled down to this before they are searched.
     pub picture_px_max: u32,
 }
@@ -72,9 +80,10 @@ impl Default for FaceParams {
         Self {
             distance_max: 0.6,
             face_px_min: 36,
-            sharpness_min: 20.0,
+            sharpness_min: 4.0,
             score_min: 0.0,
             new_person_score_min: 0.3,
+            absence_ms: 60_000,
             picture_px_max: 16_000_000,
         }
     }
@@ -161,6 +170,11 @@ pub enum Analysis {
     Frame(FrameAnalysis),
     /// The picture cannot be decoded or is outside the bounds; says why, and what to do.
     Unreadable {
+        /// Reason, for people.
+        why: String,
+    },
+    /// The first unit of the frame failed on different nodes, or repeatedly where there is only one.
+    SetAside {
         /// Reason, for people.
         why: String,
     },

@@ -2,6 +2,8 @@
 //!
 //! No BLAS, fixed summation order, IEEE 754 arithmetic only: equal analyses give equal states down to the last bit.
 
+use std::sync::Arc;
+
 use microlambda::{Digest, DigestBuilder, Head, Version};
 use microlambda_wire::{EventKind, Record};
 
@@ -48,8 +50,8 @@ pub struct Person {
 /// The people known so far.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Gallery {
-    /// In the order first seen.
-    pub people: Vec<Person>,
+    /// In the order first seen. Shared, so that a fold on trial copies only the people it changes.
+    pub people: Vec<Arc<Person>>,
 }
 
 /// A face that was matched.
@@ -169,6 +171,7 @@ impl FoldState {
                 (sightings, unassigned, units_set_aside(analysis))
             }
             (Record::Frame { .. }, Some(Analysis::Unreadable { .. })) => (Vec::new(), 0, 0),
+            (Record::Frame { .. }, Some(Analysis::SetAside { .. })) => (Vec::new(), 0, 1),
             (Record::Gap { .. } | Record::End { .. }, None) => (Vec::new(), 0, 0),
             _ => return Err(ContentError::WrongAnalysis(entry.sequence)),
         };
@@ -231,7 +234,7 @@ impl FoldState {
             let strong = face.seen.score >= self.params.new_person_score_min;
             let nearest = self.gallery.nearest(encoding);
             if let Some((person, distance)) = nearest.filter(|(_, distance)| *distance <= self.params.distance_max) {
-                let known = &mut self.gallery.people[person];
+                let known = Arc::make_mut(&mut self.gallery.people[person]);
                 let absent_ms = captured_at_ms.saturating_sub(known.last_seen_ms);
                 let seen_in_frame = sightings.iter().any(|sighting| sighting.person == person);
                 let confident = distance <= self.params.distance_max * CONFIDENT_PART;
@@ -252,14 +255,14 @@ impl FoldState {
                     kept: true,
                     event: Some(EventKind::NewFace),
                 });
-                self.gallery.people.push(Person {
+                self.gallery.people.push(Arc::new(Person {
                     first_sequence: sequence,
                     first_face_index: face_index,
                     first_seen_ms: captured_at_ms,
                     last_seen_ms: captured_at_ms,
                     frames: 1,
                     exemplars: vec![exemplar()],
-                });
+                }));
             } else {
                 unassigned += 1;
             }

@@ -7,7 +7,7 @@
 
 use std::cmp::Ordering;
 
-use crate::{Face, FaceOutcome, FrameAnalysis, Partial, Rect, SeenFace, Tile, Unusable};
+use crate::{FACES_MAX, Face, FaceOutcome, FrameAnalysis, Partial, Rect, SeenFace, Tile, Unusable};
 
 /// No tile is longer than this on either side, px of its level: the largest unit, about 0.4 megapixels.
 pub const TILE_SIDE_PX_MAX: u32 = 640;
@@ -139,7 +139,7 @@ impl Plan {
 
     /// The faces among all detections of all tiles (picture coordinates, any order), surest first: each
     /// clipped to the picture, and none that overlaps a surer one as dlib's detector defines it. One tile has been
-    /// through that rule inside the detector already and is only clipped.
+    /// through that rule inside the detector already and is only clipped. At most [`FACES_MAX`].
     pub fn merge(&self, found: &[SeenFace]) -> Vec<SeenFace> {
         let mut sorted: Vec<SeenFace> = found.to_vec();
         sorted.sort_by(surest_first);
@@ -158,6 +158,7 @@ impl Plan {
         // Clipping may have changed the order of faces with equal scores.
         kept.sort_by(surest_first);
         kept.dedup();
+        kept.truncate(FACES_MAX);
         kept
     }
 
@@ -177,6 +178,7 @@ impl Plan {
             && searched <= self.tiles.len()
             && (searched == self.tiles.len() || (partial.to_encode.is_empty() && partial.faces.is_empty()))
             && (searched < self.tiles.len() || partial.found.is_empty())
+            && partial.to_encode.len() <= FACES_MAX
             && partial.faces.len() <= partial.to_encode.len()
             && partial.faces.iter().zip(&partial.to_encode).all(|(face, seen)| face.seen == *seen)
             && partial.to_encode.iter().all(inside)
@@ -280,7 +282,8 @@ fn same_face(a: Rect, b: Rect) -> bool {
         right: a.right.max(b.right),
         bottom: a.bottom.max(b.bottom),
     };
-    let covers = |part: i64, whole: i64, ppm: i64| i128::from(part) * i128::from(PPM) > i128::from(whole) * i128::from(ppm);
+    let covers =
+        |part: i64, whole: i64, ppm: i64| i128::from(part) * i128::from(PPM) > i128::from(whole) * i128::from(ppm);
     common > 0
         && (covers(common, bounding.area(), IOU_PPM_MAX)
             || covers(common, a.area(), COVERED_PPM_MAX)
@@ -351,7 +354,8 @@ mod tests {
     #[test]
     fn a_camera_picture_is_seven_tiles() {
         let plan = Plan::of(1280, 720, PX_MAX);
-        let sizes: Vec<_> = plan.tiles().iter().map(|t| (t.level, t.left_px, t.top_px, t.width_px, t.height_px)).collect();
+        let sizes: Vec<_> =
+            plan.tiles().iter().map(|t| (t.level, t.left_px, t.top_px, t.width_px, t.height_px)).collect();
         let mut expected = Vec::new();
         for top in [0, 296] {
             for left in [0, 384, 768] {

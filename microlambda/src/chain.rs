@@ -570,7 +570,7 @@ impl Chain {
             StepEnd::Died { why } => {
                 self.cautious_units = CAUTIOUS_UNITS + 1;
                 if !progressed && attempt.step == self.head {
-                    self.failed_here(why.clone(), effects);
+                    self.failed_here(why.clone(), ctx, effects);
                     return;
                 }
             }
@@ -593,7 +593,10 @@ impl Chain {
         }
     }
 
-    fn failed_here(&mut self, why: String, effects: &mut Vec<Effect>) {
+    fn failed_here(&mut self, why: String, ctx: &Context<'_>, effects: &mut Vec<Effect>) {
+        // Another node's try says more about the unit than a second one here.
+        let others = ctx.peers.len().saturating_sub(1) as u64;
+        self.open_since_us = ctx.now_us.saturating_add(others.saturating_mul(self.config.slot_us));
         let own = self.failures.entry(self.config.node.clone()).or_default();
         *own = (own.0.saturating_add(1), why.clone());
         let (at, times) = (self.head.version, own.0);

@@ -57,7 +57,11 @@ impl FromStr for BrokerUrl {
         let (host, port) = match rest.strip_prefix('[') {
             Some(bracketed) => {
                 let (host, after) = bracketed.split_once(']').ok_or_else(|| error("a bracket is not closed"))?;
-                let port = if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or_else(|| error("a port follows after a colon"))?) };
+                let port = if after.is_empty() {
+                    None
+                } else {
+                    Some(after.strip_prefix(':').ok_or_else(|| error("a port follows after a colon"))?)
+                };
                 (host, port)
             }
             None => match rest.split_once(':') {
@@ -136,11 +140,17 @@ impl BrokerConfig {
         link.credentials = self.credentials(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).as_deref())?;
         if let Some(path) = &self.ca_file {
             if !self.url.tls {
-                return Err(ConfigError::value("broker.ca-file", "only an mqtts:// url uses it: change the url or leave it out"));
+                return Err(ConfigError::value(
+                    "broker.ca-file",
+                    "only an mqtts:// url uses it: change the url or leave it out",
+                ));
             }
             let pem = read_small("broker.ca-file", path)?;
             if !pem.windows(22).any(|window| window == b"-----BEGIN CERTIFICATE") {
-                return Err(ConfigError::value("broker.ca-file", format!("{} holds no PEM certificate", path.display())));
+                return Err(ConfigError::value(
+                    "broker.ca-file",
+                    format!("{} holds no PEM certificate", path.display()),
+                ));
             }
             link.ca_pem = Some(pem);
         }
@@ -196,7 +206,18 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused_with_an_example() {
-        for text in ["", "broker", "http://broker", "mqtt://", "mqtt://b:0", "mqtt://b:99999", "mqtt://::1", "mqtt://[::1", "mqtt://b/x", "mqtt://[::1]7"] {
+        for text in [
+            "",
+            "broker",
+            "http://broker",
+            "mqtt://",
+            "mqtt://b:0",
+            "mqtt://b:99999",
+            "mqtt://::1",
+            "mqtt://[::1",
+            "mqtt://b/x",
+            "mqtt://[::1]7",
+        ] {
             let message = text.parse::<BrokerUrl>().unwrap_err().to_string();
             assert!(message.contains("mqtt://host:1883"), "{text}: {message}");
         }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing as Sent,
-    Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions,
+    Outgoing as Sent, Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use tokio::sync::mpsc::{self, OwnedPermit};
 
@@ -51,7 +51,8 @@ pub(crate) async fn keep_up(
     let mut reported = false;
     loop {
         // Not connected: waiting for the caller to make room for the two notices holds nothing up.
-        let (Ok(up_notice), Ok(down_notice)) = (inbox.clone().reserve_owned().await, inbox.clone().reserve_owned().await)
+        let (Ok(up_notice), Ok(down_notice)) =
+            (inbox.clone().reserve_owned().await, inbox.clone().reserve_owned().await)
         else {
             break;
         };
@@ -117,10 +118,11 @@ async fn run_once(
 ) -> End {
     let (client, event_loop) = open(config);
     let flight = Flight::default();
-    let poller = Poller { config, shared, client: &client, flight: &flight, inbox, up_notice: Some(up_notice), event_loop };
+    let poller =
+        Poller { config, shared, client: &client, flight: &flight, inbox, up_notice: Some(up_notice), event_loop };
     tokio::select! {
         end = poller.run() => end,
-        end = write(&client, shared, outbox, &flight) => end,
+        end = write(&client, outbox, &flight) => end,
         end = close_idle(shared) => end,
     }
 }
@@ -183,17 +185,11 @@ impl Flight {
 }
 
 /// Moves messages from the outbox into rumqttc's channel; ends only when the client is gone.
-async fn write(
-    client: &AsyncClient,
-    shared: &Shared,
-    outbox: &mut mpsc::UnboundedReceiver<Outgoing>,
-    flight: &Flight,
-) -> End {
+async fn write(client: &AsyncClient, outbox: &mut mpsc::UnboundedReceiver<Outgoing>, flight: &Flight) -> End {
     while let Some(message) = outbox.recv().await {
-        let current = shared.lock().connection == message.connection;
-        debug_assert!(current, "the outbox is emptied between connections");
         flight.hand(message.payload.len());
-        if let Err(error) = client.publish_bytes(message.topic, QoS::AtLeastOnce, message.retain, message.payload).await {
+        if let Err(error) = client.publish_bytes(message.topic, QoS::AtLeastOnce, message.retain, message.payload).await
+        {
             return End::Failed(error.to_string());
         }
     }
@@ -279,7 +275,6 @@ impl Poller<'_> {
         {
             let mut state = self.shared.lock();
             state.up = true;
-            state.connection += 1;
             state.counters.connected += 1;
         }
         self.shared.changed.notify_waiters();
@@ -332,18 +327,25 @@ fn explain(error: &ConnectionError, config: &LinkConfig) -> String {
     let broker = &config.broker;
     match error {
         ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
-            format!("nothing listens at {broker}: start the broker there (for example mosquitto) or correct `url` in [broker]")
+            format!(
+                "nothing listens at {broker}: start the broker there (for example mosquitto) or correct `url` in [broker]"
+            )
         }
         ConnectionError::Io(io) => format!("{broker}: {io}; check the network and `url` in [broker]"),
         ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
-            format!("{broker} does not answer within {} s: check the address, the network and the firewall", NETWORK_TIMEOUT.as_secs())
+            format!(
+                "{broker} does not answer within {} s: check the address, the network and the firewall",
+                NETWORK_TIMEOUT.as_secs()
+            )
         }
         ConnectionError::ConnectionRefused(
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
         ) => format!("{broker} refuses this client: check `username` and `password-file` in [broker]"),
         ConnectionError::ConnectionRefused(code) => format!("{broker} refuses the connection: {code:?}"),
         ConnectionError::Tls(tls) => {
-            format!("no TLS connection to {broker}: {tls}; check `ca-file` in [broker] and that the broker speaks TLS on this port")
+            format!(
+                "no TLS connection to {broker}: {tls}; check `ca-file` in [broker] and that the broker speaks TLS on this port"
+            )
         }
         ConnectionError::MqttState(StateError::ConnectionAborted) => format!(
             "{broker} closed the connection: it stopped, or another client uses the id {:?} too",

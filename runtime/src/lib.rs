@@ -19,7 +19,7 @@ pub use clock::{boot_id, monotonic_us, unix_ms};
 pub use config::ConfigError;
 pub use exit::{Signal, shutdown_signal};
 pub use link::{
-    Link, LinkConfig, LinkCounters, LinkEvent, LinkEvents, Message, PublishError, Queued, PACKET_BYTES_MAX_DEFAULT,
+    Link, LinkConfig, LinkCounters, LinkEvent, LinkEvents, Message, PACKET_BYTES_MAX_DEFAULT, PublishError, Queued,
 };
 pub use logging::{Level, Verbosity};
 pub use notify::Watchdog;

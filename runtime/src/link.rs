@@ -85,6 +85,18 @@ impl LinkConfig {
     }
 }
 
+impl std::fmt::Debug for LinkConfig {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinkConfig")
+            .field("broker", &self.broker)
+            .field("client_id", &self.client_id)
+            .field("username", &self.credentials.as_ref().map(|(username, _)| username))
+            .field("filters", &self.filters)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What the link tells its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkEvent {
@@ -176,9 +188,8 @@ pub(crate) struct Shared {
     payload_bytes_max: usize,
 }
 
-/// A message on its way out, of one connection.
+/// A message on its way out.
 pub(crate) struct Outgoing {
-    pub(crate) connection: u64,
     pub(crate) topic: String,
     pub(crate) payload: Bytes,
     pub(crate) retain: bool,
@@ -186,8 +197,6 @@ pub(crate) struct Outgoing {
 
 #[derive(Default)]
 pub(crate) struct State {
-    /// Counts connections; only meaningful while `up`.
-    pub(crate) connection: u64,
     pub(crate) up: bool,
     pub(crate) closing: bool,
     pub(crate) ended: bool,
@@ -227,12 +236,18 @@ impl Link {
     ///
     /// # Errors
     /// [`PublishError`]; the message is dropped and counted in [`LinkCounters::refused`].
-    pub fn publish(&self, topic: impl Into<String>, payload: impl Into<Bytes>, retain: bool) -> Result<(), PublishError> {
+    pub fn publish(
+        &self,
+        topic: impl Into<String>,
+        payload: impl Into<Bytes>,
+        retain: bool,
+    ) -> Result<(), PublishError> {
         let (topic, payload) = (topic.into(), payload.into());
         let shared = &*self.shared;
         let mut state = shared.lock();
         let bytes = payload.len();
-        let checked = if topic.is_empty() || topic.len() > PACKET_OVERHEAD_BYTES / 2 || topic.contains(['+', '#', '\0']) {
+        let checked = if topic.is_empty() || topic.len() > PACKET_OVERHEAD_BYTES / 2 || topic.contains(['+', '#', '\0'])
+        {
             Err(PublishError::BadTopic)
         } else if bytes > shared.payload_bytes_max {
             Err(PublishError::TooLarge { bytes, bytes_max: shared.payload_bytes_max })
@@ -246,7 +261,7 @@ impl Link {
             Ok(())
         };
         let sent = checked.and_then(|()| {
-            let outgoing = Outgoing { connection: state.connection, topic, payload, retain };
+            let outgoing = Outgoing { topic, payload, retain };
             shared.outbox.send(outgoing).map_err(|_| PublishError::NotConnected)
         });
         match sent {

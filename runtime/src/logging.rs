@@ -132,11 +132,7 @@ mod tests {
     use super::*;
 
     fn line(level: log::Level, fields: &[(&str, Value<'_>)]) -> String {
-        let record = Record::builder()
-            .args(format_args!("spool opened"))
-            .level(level)
-            .key_values(&fields)
-            .build();
+        let record = Record::builder().args(format_args!("spool opened")).level(level).key_values(&fields).build();
         format_line(&record, 3_723_004)
     }
 

@@ -1,0 +1,571 @@
+//! The agent's loop: MQTT on one side, the spool and the source on the other.
+
+use std::time::Duration;
+
+use microlambda_runtime::{
+    Link, LinkConfig, LinkEvent, LinkEvents, Message, PublishError, Watchdog, boot_id, monotonic_us, notify,
+    shutdown_signal,
+};
+use microlambda_wire::{
+    CameraHead, CameraStatus, ChainClass, FrameMeta, Name, NodeStatus, RecordNote, SourceCounters, Topic, TopicPrefix,
+    Want, from_payload, to_payload, write_frame_meta,
+};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::RunError;
+use crate::audience::{Answer, Audience, Release};
+use crate::config::{Config, SourceConfig};
+use crate::source::pump::{Phase, Pump, PumpConfig, Report};
+use crate::source::{SourceError, command, folder, v4l2};
+use crate::spool::clerk::{Clerk, Desk};
+use crate::spool::{Identity, Spool, Stored};
+
+/// Frames are read from the spool only while less than this waits for the broker, bytes.
+const SERVE_BYTES: usize = 384 << 10;
+/// The head is repeated this often for those who missed it.
+const HEAD_EVERY: Duration = Duration::from_secs(5);
+/// A finite input's head is said at most this often; a live one's at once.
+const HEAD_PAUSE: Duration = Duration::from_millis(100);
+/// Counters in the status are brought up to date this often at most; trouble is said at once.
+const STATUS_PAUSE: Duration = Duration::from_secs(5);
+/// The status is repeated this often.
+const STATUS_EVERY: Duration = Duration::from_secs(60);
+/// The loop looks around at least this often: releases and silences have no event of their own.
+const TICK: Duration = Duration::from_secs(1);
+/// A live source that gives nothing for this long is in trouble, µs.
+const SILENT_US: u64 = 15_000_000;
+/// The spool's thread has this long for one request before the watchdog is no longer fed.
+const SPOOL_STUCK: Duration = Duration::from_secs(60);
+/// At the end: to send what is queued, and for the source to stop.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// What the broker may send us in one packet: wants and other nodes' status.
+const OUTBOX_MESSAGES_MAX: usize = 256;
+
+/// How to run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Forget the spool and start a new chain.
+    pub new_job: bool,
+    /// End when a finite input is done and every frame was freed.
+    pub exit_when_done: bool,
+}
+
+/// Runs until a signal, a fatal error, or (if asked) the end of the job.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
+    let shutdown = shutdown_signal().map_err(RunError::system)?;
+    let spool = open_spool(&config, options)?;
+    let complete_before = spool.view().is_complete();
+    let input_ended = spool.view().end.is_some();
+    if input_ended {
+        say_ended(&config, &spool);
+    }
+    let clerk = Clerk::start(spool).map_err(RunError::system)?;
+    let pump = if input_ended { None } else { Some(start_pump(&config, &clerk)?) };
+    let mut agent = Agent::new(config, options, clerk)?;
+    // The events are kept until the end: without them the link would close before the last status is sent.
+    let (link, mut events) = Link::start(agent.link_config()?);
+    let outcome = if complete_before && options.exit_when_done {
+        Ok(())
+    } else {
+        agent.serve(&link, &mut events, pump.as_ref(), shutdown).await
+    };
+    notify::stopping();
+    agent.leave(&link).await;
+    if let Some(pump) = pump {
+        pump.stop(CLOSE_TIMEOUT).await;
+    }
+    agent.clerk.close();
+    log::info!("stopped");
+    outcome
+}
+
+fn open_spool(config: &Config, options: Options) -> Result<Spool, RunError> {
+    if options.new_job && crate::spool::replace(&config.state_dir)? {
+        log::info!(folder:% = config.state_dir.display(); "the former spool was removed");
+    }
+    let identity =
+        Identity { camera: config.camera.clone(), class: config.source.class(), source: config.source.describe() };
+    let spool = Spool::open(&config.state_dir, &identity, config.spool, microlambda_runtime::unix_ms())?;
+    let view = spool.view();
+    log::info!(
+        chain:% = view.chain, oldest = view.oldest, next = view.next, frames = view.frames, bytes = view.bytes;
+        "spool opened"
+    );
+    Ok(spool)
+}
+
+/// A finite input that was read to its end is not read again.
+fn say_ended(config: &Config, spool: &Spool) {
+    let state = if spool.view().is_complete() { "complete, and all frames were freed" } else { "read to its end" };
+    log::info!(source = config.source.describe().as_str(); "this job is {state}; `camera-agent run --new-job` starts anew");
+    if let (SourceConfig::Folder { path }, Ok(inputs)) = (&config.source, spool.inputs()) {
+        match folder::Folder::open(path, &inputs) {
+            Ok(folder) if folder.remaining() > 0 => log::warn!(
+                files = folder.remaining();
+                "pictures were added after the job's end and are not read: run with --new-job to read the folder again"
+            ),
+            Ok(_) => {}
+            Err(error) => log::debug!(why:% = error; "the folder is not what it was"),
+        }
+    }
+}
+
+fn start_pump(config: &Config, clerk: &Clerk) -> Result<Pump, RunError> {
+    let source = config.source.clone();
+    let opener: crate::source::pump::Opener = Box::new(move |already, leash| match &source {
+        SourceConfig::Folder { path } => Ok(Box::new(folder::Folder::open(path, already)?)),
+        SourceConfig::Command(line) => Ok(Box::new(command::Stream::open(line, already, leash)?)),
+        SourceConfig::V4l2(wish) => v4l2::open(wish).map(|device| Box::new(device) as _),
+    });
+    let settings = PumpConfig {
+        frame_bytes_max: config.frame_bytes_max,
+        image_interval: (config.image_interval_s > 0).then(|| Duration::from_secs(config.image_interval_s)),
+        finite: config.source.class() == ChainClass::Batch,
+    };
+    Pump::start(opener, clerk.intake(), settings).map_err(RunError::system)
+}
+
+struct Agent {
+    config: Config,
+    options: Options,
+    prefix: TopicPrefix,
+    boot: Name,
+    clerk: Clerk,
+    desk: watch::Receiver<Desk>,
+    audience: Audience,
+    /// The record under way: for whom, which number, the answer.
+    reading: Option<(Name, u64, oneshot::Receiver<Option<Stored>>)>,
+    releasing: Option<(Release, oneshot::Receiver<u64>)>,
+    /// Since when the spool's thread owes an answer.
+    asked_spool: Option<Instant>,
+    freed_on_one: u64,
+    refused_messages: u64,
+    head: Said<CameraHead>,
+    status: Said<CameraStatus>,
+    watchdog: Watchdog,
+    ready: bool,
+    done_said: bool,
+}
+
+/// What was last published, and when.
+struct Said<T> {
+    last: Option<(T, Instant)>,
+}
+
+impl<T: PartialEq> Said<T> {
+    /// When `value` is to be published: the earliest time, given the pause after the former and the repetition.
+    fn due(&self, value: &T, pause: Duration, every: Duration) -> Option<Instant> {
+        let (last, at) = self.last.as_ref()?;
+        Some(*at + if last == value { every } else { pause })
+    }
+}
+
+impl Agent {
+    fn new(config: Config, options: Options, clerk: Clerk) -> Result<Self, RunError> {
+        let desk = clerk.desk();
+        let chain = desk.borrow().view.chain.clone();
+        Ok(Self {
+            prefix: TopicPrefix::new(&config.site),
+            boot: boot_id().map_err(RunError::system)?,
+            audience: Audience::new(chain, now_ms()),
+            config,
+            options,
+            clerk,
+            desk,
+            reading: None,
+            releasing: None,
+            asked_spool: None,
+            freed_on_one: 0,
+            refused_messages: 0,
+            head: Said { last: None },
+            status: Said { last: None },
+            watchdog: Watchdog::from_env(),
+            ready: false,
+            done_said: false,
+        })
+    }
+
+    fn topic(&self, topic: &Topic) -> String {
+        topic.build(&self.prefix)
+    }
+
+    fn link_config(&self) -> Result<LinkConfig, RunError> {
+        let camera = &self.config.camera;
+        // The same id at every start: the broker sends the will of a dead predecessor before this one is let in.
+        let mut link = self.config.broker.link_config(format!("microlambda-camera-{}-{camera}", self.config.site))?;
+        let last_words = CameraStatus { online: false, ..self.status_now(&Report::default()) };
+        let status = Topic::CameraStatus { camera: camera.clone() };
+        link.will = Some(Message {
+            topic: self.topic(&status),
+            payload: to_payload(&last_words).map_err(|error| RunError::Run(error.to_string()))?,
+            retain: true,
+        });
+        link.filters = Topic::camera_filters(&self.prefix, camera);
+        link.outbox_messages_max = OUTBOX_MESSAGES_MAX;
+        link.outbox_bytes_max = SERVE_BYTES + 2 * self.config.frame_bytes_max;
+        link.inbox_messages_max = OUTBOX_MESSAGES_MAX;
+        link.inbox_bytes_max = 1 << 20;
+        Ok(link)
+    }
+
+    async fn serve(
+        &mut self,
+        link: &Link,
+        events: &mut LinkEvents,
+        pump: Option<&Pump>,
+        shutdown: impl Future<Output = microlambda_runtime::Signal>,
+    ) -> Result<(), RunError> {
+        // Without a source (its end was read in an earlier run) the channels below stay silent.
+        let ended = watch::channel(Report { phase: Phase::Ended, ..Report::default() });
+        let no_image = watch::channel(None);
+        let mut report = pump.map_or(ended.1, |pump| pump.report.clone());
+        let mut image = pump.map_or(no_image.1, |pump| pump.image.clone());
+        tokio::pin!(shutdown);
+        let mut heard_of_link = false;
+        loop {
+            let now = report.borrow().clone();
+            if let Phase::Failed(why) = &now.phase {
+                self.publish_status(link, &now);
+                return Err(RunError::Run(why.clone()));
+            }
+            if self.is_done() && self.options.exit_when_done && self.has_said_head(link) {
+                return Ok(());
+            }
+            self.get_ready(&now, heard_of_link);
+            self.ask_spool(link);
+            let wake = self.announce(link, &now);
+            self.feed_watchdog();
+            let wants_room = link.queued().bytes >= SERVE_BYTES;
+            tokio::select! {
+                signal = &mut shutdown => {
+                    log::info!(signal:? = signal; "stopping");
+                    return Ok(());
+                }
+                event = events.recv() => match event {
+                    Some(event) => { heard_of_link = true; self.on_link(link, event); }
+                    None => return Err(RunError::Run("the connection's task has ended".into())),
+                },
+                answer = answer_of(&mut self.reading) => self.on_record(link, answer),
+                answer = release_of(&mut self.releasing) => self.on_released(answer),
+                Ok(()) = self.desk.changed() => {}
+                Ok(()) = report.changed() => {}
+                Ok(()) = image.changed() => self.publish_image(link, &image),
+                () = link.drained_below(SERVE_BYTES), if wants_room => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.desk.borrow().view.is_complete()
+    }
+
+    /// The newest head is with the broker, or there is no broker to tell.
+    fn has_said_head(&self, link: &Link) -> bool {
+        self.head.last.as_ref().is_some_and(|(head, _)| *head == self.head_now()) && link.queued().messages == 0
+    }
+
+    /// Tells the service manager once source and broker were tried.
+    fn get_ready(&mut self, report: &Report, heard_of_link: bool) {
+        if !self.ready && heard_of_link && report.phase != Phase::Starting {
+            self.ready = true;
+            notify::ready();
+            notify::status(&format!("{}: {}", self.config.camera, self.config.source.describe()));
+        }
+    }
+
+    /// Starts the next read and the next release; one of each is under way at a time.
+    fn ask_spool(&mut self, link: &Link) {
+        let next = self.desk.borrow().view.next;
+        let oldest = self.desk.borrow().view.oldest;
+        if self.reading.is_none()
+            && link.is_connected()
+            && link.queued().bytes < SERVE_BYTES
+            && let Some((node, sequence)) = self.audience.next_read(next, now_ms())
+        {
+            self.reading = Some((node, sequence, self.clerk.read(sequence)));
+        }
+        if self.releasing.is_none()
+            && let Some(release) = self.audience.release(now_ms())
+            && release.below > oldest
+        {
+            self.releasing = Some((release, self.clerk.free(release.below)));
+        }
+        self.asked_spool = match (self.reading.is_some() || self.releasing.is_some(), self.asked_spool) {
+            (true, since) => since.or_else(|| Some(Instant::now())),
+            (false, _) => None,
+        };
+    }
+
+    fn on_link(&mut self, link: &Link, event: LinkEvent) {
+        match event {
+            LinkEvent::Connected => {
+                self.head.last = None;
+                self.status.last = None;
+                self.audience.on_connected(now_ms());
+            }
+            LinkEvent::Disconnected { .. } => self.audience.on_disconnected(),
+            LinkEvent::Message { topic, payload, .. } => {
+                if let Err(why) = self.on_message(link, &topic, &payload) {
+                    self.refused_messages += 1;
+                    log::debug!(topic = topic.as_str(), bytes = payload.len(), why = why.as_str(); "a message is refused");
+                }
+            }
+        }
+    }
+
+    fn on_message(&mut self, link: &Link, topic: &str, payload: &[u8]) -> Result<(), String> {
+        let topic = Topic::parse(&self.prefix, topic).map_err(|error| error.to_string())?;
+        match topic {
+            Topic::CameraWant { .. } => {
+                let want: Want = from_payload(payload).map_err(|error| error.to_string())?;
+                self.on_want(link, &want)
+            }
+            Topic::NodeStatus { node } => {
+                // Whoever removes a node for good publishes an empty status.
+                let online = if payload.is_empty() {
+                    false
+                } else {
+                    let status: NodeStatus = from_payload(payload).map_err(|error| error.to_string())?;
+                    if status.node != node {
+                        return Err(format!("the status of {} on the topic of {node}", status.node));
+                    }
+                    status.online
+                };
+                self.audience.on_status(&node, online, now_ms());
+                Ok(())
+            }
+            other => Err(format!("{other:?} is not for a camera")),
+        }
+    }
+
+    fn on_want(&mut self, link: &Link, want: &Want) -> Result<(), String> {
+        let held = {
+            let desk = self.desk.borrow();
+            desk.view.oldest..desk.view.next
+        };
+        log::trace!(node:% = want.node, cursor = want.cursor, credit = want.credit, committed = want.committed; "want");
+        match self.audience.on_want(want, held, now_ms()) {
+            Answer::Serve => Ok(()),
+            Answer::Announce => {
+                self.publish_head(link);
+                Ok(())
+            }
+            Answer::Refuse => Err(format!("{} is one node too many", want.node)),
+        }
+    }
+
+    fn on_record(&mut self, link: &Link, (node, asked, stored): (Name, u64, Option<Stored>)) {
+        self.asked_spool = None;
+        let Some(stored) = stored else {
+            self.audience.not_held(&node, asked);
+            self.publish_head(link);
+            return;
+        };
+        if !self.audience.sent(&node, asked, stored.sequence + stored.record.span()) {
+            return;
+        }
+        let sequence = stored.sequence;
+        match self.send_record(link, &node, stored) {
+            Ok(()) => log::trace!(node:% = node, sequence; "sent"),
+            // The node asks again for what did not come.
+            Err(why) => log::debug!(node:% = node, sequence, why = why.as_str(); "not sent"),
+        }
+    }
+
+    fn send_record(&self, link: &Link, node: &Name, stored: Stored) -> Result<(), String> {
+        let (camera, node) = (self.config.camera.clone(), node.clone());
+        let Stored { sequence, record, jpeg } = stored;
+        let (topic, payload) = match (record, jpeg) {
+            (microlambda_wire::Record::Frame { captured_at_ms, digest, label }, Some(jpeg)) => {
+                let meta = FrameMeta {
+                    v: 1,
+                    camera: camera.clone(),
+                    boot: self.boot.clone(),
+                    chain: self.desk.borrow().view.chain.clone(),
+                    sequence,
+                    captured_at_ms,
+                    digest,
+                    label,
+                };
+                let frame = write_frame_meta(&jpeg, &meta).map_err(|error| error.to_string())?;
+                (Topic::CameraFrame { camera, node }, frame)
+            }
+            (record, _) => {
+                let note = RecordNote { chain: self.desk.borrow().view.chain.clone(), sequence, record };
+                (Topic::CameraRecord { camera, node }, to_payload(&note).map_err(|error| error.to_string())?)
+            }
+        };
+        link.publish(self.topic(&topic), payload, false).map_err(|error| error.to_string())
+    }
+
+    fn on_released(&mut self, (release, frames): (Release, u64)) {
+        self.asked_spool = None;
+        if release.on_one {
+            self.freed_on_one += frames;
+        }
+        log::debug!(below = release.below, frames, on_one = release.on_one; "freed");
+        if self.is_done() && !self.done_said {
+            self.done_said = true;
+            log::info!("the job is done: every frame was committed and freed");
+        }
+    }
+
+    /// Publishes what is due and returns when to look again.
+    fn announce(&mut self, link: &Link, report: &Report) -> Instant {
+        let now = Instant::now();
+        let mut wake = now + self.watchdog.interval().unwrap_or(TICK).min(TICK);
+        if !link.is_connected() {
+            return wake;
+        }
+        let pause = if self.config.source.class() == ChainClass::Live { Duration::ZERO } else { HEAD_PAUSE };
+        match self.head.due(&self.head_now(), pause, HEAD_EVERY) {
+            Some(due) if due > now => wake = wake.min(due),
+            _ => self.publish_head(link),
+        }
+        let status = self.status_now(report);
+        let trouble_is_new = self.status.last.as_ref().is_none_or(|(last, _)| last.trouble != status.trouble);
+        match self.status.due(&status, STATUS_PAUSE, STATUS_EVERY) {
+            Some(due) if due > now && !trouble_is_new => wake = wake.min(due),
+            _ => self.publish_status(link, report),
+        }
+        wake
+    }
+
+    fn head_now(&self) -> CameraHead {
+        let desk = self.desk.borrow();
+        let view = &desk.view;
+        CameraHead {
+            camera: self.config.camera.clone(),
+            chain: view.chain.clone(),
+            class: view.class,
+            oldest: view.oldest,
+            next: view.next,
+            end: view.end,
+        }
+    }
+
+    fn status_now(&self, report: &Report) -> CameraStatus {
+        let desk = self.desk.borrow();
+        let silent_us = monotonic_us().saturating_sub(report.last_picture_us);
+        let live = desk.view.class == ChainClass::Live;
+        let trouble = match &report.phase {
+            Phase::Trouble(why) | Phase::Failed(why) => why.clone(),
+            Phase::Running if live && report.last_picture_us > 0 && silent_us > SILENT_US => {
+                format!("no picture for {} s: check the camera", silent_us / 10_000_000 * 10)
+            }
+            Phase::Starting | Phase::Running | Phase::Ended => desk.trouble.clone(),
+        };
+        CameraStatus {
+            camera: self.config.camera.clone(),
+            boot: self.boot.clone(),
+            online: true,
+            source: clipped(self.config.source.describe()),
+            trouble: clipped(trouble),
+            counters: SourceCounters {
+                frames: report.frames,
+                unreadable: report.unreadable,
+                reencoded: report.reencoded,
+                dropped: desk.dropped,
+                freed_on_one: self.freed_on_one,
+                reopened: report.reopened,
+                refused_messages: self.refused_messages,
+            },
+        }
+    }
+
+    fn publish_head(&mut self, link: &Link) {
+        let head = self.head_now();
+        let topic = Topic::CameraHead { camera: self.config.camera.clone() };
+        if self.publish(link, &topic, to_payload(&head)) {
+            self.head.last = Some((head, Instant::now()));
+        }
+    }
+
+    fn publish_status(&mut self, link: &Link, report: &Report) {
+        let status = self.status_now(report);
+        let topic = Topic::CameraStatus { camera: self.config.camera.clone() };
+        if self.publish(link, &topic, to_payload(&status)) {
+            self.status.last = Some((status, Instant::now()));
+        }
+    }
+
+    fn publish_image(&self, link: &Link, image: &watch::Receiver<Option<Vec<u8>>>) {
+        if let Some(jpeg) = image.borrow().clone() {
+            let topic = Topic::CameraImage { camera: self.config.camera.clone() };
+            // The next one comes soon.
+            let _ = link.publish(self.topic(&topic), jpeg, true);
+        }
+    }
+
+    fn publish(&self, link: &Link, topic: &Topic, payload: Result<Vec<u8>, microlambda_wire::PayloadError>) -> bool {
+        let sent = payload.map_err(|error| error.to_string()).and_then(|payload| {
+            link.publish(self.topic(topic), payload, true).map_err(|e: PublishError| e.to_string())
+        });
+        if let Err(why) = &sent {
+            log::debug!(topic:? = topic, why = why.as_str(); "not published");
+        }
+        sent.is_ok()
+    }
+
+    fn feed_watchdog(&mut self) {
+        let stuck = self.asked_spool.is_some_and(|since| since.elapsed() > SPOOL_STUCK);
+        if !stuck {
+            self.watchdog.progress();
+        }
+    }
+
+    /// Says good-bye and closes the connection.
+    async fn leave(&mut self, link: &Link) {
+        let report = Report { phase: Phase::Ended, ..Report::default() };
+        let counters = self.status.last.as_ref().map(|(status, _)| status.counters);
+        let mut status = CameraStatus { online: false, ..self.status_now(&report) };
+        status.counters = counters.unwrap_or(status.counters);
+        let topic = Topic::CameraStatus { camera: self.config.camera.clone() };
+        self.publish(link, &topic, to_payload(&status));
+        link.close(CLOSE_TIMEOUT).await;
+    }
+}
+
+/// The answer of the read under way; waits for ever if there is none. Cancel-safe.
+async fn answer_of(
+    reading: &mut Option<(Name, u64, oneshot::Receiver<Option<Stored>>)>,
+) -> (Name, u64, Option<Stored>) {
+    let Some((_, _, answer)) = reading else { return std::future::pending().await };
+    let stored = answer.await.ok().flatten();
+    match reading.take() {
+        Some((node, sequence, _)) => (node, sequence, stored),
+        None => std::future::pending().await,
+    }
+}
+
+async fn release_of(releasing: &mut Option<(Release, oneshot::Receiver<u64>)>) -> (Release, u64) {
+    let Some((_, answer)) = releasing else { return std::future::pending().await };
+    let frames = answer.await.unwrap_or(0);
+    match releasing.take() {
+        Some((release, _)) => (release, frames),
+        None => std::future::pending().await,
+    }
+}
+
+fn now_ms() -> u64 {
+    monotonic_us() / 1_000
+}
+
+/// Text for a payload field, within its bound.
+fn clipped(text: String) -> String {
+    match text.char_indices().nth(250) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+impl From<SourceError> for RunError {
+    fn from(error: SourceError) -> Self {
+        Self::Run(error.to_string())
+    }
+}

@@ -1,0 +1,154 @@
+//! The command line.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use microlambda_runtime::{Verbosity, logging};
+
+use crate::agent::{self, Options};
+use crate::config::{Config, EXAMPLE};
+use crate::{RunError, source::v4l2};
+
+/// Turns a camera, a folder of pictures or a stream into frames that edge nodes fetch over MQTT
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:
+  camera-agent probe                                 what cameras are there?
+  camera-agent example-config > camera.toml          a commented configuration to edit
+  camera-agent validate --config camera.toml         is it right?
+  camera-agent run --config camera.toml              run until stopped
+
+Exit codes: 0 well, 1 failed while running, 2 wrong command line, 3 wrong configuration."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run until stopped by a signal
+    #[command(after_help = "Examples:
+  camera-agent run --config /etc/microlambda/camera.toml
+  camera-agent run --config job.toml --exit-when-done     a folder, until every frame was done
+  camera-agent run --config job.toml --new-job            the same folder once more, from its start
+  camera-agent run --config camera.toml -vv               tell about every frame")]
+    Run {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Remove the spool with all frames in it and start a new chain
+        #[arg(long)]
+        new_job: bool,
+        /// End once a folder or a finite command was read and every frame was committed by the nodes
+        #[arg(long)]
+        exit_when_done: bool,
+    },
+    /// Check a configuration file; nothing is opened or changed
+    #[command(after_help = "Example:
+  camera-agent validate --config /etc/microlambda/camera.toml")]
+    Validate {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// List V4L2 cameras and the formats they offer
+    #[command(after_help = "Examples:
+  camera-agent probe
+  camera-agent probe --json")]
+    Probe {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a commented configuration with every key
+    #[command(after_help = "Example:
+  camera-agent example-config > camera.toml")]
+    ExampleConfig,
+}
+
+/// Runs a command line to its end.
+pub fn run(cli: Cli) -> ExitCode {
+    logging::init(cli.verbosity);
+    let outcome = match cli.command {
+        Command::Run { config, new_job, exit_when_done } => {
+            Config::load(&config).map_err(RunError::from).and_then(|config| {
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::system)?;
+                runtime.block_on(agent::run(config, Options { new_job, exit_when_done }))
+            })
+        }
+        Command::Validate { config } => Config::load(&config).map_err(RunError::from).map(|checked| {
+            print(&format!(
+                "{} is valid: camera {}, {}\n",
+                config.display(),
+                checked.camera,
+                checked.source.describe()
+            ));
+        }),
+        Command::Probe { json } => probe(json),
+        Command::ExampleConfig => {
+            print(EXAMPLE);
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn probe(json: bool) -> Result<(), RunError> {
+    let found = v4l2::probe().map_err(RunError::Run)?;
+    if json {
+        let text = serde_json::to_string_pretty(&found).map_err(|error| RunError::Run(error.to_string()))?;
+        print(&format!("{text}\n"));
+        return Ok(());
+    }
+    if found.is_empty() {
+        return Err(RunError::Run(
+            "no camera found: plug one in and look for /dev/video*; a CSI camera or a network camera is read with \
+             kind = \"command\" (see `camera-agent example-config`)"
+                .into(),
+        ));
+    }
+    for device in found {
+        print(&format!("{}  {}\n", device.device, device.name));
+        if !device.trouble.is_empty() {
+            print(&format!("  no formats: {}\n", device.trouble));
+        }
+        for offer in device.formats {
+            print(&format!("  {:?} {}×{} at {} frames/s\n", offer.layout, offer.width, offer.height, offer.fps));
+        }
+    }
+    Ok(())
+}
+
+/// To standard output; whoever closed it does not want to read it.
+fn print(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_shows_an_example() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("camera-agent "), "{} has no example", command.get_name());
+        }
+    }
+}

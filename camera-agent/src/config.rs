@@ -1,0 +1,388 @@
+//! The configuration file, and what it means.
+
+use std::path::{Path, PathBuf};
+
+use microlambda_runtime::{BrokerConfig, ConfigError, config};
+use microlambda_wire::{ChainClass, Name};
+use serde::Deserialize;
+
+use crate::source::command::CommandLine;
+use crate::source::v4l2::Wish;
+use crate::spool::Limits;
+
+/// This program's name in remedies.
+pub const PROGRAM: &str = "camera-agent";
+/// A commented configuration with every key.
+pub const EXAMPLE: &str = include_str!("../camera.toml");
+/// A frame must pass in one MQTT packet, bytes.
+const FRAME_BYTES_LIMIT: u64 = 16 << 20;
+/// Below this no picture is worth looking at, bytes.
+const FRAME_BYTES_LEAST: u64 = 16 << 10;
+/// Frames a spool must be able to hold.
+const SPOOL_FRAMES_LEAST: u64 = 8;
+/// `-` and eight digits follow the camera's name in a chain's.
+const CAMERA_LEN_MAX: usize = microlambda_wire::NAME_LEN_MAX - 9;
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The site.
+    pub site: Name,
+    /// The camera.
+    pub camera: Name,
+    /// Folder of the spool.
+    pub state_dir: PathBuf,
+    /// The broker.
+    pub broker: BrokerConfig,
+    /// Where pictures come from.
+    pub source: SourceConfig,
+    /// Bounds of the spool.
+    pub spool: Limits,
+    /// No frame is longer, bytes.
+    pub frame_bytes_max: usize,
+    /// How often the picture for dashboards is published, s; 0 for never.
+    pub image_interval_s: u64,
+}
+
+/// Where pictures come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// A folder of pictures.
+    Folder {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A V4L2 device.
+    V4l2(Wish),
+    /// A program that writes MJPEG.
+    Command(CommandLine),
+}
+
+impl SourceConfig {
+    /// Whether it has an end.
+    pub fn class(&self) -> ChainClass {
+        match self {
+            Self::Folder { .. } | Self::Command(CommandLine { finite: true, .. }) => ChainClass::Batch,
+            Self::V4l2(_) | Self::Command(CommandLine { finite: false, .. }) => ChainClass::Live,
+        }
+    }
+
+    /// For people, and to recognise a finite input.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Folder { path } => format!("folder {}", path.display()),
+            Self::V4l2(wish) => format!("camera {}", wish.device),
+            Self::Command(line) => format!("command {}", line.argv.join(" ")),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct RawConfig {
+    #[serde(default = "default_site")]
+    site: Name,
+    camera: Option<Name>,
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    #[serde(default)]
+    broker: BrokerConfig,
+    source: RawSource,
+    #[serde(default)]
+    spool: RawSpool,
+    #[serde(default)]
+    frame: RawFrame,
+    #[serde(default)]
+    image: RawImage,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct RawSource {
+    kind: SourceKind,
+    path: Option<PathBuf>,
+    device: Option<String>,
+    width: Option<u32>,
+    height: Option<u32>,
+    fps: Option<u32>,
+    command: Option<Vec<String>>,
+    finite: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum SourceKind {
+    Folder,
+    V4l2,
+    Command,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct RawSpool {
+    bytes_max: u64,
+    frames_max: u64,
+}
+
+impl Default for RawSpool {
+    fn default() -> Self {
+        Self { bytes_max: 256 << 20, frames_max: 10_000 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct RawFrame {
+    bytes_max: u64,
+}
+
+impl Default for RawFrame {
+    fn default() -> Self {
+        Self { bytes_max: 4 << 20 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct RawImage {
+    interval_s: u64,
+}
+
+impl Default for RawImage {
+    fn default() -> Self {
+        Self { interval_s: 10 }
+    }
+}
+
+fn default_site() -> Name {
+    Name::new("home").unwrap_or_else(|_| unreachable!("a constant name"))
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/microlambda/camera".into()
+}
+
+impl Config {
+    /// Reads and checks `path`. Nothing but the file itself (and the broker's password and certificate files) is
+    /// looked at: a device may be unplugged and a folder not mounted when a configuration is checked.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        check(config::load(path, PROGRAM)?)
+    }
+
+    /// As [`load`](Self::load), from text.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        check(config::parse(text, path, PROGRAM)?)
+    }
+}
+
+fn check(raw: RawConfig) -> Result<Config, ConfigError> {
+    let camera = raw.camera.map_or_else(host_name, Ok)?;
+    if camera.as_str().len() > CAMERA_LEN_MAX {
+        return Err(ConfigError::value("camera", format!("{camera} is longer than {CAMERA_LEN_MAX} characters")));
+    }
+    let frame_bytes_max = raw.frame.bytes_max;
+    if !(FRAME_BYTES_LEAST..=FRAME_BYTES_LIMIT).contains(&frame_bytes_max) {
+        let why = format!("{frame_bytes_max} is out of bounds: use {FRAME_BYTES_LEAST} to {FRAME_BYTES_LIMIT} bytes");
+        return Err(ConfigError::value("frame.bytes-max", why));
+    }
+    if raw.spool.bytes_max < 4 * frame_bytes_max {
+        let why = format!(
+            "{} has room for fewer than four of the largest frames: use at least {}, or lower frame.bytes-max",
+            raw.spool.bytes_max,
+            4 * frame_bytes_max
+        );
+        return Err(ConfigError::value("spool.bytes-max", why));
+    }
+    if raw.spool.frames_max < SPOOL_FRAMES_LEAST {
+        let why = format!("{} is too few: use at least {SPOOL_FRAMES_LEAST}", raw.spool.frames_max);
+        return Err(ConfigError::value("spool.frames-max", why));
+    }
+    let interval_s = raw.image.interval_s;
+    if interval_s > 86_400 {
+        return Err(ConfigError::value("image.interval-s", format!("{interval_s} is more than a day; 0 is never")));
+    }
+    raw.broker.link_config("check")?;
+    Ok(Config {
+        site: raw.site,
+        camera,
+        state_dir: raw.state_dir,
+        broker: raw.broker,
+        source: check_source(raw.source)?,
+        spool: Limits { bytes_max: raw.spool.bytes_max, frames_max: raw.spool.frames_max },
+        frame_bytes_max: usize::try_from(frame_bytes_max).unwrap_or(usize::MAX),
+        image_interval_s: interval_s,
+    })
+}
+
+fn check_source(raw: RawSource) -> Result<SourceConfig, ConfigError> {
+    let given = [
+        ("path", raw.path.is_some(), SourceKind::Folder),
+        ("device", raw.device.is_some(), SourceKind::V4l2),
+        ("width", raw.width.is_some(), SourceKind::V4l2),
+        ("height", raw.height.is_some(), SourceKind::V4l2),
+        ("fps", raw.fps.is_some(), SourceKind::V4l2),
+        ("command", raw.command.is_some(), SourceKind::Command),
+        ("finite", raw.finite.is_some(), SourceKind::Command),
+    ];
+    if let Some((key, _, kind)) = given.iter().find(|(_, is_given, kind)| *is_given && *kind != raw.kind) {
+        let kind = format!("{kind:?}").to_lowercase();
+        return Err(ConfigError::value(
+            format!("source.{key}"),
+            format!("only kind = \"{kind}\" has this key: leave it out"),
+        ));
+    }
+    let missing = |key: &str, example: &str| {
+        ConfigError::value(
+            format!("source.{key}"),
+            format!("this kind of source needs it, for example {key} = {example}"),
+        )
+    };
+    match raw.kind {
+        SourceKind::Folder => {
+            Ok(SourceConfig::Folder { path: raw.path.ok_or_else(|| missing("path", "\"/srv/pictures\""))? })
+        }
+        SourceKind::V4l2 => {
+            let wish = Wish {
+                device: raw.device.ok_or_else(|| missing("device", "\"/dev/video0\""))?,
+                width: raw.width.unwrap_or(1280),
+                height: raw.height.unwrap_or(720),
+                fps: raw.fps.unwrap_or(10),
+            };
+            for (key, value, most) in
+                [("width", wish.width, 16_384), ("height", wish.height, 16_384), ("fps", wish.fps, 1_000)]
+            {
+                if !(1..=most).contains(&value) {
+                    return Err(ConfigError::value(
+                        format!("source.{key}"),
+                        format!("{value} is out of bounds: use 1 to {most}"),
+                    ));
+                }
+            }
+            Ok(SourceConfig::V4l2(wish))
+        }
+        SourceKind::Command => {
+            let example = "[\"rpicam-vid\", \"-t\", \"0\", \"--codec\", \"mjpeg\", \"-o\", \"-\"]";
+            let argv = raw.command.filter(|argv| argv.first().is_some_and(|program| !program.is_empty()));
+            let argv = argv.ok_or_else(|| missing("command", example))?;
+            Ok(SourceConfig::Command(CommandLine { argv, finite: raw.finite.unwrap_or(false) }))
+        }
+    }
+}
+
+/// The machine's name as a camera's: lower case, other characters as `-`.
+fn host_name() -> Result<Name, ConfigError> {
+    let uname = rustix::system::uname();
+    let host = uname.nodename().to_string_lossy().to_lowercase();
+    let host = host.split('.').next().unwrap_or_default();
+    let name: String = host
+        .chars()
+        .take(CAMERA_LEN_MAX)
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+        .collect();
+    Name::new(name).map_err(|_| {
+        ConfigError::value("camera", "this machine has no name: give the camera one, for example camera = \"door\"")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("camera.toml")).map_err(|error| error.to_string())
+    }
+
+    const FOLDER: &str = "[source]\nkind = \"folder\"\npath = \"/srv/pictures\"\n";
+
+    #[test]
+    fn the_example_is_valid_and_shows_the_defaults() {
+        let config = parse(EXAMPLE).unwrap();
+        assert_eq!(config.source.class(), ChainClass::Live);
+        let bare = parse("[source]\nkind = \"v4l2\"\ndevice = \"/dev/video0\"\n").unwrap();
+        assert_eq!(config.source, bare.source);
+        assert_eq!((config.spool, config.frame_bytes_max), (bare.spool, bare.frame_bytes_max));
+        assert_eq!(config.image_interval_s, bare.image_interval_s);
+        assert_eq!((config.state_dir, config.site, config.broker), (bare.state_dir, bare.site, bare.broker));
+    }
+
+    #[test]
+    fn every_commented_key_of_the_example_is_known() {
+        // Each commented setting is tried in its own table.
+        let mut table = String::new();
+        let mut tried = 0;
+        for line in EXAMPLE.lines() {
+            if line.starts_with('[') {
+                table = line.to_owned();
+            }
+            let Some(setting) = line.strip_prefix("#: ") else { continue };
+            tried += 1;
+            if setting.starts_with("kind = \"folder\"") || setting.starts_with("kind = \"command\"") {
+                table = "[source]".into();
+            }
+            let key = setting.split(" = ").next().unwrap();
+            let text = match table.as_str() {
+                "" => format!("{setting}\n{FOLDER}"),
+                "[source]" => continue,
+                table => format!("{FOLDER}{table}\n{setting}\n"),
+            };
+            let outcome = parse(&text);
+            let known = outcome.as_ref().err().is_none_or(|error| !error.contains("unknown field"));
+            assert!(known, "{key}: {outcome:?}");
+        }
+        assert!(tried >= 5, "the example shows optional keys as `#: key = value`");
+    }
+
+    #[test]
+    fn the_camera_is_named_after_the_machine_unless_told() {
+        assert!(!parse(FOLDER).unwrap().camera.as_str().is_empty());
+        assert_eq!(parse(&format!("camera = \"door\"\n{FOLDER}")).unwrap().camera.as_str(), "door");
+    }
+
+    #[test]
+    fn unknown_and_missing_keys_are_named_with_the_remedy() {
+        for (text, parts) in [
+            (
+                format!("colour = 1\n{FOLDER}"),
+                vec!["camera.toml:1", "`colour`", "`state-dir`", "camera-agent validate"],
+            ),
+            (format!("{FOLDER}[spool]\nbytes = 1\n"), vec!["camera.toml:5", "`bytes`", "`bytes-max`"]),
+            ("site = \"home\"\n".into(), vec!["missing field `source`"]),
+            ("[source]\npath = \"x\"\n".into(), vec!["missing field `kind`"]),
+            ("[source]\nkind = \"webcam\"\n".into(), vec!["`webcam`", "`folder`", "`v4l2`", "`command`"]),
+            ("[source]\nkind = \"folder\"\n".into(), vec!["source.path", "for example"]),
+            ("[source]\nkind = \"v4l2\"\n".into(), vec!["source.device", "/dev/video0"]),
+            ("[source]\nkind = \"command\"\ncommand = []\n".into(), vec!["source.command", "rpicam-vid"]),
+            (format!("{FOLDER}device = \"/dev/video0\"\n"), vec!["source.device", "only kind = \"v4l2\""]),
+            (format!("{FOLDER}finite = true\n"), vec!["source.finite", "only kind = \"command\""]),
+            (format!("site = \"My Home\"\n{FOLDER}"), vec!["camera.toml:1", "a-z"]),
+            (format!("camera = \"{}\"\n{FOLDER}", "c".repeat(60)), vec!["camera", "55"]),
+            (format!("{FOLDER}[broker]\nurl = \"broker:1883\"\n"), vec!["camera.toml:5", "mqtt://host:1883"]),
+            (format!("{FOLDER}[frame]\nbytes-max = 33554432\n"), vec!["frame.bytes-max", "16777216"]),
+            (format!("{FOLDER}[frame]\nbytes-max = 1\n"), vec!["frame.bytes-max", "16384"]),
+            (format!("{FOLDER}[spool]\nbytes-max = 1000000\n"), vec!["spool.bytes-max", "16777216"]),
+            (format!("{FOLDER}[spool]\nframes-max = 1\n"), vec!["spool.frames-max", "at least 8"]),
+            (format!("{FOLDER}[spool]\nframes-max = -1\n"), vec!["camera.toml:5"]),
+            (format!("{FOLDER}[image]\ninterval-s = 100000\n"), vec!["image.interval-s", "0 is never"]),
+            ("[source]\nkind = \"v4l2\"\ndevice = \"/dev/video0\"\nfps = 0\n".into(), vec!["source.fps", "1 to 1000"]),
+        ] {
+            let error = parse(&text).unwrap_err();
+            for part in parts {
+                assert!(error.contains(part), "{part} in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn classes_follow_from_the_source() {
+        let class = |source: &str| parse(&format!("[source]\n{source}")).unwrap().source.class();
+        assert_eq!(class("kind = \"folder\"\npath = \"/p\"\n"), ChainClass::Batch);
+        assert_eq!(class("kind = \"command\"\ncommand = [\"x\"]\n"), ChainClass::Live);
+        assert_eq!(class("kind = \"command\"\ncommand = [\"x\"]\nfinite = true\n"), ChainClass::Batch);
+    }
+}

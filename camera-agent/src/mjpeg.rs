@@ -1,0 +1,184 @@
+//! Splits a stream of JPEG pictures, one right behind the other, as ffmpeg and rpicam-vid write it.
+//!
+//! Pictures are found by walking their segments: the end marker's two bytes also stand inside thumbnails, so that
+//! looking for them alone would cut pictures apart.
+
+use crate::jpeg::{Scan, Scanner};
+
+/// The longest start of a picture that has to be kept to recognise it: `ff d8`, to be followed by `ff`.
+const START: [u8; 3] = [0xff, 0xd8, 0xff];
+
+/// Takes chunks of a stream and gives back pictures.
+#[derive(Debug)]
+pub struct Splitter {
+    buffer: Vec<u8>,
+    /// Set while a picture begins at the buffer's start.
+    scanner: Option<Scanner>,
+    picture_bytes_max: usize,
+    skipped_bytes: u64,
+}
+
+impl Splitter {
+    /// Pictures longer than `picture_bytes_max` are skipped.
+    pub fn new(picture_bytes_max: usize) -> Self {
+        Self { buffer: Vec::new(), scanner: None, picture_bytes_max, skipped_bytes: 0 }
+    }
+
+    /// Adds what was read. Call [`next_picture`](Self::next_picture) until it has none before adding more: the
+    /// buffer then holds at most one picture's bound and one chunk.
+    pub fn push(&mut self, chunk: &[u8]) {
+        self.buffer.extend_from_slice(chunk);
+    }
+
+    /// The next whole picture, byte for byte.
+    pub fn next_picture(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let Some(scanner) = &mut self.scanner else {
+                if self.find_start() {
+                    continue;
+                }
+                return None;
+            };
+            match scanner.advance(&self.buffer) {
+                Scan::End(end) if end <= self.picture_bytes_max => {
+                    let rest = self.buffer.split_off(end);
+                    self.scanner = None;
+                    return Some(std::mem::replace(&mut self.buffer, rest));
+                }
+                Scan::End(end) => self.skip(end),
+                // What stands there may be the start of the next picture.
+                Scan::Bad(at) => self.skip(at),
+                Scan::More if self.buffer.len() > self.picture_bytes_max => self.skip(self.buffer.len()),
+                Scan::More => return None,
+            }
+        }
+    }
+
+    /// Bytes passed over so far that belonged to no whole picture.
+    pub fn skipped_bytes(&self) -> u64 {
+        self.skipped_bytes
+    }
+
+    /// Bytes waiting for the rest of their picture.
+    pub fn pending_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Drops everything before the next start; false if more bytes are needed to find one.
+    fn find_start(&mut self) -> bool {
+        if let Some(at) = self.buffer.windows(START.len()).position(|window| window == START) {
+            self.skip(at);
+            self.scanner = Some(Scanner::default());
+            return true;
+        }
+        let kept = (0..START.len()).rev().find(|&n| self.buffer.ends_with(&START[..n])).unwrap_or(0);
+        self.skip(self.buffer.len() - kept);
+        false
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.buffer.drain(..bytes);
+        self.skipped_bytes += bytes as u64;
+        self.scanner = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::photo_jpeg;
+
+    const BOUND: usize = 64 << 10;
+
+    fn split(stream: &[u8], chunk_bytes: impl Iterator<Item = usize>) -> (Vec<Vec<u8>>, Splitter) {
+        let mut splitter = Splitter::new(BOUND);
+        let mut pictures = Vec::new();
+        let mut rest = stream;
+        for bytes in chunk_bytes {
+            let (chunk, after) = rest.split_at(bytes.clamp(1, rest.len().max(1)).min(rest.len()));
+            splitter.push(chunk);
+            pictures.extend(std::iter::from_fn(|| splitter.next_picture()));
+            assert!(splitter.pending_bytes() <= BOUND);
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        (pictures, splitter)
+    }
+
+    /// A picture whose application segment holds another whole picture, as camera files have thumbnails.
+    fn with_thumbnail(jpeg: &[u8], thumbnail: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(thumbnail.len() + 2).unwrap().to_be_bytes();
+        [&jpeg[..2], &[0xff, 0xe1], &length, thumbnail, &jpeg[2..]].concat()
+    }
+
+    #[test]
+    fn a_thumbnail_inside_a_picture_does_not_end_it() {
+        let picture = with_thumbnail(&photo_jpeg(64, 48, 1), &photo_jpeg(16, 16, 2));
+        let stream = [picture.clone(), picture.clone()].concat();
+        let (pictures, splitter) = split(&stream, std::iter::repeat(7));
+        assert_eq!(pictures, [picture.clone(), picture]);
+        assert_eq!(splitter.skipped_bytes(), 0);
+    }
+
+    #[test]
+    fn behind_a_picture_that_was_cut_short_the_stream_is_found_again() {
+        let (cut_one, follower) = (photo_jpeg(64, 48, 1), photo_jpeg(64, 48, 2));
+        // A cut inside a segment's length makes a segment of up to 64 KiB out of what follows.
+        let followers = (65_535 / follower.len()) + 3;
+        for cut in (1..cut_one.len()).step_by(5) {
+            let mut stream = cut_one[..cut].to_vec();
+            stream.extend(follower.repeat(followers));
+            let (pictures, _) = split(&stream, std::iter::repeat(9_000));
+            assert_eq!(pictures.last(), Some(&follower), "cut at {cut}");
+            let lost = followers + 1 - pictures.len();
+            assert!(lost < followers, "cut at {cut}: {lost} lost");
+            assert!(pictures.iter().skip(1).all(|picture| *picture == follower));
+        }
+    }
+
+    #[test]
+    fn a_picture_over_the_bound_is_skipped_and_counted() {
+        let huge = with_thumbnail(&photo_jpeg(64, 48, 1), &vec![0; 40_000]);
+        let huge = with_thumbnail(&huge, &vec![0; 40_000]);
+        let small = photo_jpeg(64, 48, 2);
+        let (pictures, splitter) = split(&[huge.clone(), small.clone()].concat(), std::iter::repeat(4_096));
+        assert_eq!(pictures, [small]);
+        assert_eq!(splitter.skipped_bytes(), huge.len() as u64);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn pictures_come_out_byte_for_byte_however_the_stream_is_cut(
+            parts in prop::collection::vec((0_u8..20, prop::collection::vec(any::<u8>(), 0..60)), 1..12),
+            chunks in prop::collection::vec(1_usize..5_000, 1..50),
+        ) {
+            let mut stream = Vec::new();
+            let mut expected = Vec::new();
+            let mut garbage_bytes = 0;
+            for (seed, mut garbage) in parts {
+                // Garbage that holds a start marker is a cut picture, which has its own test.
+                garbage.retain(|&byte| byte != 0xd8 && byte != 0xff);
+                garbage_bytes += garbage.len() as u64;
+                stream.extend(&garbage);
+                let picture = photo_jpeg(24 + u32::from(seed), 16, seed);
+                stream.extend(&picture);
+                expected.push(picture);
+            }
+            let (pictures, splitter) = split(&stream, chunks.into_iter().cycle());
+            prop_assert_eq!(pictures, expected);
+            prop_assert_eq!(splitter.skipped_bytes(), garbage_bytes);
+        }
+
+        #[test]
+        fn no_bytes_upset_the_splitter(stream in prop::collection::vec(prop::sample::select(vec![0xff_u8, 0xd8, 0xd9, 0xda, 0x00, 0x02, 0xe0, 0x41]), 0..3_000)) {
+            let (pictures, splitter) = split(&stream, std::iter::repeat(13));
+            let out: u64 = pictures.iter().map(|picture| picture.len() as u64).sum();
+            prop_assert_eq!(out + splitter.skipped_bytes() + splitter.pending_bytes() as u64, stream.len() as u64);
+        }
+    }
+}

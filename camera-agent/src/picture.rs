@@ -1,0 +1,359 @@
+//! From what a source gives to the JPEG that is spooled: untouched where possible, re-encoded where it must be.
+
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::FilterType;
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
+
+use crate::jpeg;
+
+/// A side shorter than this shows no face, pixels.
+pub const SIDE_PIXELS_MIN: u32 = 16;
+/// A JPEG that is passed through has at most so many pixels; the worker scales large ones down.
+pub const PASS_PIXELS_MAX: u64 = 100_000_000;
+/// A picture that has to be decoded here has at most so many pixels: 72 MB as RGB.
+pub const DECODE_PIXELS_MAX: u64 = 24_000_000;
+/// Memory a decoder may take, bytes: the pixels above as 16-bit RGBA, and some room.
+const DECODE_BYTES_MAX: u64 = 224 << 20;
+/// Quality of the first attempt to encode. The encoder does not subsample colours.
+const QUALITY_BEST: u8 = 95;
+/// Qualities tried in turn to fit a bound; then the picture is scaled by 3/4 and they are tried again.
+const QUALITIES: [u8; 4] = [95, 85, 75, 60];
+/// The longer side of the picture for dashboards, pixels.
+const SMALL_SIDE_PIXELS: u32 = 640;
+/// Quality of the picture for dashboards.
+const SMALL_QUALITY: u8 = 75;
+
+/// Pixels as a source gives them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Picture {
+    /// A JPEG or PNG file, as it is.
+    File(Vec<u8>),
+    /// Packed RGB, 3 bytes a pixel, row by row.
+    Rgb {
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+        /// `width × height × 3` bytes.
+        pixels: Vec<u8>,
+    },
+}
+
+/// A JPEG ready for the spool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// The file.
+    pub jpeg: Vec<u8>,
+    /// True if these are not the source's own bytes.
+    pub reencoded: bool,
+}
+
+/// Why a picture is passed over; each says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PictureError {
+    /// No bytes.
+    #[error("it is empty: copy it again from where it came")]
+    Empty,
+    /// Neither JPEG nor PNG.
+    #[error("it is neither a JPEG nor a PNG: convert it to JPEG")]
+    UnknownFormat,
+    /// The header is cut or damaged.
+    #[error("its header is cut off or damaged: copy it again from where it came")]
+    BadHeader,
+    /// Too few pixels.
+    #[error("{width}×{height} pixels are too few to show anything: at least {SIDE_PIXELS_MIN} a side")]
+    TooSmall {
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+    },
+    /// Too many pixels.
+    #[error("{width}×{height} pixels are too many: scale it down to at most {} megapixels{hint}", pixels_max / 1_000_000)]
+    TooLarge {
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+        /// The bound that was exceeded.
+        pixels_max: u64,
+        /// Another way out.
+        hint: &'static str,
+    },
+    /// The decoder gave up.
+    #[error("it cannot be decoded ({0}): copy it again, or convert it to JPEG")]
+    Undecodable(String),
+    /// It cannot be made small enough.
+    #[error("it does not fit into {bytes_max} bytes: raise bytes-max in [frame]")]
+    CannotFit {
+        /// The bound.
+        bytes_max: usize,
+    },
+}
+
+/// Makes a JPEG of at most `bytes_max` bytes. A JPEG that fits keeps its bytes; missing Huffman tables are added.
+///
+/// # Errors
+/// [`PictureError`]: this can be no frame, whoever tries.
+pub fn prepare(picture: Picture, bytes_max: usize) -> Result<Prepared, PictureError> {
+    match picture {
+        Picture::Rgb { width, height, pixels } => {
+            check_size(width, height, DECODE_PIXELS_MAX, "")?;
+            let image = image::RgbImage::from_raw(width, height, pixels).ok_or(PictureError::BadHeader)?;
+            encode_to_fit(&DynamicImage::ImageRgb8(image), bytes_max)
+        }
+        Picture::File(bytes) if bytes.is_empty() => Err(PictureError::Empty),
+        Picture::File(bytes) if bytes.starts_with(&[0xff, 0xd8]) => prepare_jpeg(bytes, bytes_max),
+        Picture::File(bytes) if bytes.starts_with(b"\x89PNG\r\n\x1a\n") => {
+            let image = decode(&bytes, ImageFormat::Png, ", or convert it to JPEG")?;
+            drop(bytes);
+            encode_to_fit(&image, bytes_max)
+        }
+        Picture::File(_) => Err(PictureError::UnknownFormat),
+    }
+}
+
+fn prepare_jpeg(bytes: Vec<u8>, bytes_max: usize) -> Result<Prepared, PictureError> {
+    let header = jpeg::header(&bytes).ok_or(PictureError::BadHeader)?;
+    check_size(header.width, header.height, PASS_PIXELS_MAX, "")?;
+    let bytes = jpeg::with_huffman_tables(bytes);
+    if bytes.len() <= bytes_max {
+        return Ok(Prepared { jpeg: bytes, reencoded: false });
+    }
+    let image = decode(&bytes, ImageFormat::Jpeg, ", or raise bytes-max in [frame] so that it passes as it is")?;
+    drop(bytes);
+    encode_to_fit(&image, bytes_max)
+}
+
+/// A small JPEG for dashboards, at most 640 pixels on its longer side; `None` if the frame cannot be decoded.
+pub fn small(jpeg: &[u8]) -> Option<Vec<u8>> {
+    let image = decode(jpeg, ImageFormat::Jpeg, "").ok()?;
+    let image = if image.width().max(image.height()) > SMALL_SIDE_PIXELS {
+        DynamicImage::ImageRgb8(image.thumbnail(SMALL_SIDE_PIXELS, SMALL_SIDE_PIXELS).into_rgb8())
+    } else {
+        image
+    };
+    encode(&image, SMALL_QUALITY).ok()
+}
+
+fn check_size(width: u32, height: u32, pixels_max: u64, hint: &'static str) -> Result<(), PictureError> {
+    if width.min(height) < SIDE_PIXELS_MIN {
+        Err(PictureError::TooSmall { width, height })
+    } else if u64::from(width) * u64::from(height) > pixels_max {
+        Err(PictureError::TooLarge { width, height, pixels_max, hint })
+    } else {
+        Ok(())
+    }
+}
+
+fn decode(bytes: &[u8], format: ImageFormat, hint: &'static str) -> Result<DynamicImage, PictureError> {
+    let undecodable = |error: image::ImageError| PictureError::Undecodable(error.to_string());
+    let mut reader = ImageReader::with_format(std::io::Cursor::new(bytes), format);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(DECODE_BYTES_MAX);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|_| PictureError::BadHeader)?;
+    let (width, height) = decoder.dimensions();
+    check_size(width, height, DECODE_PIXELS_MAX, hint)?;
+    DynamicImage::from_decoder(decoder).map_err(undecodable)
+}
+
+/// Lowers quality, then size, until the bound holds.
+fn encode_to_fit(image: &DynamicImage, bytes_max: usize) -> Result<Prepared, PictureError> {
+    let mut scaled = None;
+    loop {
+        let current = scaled.as_ref().unwrap_or(image);
+        for quality in QUALITIES {
+            let jpeg = encode(current, quality).map_err(|error| PictureError::Undecodable(error.to_string()))?;
+            if jpeg.len() <= bytes_max {
+                return Ok(Prepared { jpeg, reencoded: true });
+            }
+        }
+        let (width, height) = (current.width() * 3 / 4, current.height() * 3 / 4);
+        if width.min(height) < SIDE_PIXELS_MIN {
+            return Err(PictureError::CannotFit { bytes_max });
+        }
+        scaled = Some(current.resize_exact(width, height, FilterType::Triangle));
+    }
+}
+
+/// Transparent pixels are shown on white, as people see such pictures.
+fn encode(image: &DynamicImage, quality: u8) -> Result<Vec<u8>, image::ImageError> {
+    debug_assert!(quality <= QUALITY_BEST);
+    let mut jpeg = Vec::new();
+    let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, quality);
+    let (width, height) = (image.width(), image.height());
+    match image {
+        DynamicImage::ImageLuma8(gray) => encoder.encode(gray, width, height, ExtendedColorType::L8)?,
+        DynamicImage::ImageRgb8(rgb) => encoder.encode(rgb, width, height, ExtendedColorType::Rgb8)?,
+        other if other.color().has_alpha() => {
+            let rgb = on_white(other);
+            encoder.encode(&rgb, width, height, ExtendedColorType::Rgb8)?;
+        }
+        other => encoder.encode(&other.to_rgb8(), width, height, ExtendedColorType::Rgb8)?,
+    }
+    Ok(jpeg)
+}
+
+fn on_white(image: &DynamicImage) -> image::RgbImage {
+    let rgba = image.to_rgba8();
+    image::RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
+        let [r, g, b, alpha] = rgba.get_pixel(x, y).0;
+        let blend = |value: u8| {
+            let mixed = u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha));
+            u8::try_from((mixed + 127) / 255).unwrap_or(u8::MAX)
+        };
+        image::Rgb([blend(r), blend(g), blend(b)])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{ImageBuffer, Luma, Rgba};
+
+    use super::*;
+    use crate::testing::{photo, photo_jpeg, photo_png, without_huffman_tables};
+
+    const ROOMY: usize = 4 << 20;
+
+    fn file(bytes: Vec<u8>, bytes_max: usize) -> Result<Prepared, PictureError> {
+        prepare(Picture::File(bytes), bytes_max)
+    }
+
+    fn distance(a: &image::RgbImage, b: &image::RgbImage) -> f64 {
+        let sum: u64 = a.as_raw().iter().zip(b.as_raw()).map(|(&x, &y)| u64::from(x.abs_diff(y))).sum();
+        sum as f64 / a.as_raw().len() as f64
+    }
+
+    #[test]
+    fn a_jpeg_within_the_bound_keeps_its_bytes() {
+        let jpeg = photo_jpeg(320, 240, 1);
+        assert_eq!(file(jpeg.clone(), jpeg.len()), Ok(Prepared { jpeg, reencoded: false }));
+    }
+
+    #[test]
+    fn a_jpeg_over_the_bound_is_reencoded_to_fit_and_stays_the_same_picture() {
+        let picture = photo(320, 240, 1);
+        let jpeg = photo_jpeg(320, 240, 1);
+        for part in [2, 8] {
+            let prepared = file(jpeg.clone(), jpeg.len() / part).unwrap();
+            assert!(prepared.reencoded && prepared.jpeg.len() <= jpeg.len() / part);
+            let seen = image::load_from_memory(&prepared.jpeg).unwrap();
+            assert!(seen.width() >= 60, "{}", seen.width());
+            assert_eq!(seen.width() * 3 / 4, seen.height(), "the proportions stay");
+        }
+        let close = file(jpeg.clone(), jpeg.len() - 1).unwrap();
+        assert!(distance(&image::load_from_memory(&close.jpeg).unwrap().to_rgb8(), &picture) < 16.0);
+    }
+
+    #[test]
+    fn a_bound_that_no_picture_meets_is_an_error_with_the_key() {
+        let error = file(photo_jpeg(320, 240, 1), 300).unwrap_err();
+        assert!(error.to_string().contains("bytes-max in [frame]"), "{error}");
+    }
+
+    #[test]
+    fn a_jpeg_cut_behind_its_header_passes_and_one_cut_inside_does_not() {
+        let jpeg = photo_jpeg(320, 240, 1);
+        let cut = jpeg[..jpeg.len() / 2].to_vec();
+        assert_eq!(file(cut.clone(), ROOMY), Ok(Prepared { jpeg: cut, reencoded: false }), "the worker decides");
+        assert_eq!(file(jpeg[..100].to_vec(), ROOMY), Err(PictureError::BadHeader));
+    }
+
+    #[test]
+    fn what_can_be_no_picture_is_refused_with_a_remedy() {
+        assert_eq!(file(Vec::new(), ROOMY), Err(PictureError::Empty));
+        assert_eq!(file(b"GIF89a".to_vec(), ROOMY), Err(PictureError::UnknownFormat));
+        assert!(matches!(file(photo_jpeg(1, 1, 1), ROOMY), Err(PictureError::TooSmall { width: 1, height: 1 })));
+        let png = photo_png(&DynamicImage::ImageRgb8(photo(1, 1, 1)));
+        assert!(matches!(file(png, ROOMY), Err(PictureError::TooSmall { .. })));
+        let png = photo_png(&DynamicImage::ImageRgb8(photo(64, 64, 1)));
+        assert!(matches!(file(png[..png.len() / 2].to_vec(), ROOMY), Err(PictureError::Undecodable(_))));
+        assert_eq!(file(png[..20].to_vec(), ROOMY), Err(PictureError::BadHeader));
+    }
+
+    #[test]
+    fn fifty_megapixels_pass_as_a_jpeg_and_are_never_decoded_here() {
+        // Only the header is looked at: the size is written into a small picture's.
+        let mut jpeg = photo_jpeg(64, 64, 1);
+        let sof = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+        jpeg[sof + 5..sof + 9].copy_from_slice(&[0x17, 0x00, 0x21, 0xff]);
+        let (width, height) = (0x21ff, 0x1700);
+        assert!(width * height > 50_000_000);
+        assert_eq!(file(jpeg.clone(), ROOMY), Ok(Prepared { jpeg: jpeg.clone(), reencoded: false }));
+        let error = file(jpeg.clone(), jpeg.len() - 1).unwrap_err();
+        assert!(error.to_string().contains("24 megapixels") && error.to_string().contains("bytes-max"), "{error}");
+        jpeg[sof + 5..sof + 9].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
+        assert!(matches!(file(jpeg, ROOMY), Err(PictureError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_png_of_fifty_megapixels_is_refused_by_its_header() {
+        let mut png = photo_png(&DynamicImage::ImageRgb8(photo(64, 64, 1)));
+        png[16..24].copy_from_slice(&[0, 0, 0x22, 0, 0, 0, 0x18, 0]);
+        // The header's checksum covers the size.
+        let sum = crc32(&png[12..29]).to_be_bytes();
+        png[29..33].copy_from_slice(&sum);
+        let error = file(png, ROOMY).unwrap_err();
+        assert!(error.to_string().contains("24 megapixels, or convert it to JPEG"), "{error}");
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(u32::MAX, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
+        })
+    }
+
+    #[test]
+    fn every_colour_type_of_png_becomes_a_jpeg_of_the_same_picture() {
+        let rgb = photo(64, 48, 9);
+        let rgba = ImageBuffer::from_fn(64, 48, |x, y| {
+            let [r, g, b] = rgb.get_pixel(x, y).0;
+            Rgba([r, g, b, 255])
+        });
+        let wide = DynamicImage::ImageRgb8(rgb.clone()).to_rgb16();
+        for image in [
+            DynamicImage::ImageRgb8(rgb.clone()),
+            DynamicImage::ImageRgba8(rgba.clone()),
+            DynamicImage::ImageRgb16(wide),
+            DynamicImage::ImageRgba16(DynamicImage::ImageRgba8(rgba).to_rgba16()),
+        ] {
+            let prepared = file(photo_png(&image), ROOMY).unwrap();
+            assert!(prepared.reencoded);
+            let seen = image::load_from_memory_with_format(&prepared.jpeg, ImageFormat::Jpeg).unwrap().to_rgb8();
+            assert!(distance(&seen, &rgb) < 4.0, "{:?}: {}", image.color(), distance(&seen, &rgb));
+        }
+        let gray: ImageBuffer<Luma<u8>, Vec<u8>> = DynamicImage::ImageRgb8(rgb).to_luma8();
+        let prepared = file(photo_png(&DynamicImage::ImageLuma8(gray)), ROOMY).unwrap();
+        assert!(jpeg::header(&prepared.jpeg).is_some());
+    }
+
+    #[test]
+    fn transparent_pixels_turn_white() {
+        let clear = DynamicImage::ImageRgba8(ImageBuffer::from_pixel(32, 32, Rgba([10, 20, 30, 0])));
+        let prepared = file(photo_png(&clear), ROOMY).unwrap();
+        let seen = image::load_from_memory(&prepared.jpeg).unwrap().to_rgb8();
+        assert!(seen.pixels().all(|pixel| pixel.0.iter().all(|&value| value >= 253)));
+    }
+
+    #[test]
+    fn raw_pixels_are_encoded() {
+        let rgb = photo(64, 48, 2);
+        let raw = Picture::Rgb { width: 64, height: 48, pixels: rgb.as_raw().clone() };
+        let prepared = prepare(raw, ROOMY).unwrap();
+        assert!(distance(&image::load_from_memory(&prepared.jpeg).unwrap().to_rgb8(), &rgb) < 4.0);
+        let short = Picture::Rgb { width: 64, height: 48, pixels: vec![0; 10] };
+        assert_eq!(prepare(short, ROOMY), Err(PictureError::BadHeader));
+    }
+
+    #[test]
+    fn the_picture_for_dashboards_is_small_and_keeps_its_proportions() {
+        let seen = image::load_from_memory(&small(&photo_jpeg(1280, 720, 1)).unwrap()).unwrap();
+        assert_eq!((seen.width(), seen.height()), (640, 360));
+        let seen = image::load_from_memory(&small(&photo_jpeg(100, 80, 1)).unwrap()).unwrap();
+        assert_eq!((seen.width(), seen.height()), (100, 80));
+        assert_eq!(small(b"no picture"), None);
+        assert!(small(&without_huffman_tables(&photo_jpeg(64, 64, 1))).is_none());
+    }
+}

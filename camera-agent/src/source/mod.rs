@@ -1,0 +1,88 @@
+//! Where pictures come from.
+
+pub mod command;
+pub mod folder;
+pub mod pump;
+pub mod v4l2;
+
+use microlambda::Digest;
+
+use crate::picture::Picture;
+use crate::spool::Input;
+
+/// A picture as the source gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Captured {
+    /// The pixels, or the file that holds them.
+    pub picture: Picture,
+    /// When it was taken, ms since 1970.
+    pub captured_at_ms: u64,
+    /// Where it came from, for people: a file's name, or empty; at most 200 bytes.
+    pub label: String,
+    /// For finite sources: what was read.
+    pub input: Option<Input>,
+}
+
+/// What a source gives next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// A picture.
+    Frame(Captured),
+    /// A piece of the input that can be no picture; `why` names it and the remedy.
+    PassedOver {
+        /// For people.
+        why: String,
+        /// For finite sources: what was read.
+        input: Option<Input>,
+    },
+    /// A finite input ends here.
+    End,
+}
+
+/// Why a source gives nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// It may work again: open it anew after a pause.
+    #[error("{0}")]
+    Trouble(String),
+    /// It will not work until somebody does what the text says.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// A source of pictures. `next` blocks until there is one; it is opened, used and dropped on one thread of its own.
+pub trait Source {
+    /// The next picture.
+    ///
+    /// # Errors
+    /// [`SourceError::Trouble`]: drop this source and open another; [`SourceError::Fatal`]: give up.
+    fn next(&mut self) -> Result<Next, SourceError>;
+}
+
+/// Longest label, bytes.
+pub const LABEL_BYTES_MAX: usize = 200;
+
+/// `text` as a label: cut to its bound at a character's border.
+pub fn label_of(text: &str) -> String {
+    let end = (0..=LABEL_BYTES_MAX.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    text[..end].to_owned()
+}
+
+/// What was read, by its digest.
+pub fn input_of(label: &str, bytes: &[u8], modified_at_ms: u64) -> Input {
+    Input { label: label.to_owned(), digest: Digest::of(bytes), modified_at_ms, input_bytes: bytes.len() as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_cut_at_a_characters_border() {
+        assert_eq!(label_of("a.jpg"), "a.jpg");
+        let long = "é".repeat(150);
+        assert_eq!(label_of(&long), "é".repeat(100));
+        assert_eq!(label_of(&format!("x{long}")).len(), 199);
+    }
+}

@@ -1,0 +1,285 @@
+//! The source's thread: take a picture, make it a frame, hand it to the spool; open the source again when it fails.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::mpsc as blocking;
+use std::time::{Duration, Instant};
+
+use microlambda_runtime::monotonic_us;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::sync::{oneshot, watch};
+
+use super::{Captured, Next, Source, SourceError};
+use crate::picture;
+use crate::spool::clerk::{Intake, Outcome};
+use crate::spool::{Input, NewFrame};
+
+/// The first pause before a failed source is opened again; it doubles.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Pictures of a live source that are passed over are told of this often at most.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// Opens the source; gets what a finite one has given already.
+pub type Opener = Box<dyn FnMut(&[(Input, bool)], &Arc<Leash>) -> Result<Box<dyn Source>, SourceError> + Send>;
+
+/// How the source is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Frames taken into the spool.
+    pub frames: u64,
+    /// Pictures passed over.
+    pub unreadable: u64,
+    /// Frames re-encoded.
+    pub reencoded: u64,
+    /// Times it failed and was opened again.
+    pub reopened: u64,
+    /// When the last picture came, µs of the monotonic clock; 0 before the first.
+    pub last_picture_us: u64,
+}
+
+/// What a source is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// Not opened yet.
+    #[default]
+    Starting,
+    /// Giving pictures.
+    Running,
+    /// Failed, to be opened again.
+    Trouble(String),
+    /// At its end; the end record is written.
+    Ended,
+    /// It will not work until somebody acts.
+    Failed(String),
+}
+
+/// The process group of a running command, so that it can be killed while its reader waits for it.
+#[derive(Debug, Default)]
+pub struct Leash {
+    group: Mutex<Option<Pid>>,
+}
+
+impl Leash {
+    /// Holds `group`, or nothing.
+    pub fn hold(&self, group: Option<Pid>) {
+        *self.group.lock().unwrap_or_else(PoisonError::into_inner) = group;
+    }
+
+    /// Kills the group held, if any.
+    pub fn kill(&self) {
+        if let Some(group) = self.group.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It may have ended by itself.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// Settings of a pump.
+pub struct PumpConfig {
+    /// No frame is longer, bytes.
+    pub frame_bytes_max: usize,
+    /// How often a small picture for dashboards is made; `None` for never.
+    pub image_interval: Option<Duration>,
+    /// Whether the source has an end.
+    pub finite: bool,
+}
+
+/// A running pump; dropping it lets the thread end at its next picture.
+pub struct Pump {
+    /// How the source is doing.
+    pub report: watch::Receiver<Report>,
+    /// The newest picture for dashboards.
+    pub image: watch::Receiver<Option<Vec<u8>>>,
+    ended: oneshot::Receiver<()>,
+    stop: blocking::Sender<()>,
+    leash: Arc<Leash>,
+}
+
+impl Pump {
+    /// Starts the thread. `intake` says what a finite source has given already, also after later failures.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(opener: Opener, intake: Intake, config: PumpConfig) -> std::io::Result<Self> {
+        let (report_out, report) = watch::channel(Report::default());
+        let (image_out, image) = watch::channel(None);
+        let (stop, stopped) = blocking::channel();
+        let (at_end, ended) = oneshot::channel();
+        let leash = Arc::new(Leash::default());
+        let mut worker = Worker {
+            opener,
+            intake,
+            config,
+            report: report_out,
+            image: image_out,
+            stopped,
+            leash: leash.clone(),
+            next_image: Instant::now(),
+            next_warning: Instant::now(),
+            unsaid: 0,
+        };
+        std::thread::Builder::new().name("source".into()).spawn(move || {
+            worker.run();
+            drop(at_end);
+        })?;
+        Ok(Self { report, image, ended, stop, leash })
+    }
+
+    /// Stops the source and kills its command; waits up to `timeout` for the thread to end.
+    pub async fn stop(self, timeout: Duration) {
+        drop(self.stop);
+        self.leash.kill();
+        if tokio::time::timeout(timeout, self.ended).await.is_err() {
+            log::debug!("the source still waits for its device; it ends with this program");
+        }
+    }
+}
+
+struct Worker {
+    opener: Opener,
+    intake: Intake,
+    config: PumpConfig,
+    report: watch::Sender<Report>,
+    image: watch::Sender<Option<Vec<u8>>>,
+    stopped: blocking::Receiver<()>,
+    leash: Arc<Leash>,
+    next_image: Instant,
+    next_warning: Instant,
+    /// Pictures passed over without a word since the last warning.
+    unsaid: u64,
+}
+
+/// Why [`Worker::session`] ended without an error.
+enum Finished {
+    End,
+    Stopped,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let frames_before = self.report.borrow().frames;
+            match self.session() {
+                Ok(Finished::Stopped) => return,
+                Ok(Finished::End) => {
+                    if let Some(end) = self.intake.finish() {
+                        log::info!(count = end.count, manifest:% = end.manifest.short(16); "the input has ended");
+                        self.report.send_modify(|report| report.phase = Phase::Ended);
+                    }
+                    return;
+                }
+                Err(SourceError::Fatal(why)) => {
+                    self.report.send_modify(|report| report.phase = Phase::Failed(why));
+                    return;
+                }
+                // A command that was killed because the agent stops is no trouble.
+                Err(SourceError::Trouble(_)) if self.is_stopped_within(Duration::ZERO) => return,
+                Err(SourceError::Trouble(why)) => {
+                    log::warn!(why = why.as_str(), pause_ms = pause.as_millis() as u64; "the source failed and will be opened again");
+                    self.report.send_modify(|report| {
+                        report.phase = Phase::Trouble(why);
+                        report.reopened += 1;
+                    });
+                    if self.report.borrow().frames > frames_before {
+                        pause = PAUSE_MIN;
+                    }
+                    if self.is_stopped_within(pause) {
+                        return;
+                    }
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    fn session(&mut self) -> Result<Finished, SourceError> {
+        let already = if self.config.finite {
+            let Some(inputs) = self.intake.inputs() else { return Ok(Finished::Stopped) };
+            inputs
+        } else {
+            Vec::new()
+        };
+        let mut source = (self.opener)(&already, &self.leash)?;
+        drop(already);
+        self.report.send_modify(|report| report.phase = Phase::Running);
+        loop {
+            if self.is_stopped_within(Duration::ZERO) {
+                return Ok(Finished::Stopped);
+            }
+            match source.next()? {
+                Next::End => return Ok(Finished::End),
+                Next::Frame(captured) => {
+                    if !self.take(captured) {
+                        return Ok(Finished::Stopped);
+                    }
+                }
+                Next::PassedOver { why, input } => {
+                    if !self.pass_over(&why, input) {
+                        return Ok(Finished::Stopped);
+                    }
+                }
+            }
+        }
+    }
+
+    /// False when the spool is closing.
+    fn take(&mut self, captured: Captured) -> bool {
+        let Captured { picture, captured_at_ms, label, input } = captured;
+        let prepared = match picture::prepare(picture, self.config.frame_bytes_max) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let what = if label.is_empty() { "a picture" } else { label.as_str() };
+                return self.pass_over(&format!("{what}: {error}"), input);
+            }
+        };
+        let for_image = self.is_image_due().then(|| prepared.jpeg.clone());
+        let frame = NewFrame { jpeg: prepared.jpeg, captured_at_ms, label, input };
+        let outcome = self.intake.append(frame);
+        self.report.send_modify(|report| {
+            report.last_picture_us = monotonic_us();
+            report.frames += u64::from(outcome == Outcome::Kept);
+            report.reencoded += u64::from(prepared.reencoded && outcome == Outcome::Kept);
+            report.phase = Phase::Running;
+        });
+        if let Some(small) = for_image.and_then(|jpeg| picture::small(&jpeg)) {
+            self.image.send_replace(Some(small));
+        }
+        outcome != Outcome::Closed
+    }
+
+    /// False when the spool is closing.
+    fn pass_over(&mut self, why: &str, input: Option<Input>) -> bool {
+        self.report.send_modify(|report| report.unreadable += 1);
+        // Each piece of a finite input is named; a live source could fill the log.
+        if input.is_some() || Instant::now() >= self.next_warning {
+            log::warn!(why = why, more = self.unsaid; "a picture is passed over");
+            self.next_warning = Instant::now() + WARN_EVERY;
+            self.unsaid = 0;
+        } else {
+            self.unsaid += 1;
+        }
+        input.is_none_or(|input| self.intake.pass_over(input))
+    }
+
+    fn is_image_due(&mut self) -> bool {
+        let Some(interval) = self.config.image_interval else { return false };
+        let due = Instant::now() >= self.next_image;
+        if due {
+            self.next_image = Instant::now() + interval;
+        }
+        due
+    }
+
+    fn is_stopped_within(&self, time: Duration) -> bool {
+        match self.stopped.recv_timeout(time) {
+            Err(blocking::RecvTimeoutError::Timeout) => false,
+            Ok(()) | Err(blocking::RecvTimeoutError::Disconnected) => true,
+        }
+    }
+}

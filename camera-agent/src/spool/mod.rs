@@ -1,0 +1,347 @@
+//! The spool: the camera's own durable, bounded store of records, and the only sequencer of its chain.
+//!
+//! A record and its number are on disk before anyone hears of them (SQLite, WAL, `synchronous = FULL`), so that a number
+//! is never used twice. The functions here block; [`clerk`] runs them on a thread of their own.
+
+pub mod clerk;
+mod open;
+mod rows;
+
+use std::fs::File;
+
+use microlambda::Digest;
+use microlambda::DigestBuilder;
+use microlambda_wire::{ChainClass, EndMark, GapReason, Name, Record};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+pub use open::{Identity, replace};
+use rows::{digest_of, number, sql};
+
+/// The sent mark is raised by so many numbers at a time at most: one sync for as many frames sent.
+const SENT_BLOCK_MAX: u64 = 64;
+/// Records freed in one transaction at most, so that a long backlog does not hold up a new frame.
+pub const FREE_RECORDS_MAX: u64 = 64;
+
+/// How much the spool holds at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// JPEG bytes.
+    pub bytes_max: u64,
+    /// Frames.
+    pub frames_max: u64,
+}
+
+/// Why the spool failed. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpoolError {
+    /// Another process has it open.
+    #[error("{0} is in use by another camera agent: stop that one, or set another `state-dir`")]
+    InUse(String),
+    /// It was made for something else.
+    #[error(
+        "the spool in {folder} belongs to {holds}, and the configuration asks for {asked}: correct the configuration, set another `state-dir`, or start anew with `camera-agent run --new-job`"
+    )]
+    Other {
+        /// Where.
+        folder: String,
+        /// What it was made for.
+        holds: String,
+        /// What was asked for.
+        asked: String,
+    },
+    /// A newer program made it.
+    #[error("the spool in {folder} has format {found}, this program knows {known}: install the newer program again")]
+    Newer {
+        /// Where.
+        folder: String,
+        /// Its format.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The folder cannot be used.
+    #[error("cannot use the folder {folder}: {why}; check that it exists, is writable and has room")]
+    Folder {
+        /// Where.
+        folder: String,
+        /// What the system says.
+        why: String,
+    },
+    /// The disk is full.
+    #[error("the disk is full: free some space, or lower `bytes-max` in [spool]")]
+    DiskFull,
+    /// The database says no.
+    #[error(
+        "the spool's database failed ({0}): check the disk; if it is damaged, `camera-agent run --new-job` starts anew"
+    )]
+    Database(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for SpoolError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::DiskFull,
+            _ => Self::Database(error),
+        }
+    }
+}
+
+/// A frame to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewFrame {
+    /// The picture.
+    pub jpeg: Vec<u8>,
+    /// When it was taken, ms since 1970.
+    pub captured_at_ms: u64,
+    /// Where it came from, for people; at most 200 bytes.
+    pub label: String,
+    /// For finite inputs: what was read.
+    pub input: Option<Input>,
+}
+
+/// One piece of a finite input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// A file's name.
+    pub label: String,
+    /// SHA-256 of what was read.
+    pub digest: Digest,
+    /// A file's modification time, ms since 1970; 0 otherwise.
+    pub modified_at_ms: u64,
+    /// Its length.
+    pub input_bytes: u64,
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// Durable under this number; so many older ones, never sent, became a gap.
+    Kept {
+        /// Its number.
+        sequence: u64,
+        /// Older frames dropped for it.
+        dropped: u64,
+    },
+    /// No room. A finite input waits; a live frame is lost without having had a number.
+    Full,
+}
+
+/// A record as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Its number.
+    pub sequence: u64,
+    /// What it says.
+    pub record: Record,
+    /// The picture of a frame.
+    pub jpeg: Option<Vec<u8>>,
+}
+
+/// What the spool holds, at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// The chain.
+    pub chain: Name,
+    /// Live or with an end.
+    pub class: ChainClass,
+    /// The oldest record held; `next` if none is.
+    pub oldest: u64,
+    /// The number of the next record.
+    pub next: u64,
+    /// Set once the input has ended.
+    pub end: Option<EndMark>,
+    /// Frames held.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl View {
+    /// True when the input has ended and everything was freed.
+    pub fn is_complete(&self) -> bool {
+        self.end.is_some() && self.oldest == self.next
+    }
+}
+
+/// An open spool. Its folder is locked until it is dropped.
+#[derive(Debug)]
+pub struct Spool {
+    db: Connection,
+    _lock: File,
+    limits: Limits,
+    view: View,
+    sent_mark: u64,
+    manifest: Digest,
+    /// The newest record read out for sending, to raise the sent mark together with the next append.
+    last_read: Option<u64>,
+}
+
+impl Spool {
+    /// What it holds.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Records below this number may have been sent.
+    pub fn sent_mark(&self) -> u64 {
+        self.sent_mark
+    }
+
+    /// Appends a frame under the next number. When this returns, it is durable.
+    ///
+    /// # Errors
+    /// [`SpoolError`]; then nothing has changed.
+    pub fn append(&mut self, frame: &NewFrame) -> Result<Appended, SpoolError> {
+        let frame_bytes = frame.jpeg.len() as u64;
+        let sequence = self.view.next;
+        let digest = Digest::of(&frame.jpeg);
+        let manifest = next_manifest(self.manifest, digest);
+        // Whoever reads at the head will be sent this frame at once: then the mark moves in the same sync.
+        let follows = self.last_read.is_some_and(|last| last + 1 == sequence);
+        let sent_mark =
+            if follows && sequence >= self.sent_mark { sequence + self.sent_block() } else { self.sent_mark };
+        let mut room = Room { frames: self.view.frames, bytes: self.view.bytes, dropped: 0 };
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        while room.frames >= self.limits.frames_max || room.bytes + frame_bytes > self.limits.bytes_max {
+            let may_drop = self.view.class == ChainClass::Live;
+            match if may_drop { rows::oldest_frame_from(&transaction, self.sent_mark)? } else { None } {
+                Some((oldest, bytes)) => {
+                    rows::turn_into_gap(&transaction, oldest, self.sent_mark)?;
+                    room = Room { frames: room.frames - 1, bytes: room.bytes - bytes, dropped: room.dropped + 1 };
+                }
+                // Dropping the transaction undoes what it had dropped.
+                None => return Ok(Appended::Full),
+            }
+        }
+        let record = Record::Frame { captured_at_ms: frame.captured_at_ms, digest, label: frame.label.clone() };
+        rows::insert(&transaction, sequence, &record, frame_bytes)?;
+        transaction
+            .prepare_cached("INSERT INTO frame (sequence, jpeg) VALUES (?1, ?2)")?
+            .execute(params![sql(sequence), frame.jpeg])?;
+        if let Some(input) = &frame.input {
+            rows::insert_input(&transaction, input, true)?;
+        }
+        transaction.prepare_cached("UPDATE spool SET next = ?1, manifest = ?2, sent_mark = ?3")?.execute(params![
+            sql(sequence + 1),
+            manifest.0.as_slice(),
+            sql(sent_mark)
+        ])?;
+        transaction.commit()?;
+        self.view.next = sequence + 1;
+        self.view.frames = room.frames + 1;
+        self.view.bytes = room.bytes + frame_bytes;
+        self.manifest = manifest;
+        self.sent_mark = sent_mark;
+        self.refresh_oldest()?;
+        Ok(Appended::Kept { sequence, dropped: room.dropped })
+    }
+
+    /// Remembers a piece of a finite input that can be no picture, so that a restart passes over it too.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn pass_over(&mut self, input: &Input) -> Result<(), SpoolError> {
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        rows::insert_input(&transaction, input, false)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Writes the end record of a finite input; a second call changes nothing.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn finish(&mut self) -> Result<EndMark, SpoolError> {
+        if let Some(end) = self.view.end {
+            return Ok(end);
+        }
+        let end = EndMark { count: self.view.next, manifest: self.manifest };
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        rows::insert(&transaction, end.count, &Record::End { count: end.count, manifest: end.manifest }, 0)?;
+        transaction
+            .execute("UPDATE spool SET next = ?1, end_count = ?2", params![sql(end.count + 1), sql(end.count)])?;
+        transaction.commit()?;
+        self.view.next = end.count + 1;
+        self.view.end = Some(end);
+        self.refresh_oldest()?;
+        Ok(end)
+    }
+
+    /// The record that covers `sequence`, for sending: the sent mark is durable beyond it when this returns. `None` if
+    /// it is not held: freed, or not yet there.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn read(&mut self, sequence: u64) -> Result<Option<Stored>, SpoolError> {
+        let Some(stored) = rows::read(&self.db, sequence)? else { return Ok(None) };
+        let last = stored.sequence + stored.record.span() - 1;
+        if last >= self.sent_mark {
+            let mark = last + self.sent_block();
+            self.db.execute("UPDATE spool SET sent_mark = ?1", params![sql(mark)])?;
+            self.sent_mark = mark;
+        }
+        self.last_read = Some(self.last_read.map_or(last, |former| former.max(last)));
+        Ok(Some(stored))
+    }
+
+    /// Frees records below `below`, at most [`FREE_RECORDS_MAX`] of them; returns how many frames that were.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn free(&mut self, below: u64) -> Result<u64, SpoolError> {
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let (frames, bytes) = rows::free(&transaction, below)?;
+        transaction.commit()?;
+        self.view.frames -= frames;
+        self.view.bytes -= bytes;
+        self.refresh_oldest()?;
+        Ok(frames)
+    }
+
+    /// What the finite input has given so far, in order, each with whether it became a frame.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn inputs(&self) -> Result<Vec<(Input, bool)>, SpoolError> {
+        rows::inputs(&self.db)
+    }
+
+    /// Numbers reserved as sent at a time: small beside a small spool, for reserved frames cannot be dropped.
+    fn sent_block(&self) -> u64 {
+        (self.limits.frames_max / 8).clamp(1, SENT_BLOCK_MAX)
+    }
+
+    fn refresh_oldest(&mut self) -> Result<(), SpoolError> {
+        let oldest = self
+            .db
+            .prepare_cached("SELECT min(sequence) FROM record")?
+            .query_row([], |row| row.get::<_, Option<i64>>(0))
+            .optional()?
+            .flatten();
+        self.view.oldest = oldest.map_or(self.view.next, number);
+        Ok(())
+    }
+}
+
+struct Room {
+    frames: u64,
+    bytes: u64,
+    dropped: u64,
+}
+
+/// The manifest's digest after one more frame: each covers the one before, so that it can be kept over a restart.
+pub fn next_manifest(manifest: Digest, frame: Digest) -> Digest {
+    DigestBuilder::new("microlambda manifest").field(&manifest.0).field(&frame.0).finish()
+}
+
+/// The manifest's digest before the first frame.
+pub fn empty_manifest() -> Digest {
+    DigestBuilder::new("microlambda manifest").finish()
+}
+
+/// Reason of the gaps a spool writes.
+const GAP: GapReason = GapReason::SpoolFull;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+use microlambda_wire::{GapReason, Record};
+
+use super::*;
+
+const ROOMY: Limits = Limits { bytes_max: 1 << 20, frames_max: 1_000 };
+
+fn identity(class: ChainClass) -> Identity {
+    let source = if class == ChainClass::Batch { "folder /pictures".into() } else { String::new() };
+    Identity { camera: Name::new("door").unwrap(), class, source }
+}
+
+fn open(folder: &tempfile::TempDir, class: ChainClass, limits: Limits) -> Spool {
+    Spool::open(folder.path(), &identity(class), limits, 1_700_000_000_000).unwrap()
+}
+
+fn frame(n: u64) -> NewFrame {
+    NewFrame { jpeg: jpeg(n), captured_at_ms: 1_000 + n, label: format!("{n}.jpg"), input: None }
+}
+
+fn jpeg(n: u64) -> Vec<u8> {
+    let mut jpeg = vec![0xff, 0xd8];
+    jpeg.extend(n.to_le_bytes().repeat(100));
+    jpeg
+}
+
+fn append(spool: &mut Spool, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        assert!(matches!(spool.append(&frame(n)).unwrap(), Appended::Kept { sequence, .. } if sequence == n));
+    }
+}
+
+fn assert_frame(spool: &mut Spool, n: u64) {
+    let stored = spool.read(n).unwrap().unwrap_or_else(|| panic!("frame {n} is held"));
+    let record = Record::Frame { captured_at_ms: 1_000 + n, digest: Digest::of(&jpeg(n)), label: format!("{n}.jpg") };
+    assert_eq!(stored, Stored { sequence: n, record, jpeg: Some(jpeg(n)) });
+}
+
+#[test]
+fn what_was_appended_is_there_after_a_restart_under_the_same_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 0..5);
+    let before = spool.view().clone();
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    assert_eq!(*spool.view(), before);
+    append(&mut spool, 5..7);
+    (0..7).for_each(|n| assert_frame(&mut spool, n));
+    assert_eq!(spool.read(7).unwrap(), None);
+}
+
+#[test]
+fn two_spools_have_two_chains() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let chain = |folder| open(folder, ChainClass::Live, ROOMY).view().chain.clone();
+    assert_ne!(chain(&a), chain(&b));
+    assert!(chain(&a).as_str().starts_with("door-") && chain(&a).as_str().len() == "door-".len() + 8);
+}
+
+#[test]
+fn a_full_live_spool_turns_its_oldest_frames_that_were_never_sent_into_one_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 8, ..ROOMY });
+    append(&mut spool, 0..8);
+    // Numbers 0 and, with the block of one, 1 may have been sent.
+    assert_frame(&mut spool, 0);
+    let mark = spool.sent_mark();
+    assert_eq!(mark, 1);
+    for n in 8..12 {
+        assert_eq!(spool.append(&frame(n)).unwrap(), Appended::Kept { sequence: n, dropped: 1 });
+    }
+    assert_frame(&mut spool, 0);
+    let gap = Record::Gap { count: 4, reason: GapReason::SpoolFull };
+    for inside in 1..5 {
+        let stored = spool.read(inside).unwrap().unwrap();
+        assert_eq!(stored, Stored { sequence: 1, record: gap.clone(), jpeg: None });
+    }
+    (5..12).for_each(|n| assert_frame(&mut spool, n));
+    assert_eq!(spool.view().frames, 8);
+}
+
+#[test]
+fn a_gap_that_may_have_been_sent_is_never_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 8, ..ROOMY });
+    append(&mut spool, 0..10);
+    let sent = spool.read(0).unwrap().unwrap();
+    assert_eq!(sent.record, Record::Gap { count: 2, reason: GapReason::SpoolFull });
+    assert_eq!(spool.sent_mark(), 2);
+    append(&mut spool, 10..12);
+    assert_eq!(spool.read(0).unwrap().unwrap(), sent);
+    let second = spool.read(2).unwrap().unwrap();
+    assert_eq!((second.sequence, second.record), (2, Record::Gap { count: 2, reason: GapReason::SpoolFull }));
+}
+
+#[test]
+fn a_live_spool_full_of_sent_frames_keeps_them_and_refuses_the_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 8, ..ROOMY });
+    append(&mut spool, 0..8);
+    (0..8).for_each(|n| assert_frame(&mut spool, n));
+    assert_eq!(spool.append(&frame(8)).unwrap(), Appended::Full);
+    (0..8).for_each(|n| assert_frame(&mut spool, n));
+    assert_eq!(spool.view().next, 8, "the refused frame had no number");
+    spool.free(1).unwrap();
+    append(&mut spool, 8..9);
+}
+
+#[test]
+fn the_sent_mark_is_durable_before_a_record_is_given_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 16, ..ROOMY });
+    append(&mut spool, 0..16);
+    (0..10).for_each(|n| assert_frame(&mut spool, n));
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 16, ..ROOMY });
+    assert!(spool.sent_mark() >= 10, "{}", spool.sent_mark());
+    append(&mut spool, 16..20);
+    (0..10).for_each(|n| assert_frame(&mut spool, n));
+}
+
+#[test]
+fn a_reader_at_the_head_moves_the_mark_with_the_append() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 0..1);
+    assert_frame(&mut spool, 0);
+    for n in 1..300 {
+        append(&mut spool, n..n + 1);
+        assert!(spool.sent_mark() > n, "the frame can be read without another sync");
+        assert_frame(&mut spool, n);
+    }
+    append(&mut spool, 300..500);
+    assert!(spool.sent_mark() < 400, "the mark stays where nobody reads");
+}
+
+#[test]
+fn a_full_finite_spool_drops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Batch, Limits { frames_max: 4, ..ROOMY });
+    append(&mut spool, 0..4);
+    assert_eq!(spool.append(&frame(4)).unwrap(), Appended::Full);
+    (0..4).for_each(|n| assert_frame(&mut spool, n));
+    assert_eq!(spool.free(2).unwrap(), 2);
+    append(&mut spool, 4..6);
+    assert_eq!(spool.view().oldest, 2);
+}
+
+#[test]
+fn bytes_are_a_bound_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = jpeg(0).len() as u64;
+    let mut spool = open(&folder, ChainClass::Live, Limits { bytes_max: 3 * bytes + 1, frames_max: 1_000 });
+    append(&mut spool, 0..9);
+    assert_eq!((spool.view().frames, spool.view().bytes), (3, 3 * bytes));
+}
+
+#[test]
+fn freed_records_are_gone_and_their_numbers_stay_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 0..10);
+    assert_eq!(spool.free(10).unwrap(), 10);
+    assert_eq!((spool.view().oldest, spool.view().next, spool.view().bytes), (10, 10, 0));
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    assert_eq!((spool.view().oldest, spool.view().next), (10, 10));
+    append(&mut spool, 10..11);
+    assert_eq!(spool.read(9).unwrap(), None);
+}
+
+#[test]
+fn freeing_stops_inside_a_gap_and_at_its_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 200, ..ROOMY });
+    append(&mut spool, 0..203);
+    assert_eq!(spool.free(2).unwrap(), 0, "the gap covers 0 to 2");
+    assert_eq!(spool.view().oldest, 0);
+    assert_eq!(spool.free(203).unwrap(), FREE_RECORDS_MAX - 1);
+    assert_eq!(spool.view().oldest, 3 + FREE_RECORDS_MAX - 1);
+}
+
+#[test]
+fn the_end_names_count_and_manifest_and_is_written_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Batch, ROOMY);
+    append(&mut spool, 0..2);
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Batch, ROOMY);
+    append(&mut spool, 2..3);
+    let end = spool.finish().unwrap();
+    let manifest = (0..3).fold(empty_manifest(), |manifest, n| next_manifest(manifest, Digest::of(&jpeg(n))));
+    assert_eq!(end, EndMark { count: 3, manifest });
+    assert_eq!(spool.finish().unwrap(), end);
+    let stored = spool.read(3).unwrap().unwrap();
+    assert_eq!(stored, Stored { sequence: 3, record: Record::End { count: 3, manifest }, jpeg: None });
+    assert_eq!(spool.view().next, 4);
+    assert!(!spool.view().is_complete());
+    spool.free(4).unwrap();
+    drop(spool);
+    let spool = open(&folder, ChainClass::Batch, ROOMY);
+    assert!(spool.view().is_complete());
+    assert_eq!(spool.view().end, Some(end));
+}
+
+#[test]
+fn inputs_are_remembered_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = |n: u64| Input {
+        label: format!("{n}.jpg"),
+        digest: Digest::of(&[n as u8]),
+        modified_at_ms: n,
+        input_bytes: 100 + n,
+    };
+    let mut spool = open(&folder, ChainClass::Batch, ROOMY);
+    spool.append(&NewFrame { input: Some(input(0)), ..frame(0) }).unwrap();
+    spool.pass_over(&input(1)).unwrap();
+    spool.append(&NewFrame { input: Some(input(2)), ..frame(1) }).unwrap();
+    drop(spool);
+    let spool = open(&folder, ChainClass::Batch, ROOMY);
+    assert_eq!(spool.inputs().unwrap(), [(input(0), true), (input(1), false), (input(2), true)]);
+}
+
+#[test]
+fn one_folder_serves_one_agent_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = open(&folder, ChainClass::Live, ROOMY);
+    let error = Spool::open(folder.path(), &identity(ChainClass::Live), ROOMY, 0).unwrap_err();
+    assert!(matches!(error, SpoolError::InUse(_)));
+    assert!(error.to_string().contains("`state-dir`"), "{error}");
+    assert!(matches!(replace(folder.path()), Err(SpoolError::InUse(_))));
+}
+
+#[test]
+fn another_camera_class_or_input_is_refused_until_a_new_job_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let first_chain = open(&folder, ChainClass::Batch, ROOMY).view().chain.clone();
+    let mut others = [identity(ChainClass::Live), identity(ChainClass::Batch), identity(ChainClass::Batch)];
+    others[1].camera = Name::new("garage").unwrap();
+    others[2].source = "folder /others".into();
+    for other in others {
+        let error = Spool::open(folder.path(), &other, ROOMY, 0).unwrap_err().to_string();
+        assert!(error.contains("--new-job") && error.contains("folder /pictures"), "{error}");
+    }
+    assert!(replace(folder.path()).unwrap());
+    assert_ne!(open(&folder, ChainClass::Live, ROOMY).view().chain, first_chain);
+    assert!(replace(tempfile::tempdir().unwrap().path()).is_ok_and(|found| !found));
+}
+
+#[test]
+fn a_spool_of_a_newer_program_and_one_that_is_no_database_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(&folder, ChainClass::Live, ROOMY));
+    let path = folder.path().join("spool.sqlite");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
+    let error = Spool::open(folder.path(), &identity(ChainClass::Live), ROOMY, 0).unwrap_err();
+    assert!(matches!(error, SpoolError::Newer { found: 7, .. }), "{error}");
+    std::fs::write(&path, "this is no database, but it is long enough to be looked at".repeat(300)).unwrap();
+    let error = Spool::open(folder.path(), &identity(ChainClass::Live), ROOMY, 0).unwrap_err();
+    assert!(matches!(error, SpoolError::Database(_)) && error.to_string().contains("--new-job"), "{error}");
+}
+
+#[test]
+fn every_commit_is_synced_and_the_log_is_written_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(&folder, ChainClass::Live, ROOMY);
+    let pragma = |name: &str| spool.db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(pragma("synchronous"), 2, "FULL");
+    let mode: String = spool.db.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+}

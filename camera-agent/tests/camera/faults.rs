@@ -1,0 +1,327 @@
+//! What breaks: the agent, the broker, the command, the input.
+
+use std::process::Command;
+
+use crate::support::{Broker, Got, Lens, Observer, Setup, free_port, jpeg, program};
+use microlambda_wire::{ChainClass, Record};
+
+const FOLDER: &str = "kind = \"folder\"\npath = \"FOLDER/pictures\"\n[image]\ninterval-s = 0";
+
+fn numbered(count: u32) -> Vec<(String, Vec<u8>)> {
+    (0..count).map(|n| (format!("{n:03}.jpg"), jpeg(160, 120, n))).collect()
+}
+
+fn put(setup: &Setup, files: &[(String, Vec<u8>)]) {
+    setup.pictures(&files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_folder_agent_killed_again_and_again_numbers_every_picture_once() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, FOLDER);
+    let files = numbered(60);
+    put(&setup, &files);
+    let mut observer = Observer::new(broker.port).await;
+    let mut chains = Vec::new();
+    for killed_at in [1, 7, 20, 21, 40, 59] {
+        let mut agent = setup.run(&[]);
+        let head = observer.head(|head| head.next >= killed_at).await;
+        agent.kill();
+        chains.push(head.chain);
+    }
+    let _agent = setup.run(&[]);
+    let head = observer.head(|head| head.end.is_some()).await;
+    chains.push(head.chain.clone());
+    chains.dedup();
+    assert_eq!(chains.len(), 1);
+    observer.want("n1", 0, 100, 0);
+    for (n, (label, bytes)) in files.iter().enumerate() {
+        let (meta, jpeg) = observer.frame("n1", n as u64).await;
+        assert_eq!((&meta.label, &jpeg), (label, bytes));
+    }
+    assert!(matches!(observer.note("n1").await.record, Record::End { count: 60, .. }));
+}
+
+#[tokio::test]
+async fn a_live_agent_killed_keeps_its_frames_and_goes_on_counting() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, &Lens::source(""));
+    let mut observer = Observer::new(broker.port).await;
+    let mut shown = 0;
+    for round in 0..4 {
+        // A new pipe each time: the former command may not have ended yet and would read from the same one.
+        Lens::make(&setup);
+        let mut agent = setup.run(&[]);
+        let mut lens = Lens::open(&setup).await;
+        for _ in 0..3 {
+            lens.show(&jpeg(64, 48, shown));
+            shown += 1;
+        }
+        let next = u64::from(shown);
+        observer.head(|head| head.next == next).await;
+        observer.want("n1", 0, 100, 0);
+        for n in 0..next {
+            assert_eq!(observer.frame("n1", n).await.1, jpeg(64, 48, n as u32), "round {round}");
+        }
+        agent.kill();
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_comes_late_and_goes_away_loses_no_frame() {
+    let port = free_port();
+    let setup = Setup::new(port, &Lens::source(""));
+    Lens::make(&setup);
+    let agent = setup.run(&[]);
+    agent.wait_for_line("start the broker");
+    let mut lens = Lens::open(&setup).await;
+    lens.show(&jpeg(64, 48, 0));
+    let broker = Broker::start_on(port);
+    let mut observer = Observer::new(port).await;
+    observer.head(|head| head.next == 1).await;
+    observer.want("n1", 0, 10, 0);
+    observer.frame("n1", 0).await;
+    drop(broker);
+    agent.wait_for_line("closed the connection");
+    lens.show(&jpeg(64, 48, 1));
+    let _broker = Broker::start_on(port);
+    observer.connected().await;
+    observer.head(|head| head.next == 2).await;
+    observer.status(|status| status.online).await;
+    observer.want("n1", 0, 10, 0);
+    for n in 0..2 {
+        assert_eq!(observer.frame("n1", n).await.1, jpeg(64, 48, n as u32));
+    }
+}
+
+#[tokio::test]
+async fn stopping_says_good_bye_and_takes_the_command_along() {
+    let broker = Broker::start();
+    let setup = Setup::new(
+        broker.port,
+        "kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"echo $$ > FOLDER/pid.new; mv FOLDER/pid.new FOLDER/pid; sleep 1000\"]",
+    );
+    let mut agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    observer.status(|status| status.online && status.source.contains("/bin/sh")).await;
+    let pid_file = setup.folder.path().join("pid");
+    let pid = loop {
+        match std::fs::read_to_string(&pid_file) {
+            Ok(pid) => break pid.trim().to_owned(),
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    assert!(agent.terminate().success(), "{}", agent.log());
+    observer.status(|status| !status.online).await;
+    assert!(!is_running(&pid));
+}
+
+fn is_running(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_leaves_its_last_will_and_no_command_behind() {
+    let broker = Broker::start();
+    let script =
+        "echo $$ > FOLDER/pid.new; mv FOLDER/pid.new FOLDER/pid; while :; do cat FOLDER/frame.jpg; sleep 0.05; done";
+    let source = format!("kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]");
+    let setup = Setup::new(broker.port, &source);
+    std::fs::write(setup.folder.path().join("frame.jpg"), jpeg(64, 48, 1)).unwrap();
+    let mut agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    observer.head(|head| head.next >= 3).await;
+    let pid = std::fs::read_to_string(setup.folder.path().join("pid")).unwrap();
+    agent.kill();
+    observer.status(|status| !status.online).await;
+    let began = std::time::Instant::now();
+    while is_running(pid.trim()) {
+        assert!(began.elapsed() < crate::support::PATIENCE, "the command outlives its reader");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_fails_is_started_again_and_told_of() {
+    let broker = Broker::start();
+    let setup = Setup::new(
+        broker.port,
+        "kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"cat FOLDER/frame.jpg; echo lens cap on >&2; exit 7\"]",
+    );
+    std::fs::write(setup.folder.path().join("frame.jpg"), jpeg(64, 48, 1)).unwrap();
+    let _agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    let status = observer.status(|status| status.counters.reopened >= 2 && !status.trouble.is_empty()).await;
+    assert!(status.trouble.contains("exit status: 7"), "{}", status.trouble);
+    observer.head(|head| head.class == ChainClass::Live && head.next >= 3).await;
+}
+
+#[tokio::test]
+async fn a_finite_command_killed_in_the_middle_gives_every_picture_once() {
+    let broker = Broker::start();
+    let script = "for f in FOLDER/pictures/*; do cat $f; done";
+    let source = format!(
+        "kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\nfinite = true\n[image]\ninterval-s = 0"
+    );
+    let setup = Setup::new(broker.port, &source);
+    let files = numbered(30);
+    put(&setup, &files);
+    let mut observer = Observer::new(broker.port).await;
+    for killed_at in [3, 12] {
+        let mut agent = setup.run(&[]);
+        observer.head(|head| head.next >= killed_at).await;
+        agent.kill();
+    }
+    let _agent = setup.run(&[]);
+    observer.head(|head| head.end.is_some_and(|end| end.count == 30)).await;
+    observer.want("n1", 0, 100, 0);
+    for (n, (_, bytes)) in files.iter().enumerate() {
+        assert_eq!(&observer.frame("n1", n as u64).await.1, bytes);
+    }
+}
+
+#[tokio::test]
+async fn bad_pictures_are_named_counted_and_passed_over_and_the_good_ones_come() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, FOLDER);
+    let good = jpeg(160, 120, 1);
+    let folder = setup.pictures(&[
+        ("a-good.jpg", good.clone()),
+        ("b-empty.jpg", Vec::new()),
+        ("c-text.png", b"this is no picture".to_vec()),
+        ("d-cut-header.jpg", good[..80].to_vec()),
+        ("e-one-pixel.jpg", jpeg(1, 1, 1)),
+        ("f-cut-body.jpg", good[..good.len() - 500].to_vec()),
+        ("g-good.jpg", jpeg(160, 120, 2)),
+    ]);
+    std::fs::create_dir(folder.join("h-folder.jpg")).unwrap();
+    let agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    observer.head(|head| head.end.is_some_and(|end| end.count == 3)).await;
+    observer.want("n1", 0, 10, 0);
+    let mut labels = Vec::new();
+    while let Got::Frame { meta, .. } = observer.record().await {
+        labels.push(meta.label);
+    }
+    assert_eq!(labels, ["a-good.jpg", "f-cut-body.jpg", "g-good.jpg"], "the worker decides about a sane header");
+    observer.status(|status| status.counters.unreadable == 4 && status.counters.frames == 3).await;
+    let log = agent.log();
+    for part in [
+        "b-empty.jpg: it is empty",
+        "c-text.png: it is neither",
+        "d-cut-header.jpg: its header",
+        "e-one-pixel.jpg: 1×1",
+    ] {
+        assert!(log.contains(part), "{part} in:\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_picture_over_the_bound_is_reencoded_and_counted() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, &format!("{FOLDER}\n[frame]\nbytes-max = 16384"));
+    let large = jpeg(640, 480, 1);
+    assert!(large.len() > 16_384);
+    setup.pictures(&[("a.jpg", large)]);
+    let _agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    observer.head(|head| head.end.is_some()).await;
+    observer.want("n1", 0, 1, 0);
+    let (_, jpeg) = observer.frame("n1", 0).await;
+    assert!(jpeg.len() <= 16_384 && image::load_from_memory(&jpeg).is_ok());
+    observer.status(|status| status.counters.reencoded == 1).await;
+}
+
+#[test]
+fn a_folder_without_pictures_ends_the_agent_with_a_clear_error() {
+    let setup = Setup::new(free_port(), FOLDER);
+    setup.pictures(&[("readme.txt", b"none".to_vec())]);
+    let mut agent = setup.run(&[]);
+    assert_eq!(agent.wait().code(), Some(1));
+    assert!(agent.log().contains("there are no pictures in"), "{}", agent.log());
+}
+
+#[tokio::test]
+async fn a_folder_that_changed_behind_the_agent_is_refused() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, &format!("{FOLDER}\n[spool]\nframes-max = 8"));
+    put(&setup, &numbered(12));
+    let mut agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    observer.head(|head| head.next == 8).await;
+    agent.kill();
+    std::fs::remove_file(setup.folder.path().join("pictures/003.jpg")).unwrap();
+    let mut agent = setup.run(&[]);
+    assert_eq!(agent.wait().code(), Some(1));
+    assert!(agent.log().contains("003.jpg") && agent.log().contains("--new-job"), "{}", agent.log());
+}
+
+#[test]
+fn one_state_folder_serves_one_agent() {
+    let setup = Setup::new(free_port(), FOLDER);
+    put(&setup, &numbered(2));
+    let first = setup.run(&[]);
+    first.wait_for_line("the input has ended");
+    let mut second = setup.run(&[]);
+    assert_eq!(second.wait().code(), Some(1));
+    assert!(second.log().contains("in use by another camera agent"), "{}", second.log());
+}
+
+#[tokio::test]
+async fn a_camera_that_is_not_there_is_told_of_and_waited_for() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, "kind = \"v4l2\"\ndevice = \"/dev/video-none\"");
+    let _agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    let status = observer.status(|status| status.counters.reopened >= 1 && !status.trouble.is_empty()).await;
+    assert!(status.trouble.contains("/dev/video-none") && status.trouble.contains("plugged in"), "{}", status.trouble);
+}
+
+fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(program()).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn exit_codes_tell_usage_configuration_and_run_apart() {
+    assert_eq!(output(&["fly"]).0, Some(2));
+    let (code, _, log) = output(&["run", "--config", "/no/such/camera.toml"]);
+    assert_eq!(code, Some(3));
+    assert!(log.contains("camera-agent example-config >"), "{log}");
+    let setup = Setup::new(1, "kind = \"folder\"\npath = \"x\"\ncolour = 1");
+    let (code, _, log) = output(&["validate", "--config", setup.config.to_str().unwrap()]);
+    assert_eq!(code, Some(3));
+    assert!(log.contains("`colour`") && log.contains("`path`"), "{log}");
+    setup.write(1, "kind = \"folder\"\npath = \"x\"");
+    let (code, out, _) = output(&["validate", "--config", setup.config.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("is valid: camera door, folder x"), "{out}");
+}
+
+#[test]
+fn the_example_configuration_is_printed_and_valid() {
+    let (code, example, _) = output(&["example-config"]);
+    assert_eq!(code, Some(0));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("camera.toml");
+    std::fs::write(&path, example).unwrap();
+    assert_eq!(output(&["validate", "--config", path.to_str().unwrap()]).0, Some(0));
+}
+
+#[test]
+fn probing_lists_devices_or_says_that_there_are_none() {
+    let (code, out, log) = output(&["probe"]);
+    let has_devices = std::fs::read_dir("/sys/class/video4linux").is_ok_and(|devices| devices.count() > 0);
+    if has_devices {
+        assert_eq!(code, Some(0), "{log}");
+        assert!(out.contains("/dev/video"), "{out}");
+    } else {
+        assert_eq!(code, Some(1));
+        assert!(log.contains("no camera found: plug one in"), "{log}");
+    }
+    let (code, out, _) = output(&["probe", "--json"]);
+    assert_eq!(code, Some(0));
+    assert!(serde_json::from_str::<serde_json::Value>(&out).unwrap().is_array());
+}

@@ -1,0 +1,110 @@
+//! What can go wrong, each with its remedy.
+
+use std::path::{Path, PathBuf};
+
+/// Why the demo, or a part of its harness, could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The folder of photos cannot be used.
+    #[error("no photos in {}: {why}; give a folder with JPEG or PNG pictures (`--photos DIR`), or run `make setup` for the default ones", path.display())]
+    Photos {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A recognition model is not where it should be.
+    #[error("the model {} is missing: run `make setup`", path.display())]
+    Model {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A program of ours is not where it should be.
+    #[error("the program {} is missing: run `make build`", path.display())]
+    Binary {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A program of the system cannot be started.
+    #[error("cannot start {program}: {why}; {remedy}")]
+    Spawn {
+        /// What was to be started.
+        program: String,
+        /// What the system says.
+        why: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The port is taken.
+    #[error("port {port} on 127.0.0.1 is in use: choose another with `--port`, or leave it out to take a free one")]
+    Port {
+        /// The port.
+        port: u16,
+    },
+    /// The broker's address cannot be used, or nobody answers there.
+    #[error("broker {url:?}: {why}")]
+    Broker {
+        /// The address.
+        url: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// A file or directory cannot be used.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system says, or what to do.
+        why: String,
+    },
+    /// Separate namespaces were asked for and cannot be made.
+    #[error("cannot isolate the agents: {0}; use `--isolation auto`, or `none`")]
+    Isolation(String),
+    /// A program ended that should have gone on.
+    #[error("{label} ended unexpectedly ({status}); its last lines:\n{log}")]
+    Exited {
+        /// Which.
+        label: String,
+        /// How.
+        status: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// Something did not happen in time.
+    #[error("still waiting for {what} after {after_s} s{logs}")]
+    Timeout {
+        /// What did not happen.
+        what: String,
+        /// How long it was waited for, s.
+        after_s: u64,
+        /// The ends of the logs concerned, or empty.
+        logs: String,
+    },
+    /// A command of an agent failed.
+    #[error("`{command}` failed ({status}): {message}")]
+    Command {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: String,
+        /// What it printed.
+        message: String,
+    },
+    /// The run came to an end, and its result is wrong.
+    #[error("the result is wrong: {0}")]
+    Wrong(String),
+    /// Ctrl-C, or a request to end.
+    #[error("interrupted: everything that was started has been ended")]
+    Interrupted,
+}
+
+impl Error {
+    /// An error about a file, from what the system says.
+    pub(crate) fn file(path: &Path, why: impl ToString) -> Self {
+        Self::File {
+            path: path.to_path_buf(),
+            why: why.to_string(),
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! One job under watch: agents, the bus, and the node that is killed half way.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use microlambda::{Digest, Version};
+use microlambda_wire::Name;
+
+use crate::show::say;
+use crate::summary::Recovery;
+use crate::tally::{ClaimSeen, News, Step, Tally};
+use crate::{Agent, Error, Observer, Report, show};
+
+/// So often processes and Ctrl-C are looked at while the bus is silent.
+const LOOK: Duration = Duration::from_millis(20);
+/// A killed node stays away so long after a peer went on.
+const AWAY: Duration = Duration::from_millis(1_000);
+/// Below this limit a worker's CPU count (10 ms a tick) cannot tell whether it is inside a step.
+const CPU_CHECK_LIMIT_MS: u64 = 100;
+
+/// What a job must share with the rest of the run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds<'a> {
+    /// Set by Ctrl-C.
+    pub interrupted: &'a AtomicBool,
+    /// When the run gives up.
+    pub until: Instant,
+    /// How long that was, for the message.
+    pub timeout: Duration,
+}
+
+/// A camera, its nodes, and what the bus says of them.
+pub(crate) struct Job<'a> {
+    pub observer: Observer,
+    pub tally: Tally,
+    pub camera: Agent,
+    pub edges: Vec<(Name, Agent)>,
+    pub refused: u64,
+    /// Prints a line for each piece of news.
+    pub aloud: bool,
+    bounds: Bounds<'a>,
+}
+
+/// The kill, from its plan to the node's return.
+#[derive(Debug)]
+pub(crate) enum Kill {
+    /// Nobody is to be killed, or nobody can be any more.
+    Off,
+    /// Wait for a claim once this many records are done.
+    Waiting(u64),
+    /// In the middle of this step, unless it ends before.
+    Aimed {
+        claim: ClaimSeen,
+        at: Instant,
+        worker_cpu_us: u64,
+    },
+    /// Killed; no peer has gone on yet.
+    Killed { node: Name, at_us: u64, front: Version },
+    /// A peer went on (or the job was done already); the node comes back later.
+    Away {
+        node: Name,
+        recovery: Option<Recovery>,
+        back_at: Instant,
+    },
+    /// Started again; not online yet.
+    Returning {
+        node: Name,
+        recovery: Option<Recovery>,
+        since_us: u64,
+        boot_before: Option<Name>,
+    },
+    /// Online again.
+    Back(Option<Recovery>),
+}
+
+/// The limit and grace that decide when to kill and how fast a peer should go on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub r_limit_ms: u64,
+    pub grace_ms: u64,
+}
+
+impl<'a> Job<'a> {
+    pub fn new(observer: Observer, camera: Agent, bounds: Bounds<'a>, aloud: bool) -> Self {
+        Self {
+            observer,
+            tally: Tally::default(),
+            camera,
+            edges: Vec::new(),
+            refused: 0,
+            aloud,
+            bounds,
+        }
+    }
+
+    /// Takes reports until `enough` says so.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`], [`Error::Timeout`], or an agent's end.
+    pub fn watch(
+        &mut self,
+        what: &str,
+        mut enough: impl FnMut(&mut Self, &[News]) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        let mut news = Vec::new();
+        loop {
+            if enough(self, &news)? {
+                return Ok(());
+            }
+            news = self.next()?;
+            if Instant::now() >= self.bounds.until {
+                return Err(self.timeout(what));
+            }
+        }
+    }
+
+    /// The next news, after at most [`LOOK`].
+    fn next(&mut self) -> Result<Vec<News>, Error> {
+        if self.bounds.interrupted.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let news = match self.observer.next(LOOK) {
+            Some(Report::Seen(seen)) => self.tally.take(&seen),
+            Some(Report::Refused { topic, why }) => {
+                self.refused += 1;
+                if self.aloud {
+                    say!("{}", show::bad(&format!("! refused a message on {topic}: {why}")));
+                }
+                Vec::new()
+            }
+            Some(Report::Lost(why)) => {
+                if self.aloud {
+                    say!("{}", show::bad(&format!("! the broker is gone: {why}")));
+                }
+                Vec::new()
+            }
+            Some(Report::Connected) => Vec::new(),
+            None => {
+                self.check_agents()?;
+                Vec::new()
+            }
+        };
+        if self.aloud {
+            for line in news.iter().filter_map(show::news) {
+                say!("{line}");
+            }
+        }
+        Ok(news)
+    }
+
+    /// An agent that we killed has no process; a camera that has delivered everything may end.
+    fn check_agents(&mut self) -> Result<(), Error> {
+        for (_, agent) in &mut self.edges {
+            agent.check_running()?;
+        }
+        match self.camera.exited() {
+            Some(status) if !status.success() => self.camera.check_running(),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn timeout(&self, what: &str) -> Error {
+        let mut logs = String::new();
+        for agent in self.edges.iter().map(|(_, agent)| agent).chain([&self.camera]) {
+            logs += &format!(
+                "\n--- the last lines of {} ({}):\n{}",
+                agent.label(),
+                agent.log().display(),
+                agent.log_tail(8)
+            );
+        }
+        Error::Timeout {
+            what: what.into(),
+            after_s: self.bounds.timeout.as_secs(),
+            logs,
+        }
+    }
+
+    /// Runs until the chain is done, everybody agrees, and a killed node is back. Returns the digest and the kill.
+    ///
+    /// # Errors
+    /// As [`Job::watch`].
+    pub fn run(&mut self, mut kill: Kill, limits: Limits) -> Result<(Digest, Kill), Error> {
+        let mut digest = None;
+        self.watch("all nodes to finish and agree", |job, news| {
+            for piece in news {
+                kill = job.follow(std::mem::replace(&mut kill, Kill::Off), piece, limits);
+            }
+            kill = job.act(std::mem::replace(&mut kill, Kill::Off), limits)?;
+            digest = job.tally.agreed(job.edges.iter().map(|(name, _)| name));
+            Ok(digest.is_some() && matches!(kill, Kill::Off | Kill::Back(_)))
+        })?;
+        let digest = digest.ok_or_else(|| Error::Wrong("nobody finished".into()))?;
+        Ok((digest, kill))
+    }
+
+    fn edge(&mut self, name: &Name) -> Option<&mut Agent> {
+        self.edges
+            .iter_mut()
+            .find(|(edge, _)| edge == name)
+            .map(|(_, agent)| agent)
+    }
+
+    /// What a piece of news means for the kill.
+    fn follow(&mut self, kill: Kill, news: &News, limits: Limits) -> Kill {
+        match (kill, news) {
+            (Kill::Waiting(_) | Kill::Aimed { .. }, News::Done(_)) => Kill::Off,
+            (Kill::Aimed { claim, .. }, News::Step(step)) if step.head.version > claim.step => Kill::Waiting(0),
+            (Kill::Killed { node, at_us, front }, News::Step(step)) if step.timing.first_unit_at_us >= at_us => {
+                let recovery = recovery(&node, at_us, front, step, limits);
+                let text = format!(
+                    "{} went on {:.0} ms after {node} was killed (r_limit + grace: {} ms)",
+                    recovery.by, recovery.recovery_ms, recovery.bound_ms
+                );
+                self.say(&show::deed(&text));
+                Kill::Away {
+                    node,
+                    recovery: Some(recovery),
+                    back_at: Instant::now() + AWAY,
+                }
+            }
+            (Kill::Killed { node, .. }, News::Done(_)) => Kill::Away {
+                node,
+                recovery: None,
+                back_at: Instant::now(),
+            },
+            (Kill::Away { node, recovery, .. }, News::Done(_)) => Kill::Away {
+                node,
+                recovery,
+                back_at: Instant::now(),
+            },
+            (kill, _) => kill,
+        }
+    }
+
+    /// What is due now.
+    fn act(&mut self, kill: Kill, limits: Limits) -> Result<Kill, Error> {
+        match kill {
+            Kill::Waiting(from) if self.tally.front().sequence >= from => {
+                let front = self.tally.front();
+                let Some(claim) = self.tally.claim.clone().filter(|claim| claim.step >= front) else {
+                    return Ok(Kill::Waiting(from));
+                };
+                let at = Instant::now() + Duration::from_millis(limits.r_limit_ms * 2 / 5);
+                let worker_cpu_us = self.edge(&claim.node).map_or(0, |agent| agent.children_usage().cpu_us);
+                Ok(Kill::Aimed {
+                    claim,
+                    at,
+                    worker_cpu_us,
+                })
+            }
+            Kill::Aimed {
+                claim,
+                at,
+                worker_cpu_us,
+            } if Instant::now() >= at => Ok(self.strike(claim, worker_cpu_us, limits)),
+            Kill::Killed { node, at_us, front } if self.edges.len() == 1 => {
+                // There is no peer: it goes on when it is back.
+                if self.edge(&node).is_some_and(|agent| agent.pid().is_none()) {
+                    self.revive(&node)?;
+                }
+                Ok(Kill::Killed { node, at_us, front })
+            }
+            Kill::Away {
+                node,
+                recovery,
+                back_at,
+            } if Instant::now() >= back_at => {
+                if self.edge(&node).is_some_and(|agent| agent.pid().is_some()) {
+                    return Ok(Kill::Back(recovery));
+                }
+                let boot_before = self.tally.nodes.get(&node).map(|status| status.boot.clone());
+                self.revive(&node)?;
+                Ok(Kill::Returning {
+                    node,
+                    recovery,
+                    since_us: crate::monotonic_us(),
+                    boot_before,
+                })
+            }
+            Kill::Returning {
+                node,
+                recovery,
+                since_us,
+                boot_before,
+            } => {
+                let back = self
+                    .tally
+                    .nodes
+                    .get(&node)
+                    .is_some_and(|s| s.online && Some(&s.boot) != boot_before.as_ref());
+                if !back {
+                    return Ok(Kill::Returning {
+                        node,
+                        recovery,
+                        since_us,
+                        boot_before,
+                    });
+                }
+                let back_ms = ms(crate::monotonic_us().saturating_sub(since_us));
+                Ok(Kill::Back(recovery.map(|recovery| Recovery {
+                    back_ms: Some(back_ms),
+                    ..recovery
+                })))
+            }
+            kill => Ok(kill),
+        }
+    }
+
+    fn strike(&mut self, claim: ClaimSeen, worker_cpu_us: u64, limits: Limits) -> Kill {
+        let front = self.tally.front();
+        let held = self
+            .tally
+            .claim
+            .as_ref()
+            .is_some_and(|now| now.node == claim.node && now.step == claim.step);
+        let Some(agent) = self.edge(&claim.node) else {
+            return Kill::Waiting(0);
+        };
+        let busy = limits.r_limit_ms < CPU_CHECK_LIMIT_MS || agent.children_usage().cpu_us > worker_cpu_us;
+        if !held || !busy || front > claim.step {
+            return Kill::Waiting(0);
+        }
+        let at_us = agent.kill();
+        self.say(&show::deed(&format!(
+            "{} was killed (SIGKILL) in the middle of step {}",
+            claim.node, claim.step
+        )));
+        Kill::Killed {
+            node: claim.node,
+            at_us,
+            front,
+        }
+    }
+
+    fn revive(&mut self, node: &Name) -> Result<(), Error> {
+        if let Some(agent) = self.edge(node) {
+            agent.respawn()?;
+        }
+        self.say(&show::deed(&format!(
+            "{node} is started again, on the database it left"
+        )));
+        Ok(())
+    }
+
+    fn say(&self, line: &str) {
+        if self.aloud {
+            say!("{line}");
+        }
+    }
+
+    /// All pids of the job's agents.
+    pub fn pids(&self) -> Vec<u32> {
+        self.edges
+            .iter()
+            .flat_map(|(_, agent)| agent.pids())
+            .chain(self.camera.pids())
+            .collect()
+    }
+}
+
+fn recovery(node: &Name, at_us: u64, front: Version, step: &Step, limits: Limits) -> Recovery {
+    Recovery {
+        node: node.to_string(),
+        at_sequence: front.sequence,
+        recovery_ms: ms(step.timing.first_unit_at_us.saturating_sub(at_us)),
+        by: step.node.to_string(),
+        bound_ms: limits.r_limit_ms + limits.grace_ms,
+        back_ms: None,
+    }
+}
+
+/// µs as ms with their fraction.
+pub(crate) fn ms(us: u64) -> f64 {
+    us as f64 / 1_000.0
+}

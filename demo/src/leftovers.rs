@@ -1,0 +1,105 @@
+//! A run's own directory, and what a former run whose driver was killed has left there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+
+use crate::Error;
+use crate::process::{signal_pid, start_ticks};
+
+/// Marks a directory as ours to clear, and lists the processes of its run.
+const PROCESSES: &str = "processes.txt";
+
+/// The directory of one run.
+#[derive(Debug)]
+pub(crate) struct RunDir(PathBuf);
+
+impl RunDir {
+    /// Makes `path` anew. Processes that a former run left running are ended: each is named by pid and start time, so
+    /// that no other process can be meant. Says how many there were.
+    ///
+    /// # Errors
+    /// [`Error::File`], also if the directory is not of a former run.
+    pub fn renew(path: &Path) -> Result<(Self, usize), Error> {
+        let list = path.join(PROCESSES);
+        let mut ended = 0;
+        if let Ok(text) = fs::read_to_string(&list) {
+            for line in text.lines() {
+                let mut fields = line.split(' ').map(str::parse::<u64>);
+                let (Some(Ok(pid)), Some(Ok(ticks))) = (fields.next(), fields.next()) else {
+                    continue;
+                };
+                let Ok(pid) = u32::try_from(pid) else { continue };
+                if start_ticks(pid) == Some(ticks) {
+                    signal_pid(pid, Signal::KILL);
+                    ended += 1;
+                }
+            }
+            fs::remove_dir_all(path).map_err(|e| Error::file(path, e))?;
+        } else if path.exists() {
+            return Err(Error::file(
+                path,
+                "not of a former run: remove it, or choose another `--out`",
+            ));
+        }
+        fs::create_dir_all(path).map_err(|e| Error::file(path, e))?;
+        fs::write(&list, "").map_err(|e| Error::file(&list, e))?;
+        Ok((Self(path.to_path_buf()), ended))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes down the processes that run now.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn record(&self, pids: impl IntoIterator<Item = u32>) -> Result<(), Error> {
+        let line = |pid: u32| start_ticks(pid).map(|ticks| format!("{pid} {ticks}\n"));
+        let text: String = pids.into_iter().filter_map(line).collect();
+        let list = self.0.join(PROCESSES);
+        fs::write(&list, text).map_err(|e| Error::file(&list, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_former_run_s_processes_are_ended_and_others_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let (run, ended) = RunDir::renew(&path).unwrap();
+        assert_eq!(ended, 0);
+        let mut left = Command::new("sleep").arg("600").spawn().unwrap();
+        let mut other = Command::new("sleep").arg("600").spawn().unwrap();
+        run.record([left.id()]).unwrap();
+        let list = path.join(PROCESSES);
+        // The pid of `other`, but of a process that started at another time.
+        let text = fs::read_to_string(&list).unwrap() + &format!("{} 1\nrubbish\n", other.id());
+        fs::write(&list, text).unwrap();
+        fs::write(path.join("state"), "old").unwrap();
+        assert_eq!(RunDir::renew(&path).unwrap().1, 1);
+        assert_eq!(left.wait().unwrap().signal(), Some(9));
+        assert_eq!(other.try_wait().unwrap(), None);
+        assert!(!path.join("state").exists());
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_is_not_ours_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis"), "x").unwrap();
+        let error = RunDir::renew(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("--out"), "{error}");
+        assert!(dir.path().join("thesis").exists());
+    }
+}

@@ -1,0 +1,174 @@
+//! What a run is asked to do, and whether it can be.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::{Error, Isolation, Programs};
+
+/// Endings of pictures that the camera agent plays.
+const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
+/// Models that recognition needs.
+const MODELS: [&str; 2] = [
+    "dlib_face_recognition_resnet_model_v1.dat",
+    "shape_predictor_5_face_landmarks.dat",
+];
+
+/// Plays a folder of photos as a camera, lets edge nodes find out who is new in short steps that travel between them,
+/// kills one half way, and compares the result with that of one long run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// Folder of JPEG or PNG pictures [default: photos/demo of the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub photos: Option<PathBuf>,
+    /// Where `make setup` put models and photos
+    #[arg(long, value_name = "DIR", env = "MICROLAMBDA_DATA", default_value = "target/data")]
+    pub data: PathBuf,
+    /// Number of edge nodes
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=26))]
+    pub nodes: u8,
+    /// Limit of one step, ms
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub r_limit_ms: u64,
+    /// A broker that runs already, `mqtt://user:password@host:port`, instead of the embedded one
+    #[arg(long, value_name = "URL")]
+    pub broker: Option<String>,
+    /// Port of the embedded broker [default: a free one]
+    #[arg(long, value_name = "PORT", conflicts_with = "broker")]
+    pub port: Option<u16>,
+    /// Leave every node alive
+    #[arg(long)]
+    pub no_kill: bool,
+    /// How far the agents are kept apart
+    #[arg(long, value_enum, default_value_t = Isolation::Auto)]
+    pub isolation: Isolation,
+    /// Where summary, contact sheet and logs go
+    #[arg(long, value_name = "DIR", default_value = "target/demo")]
+    pub out: PathBuf,
+    /// Give up after this time, s
+    #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout_s: u64,
+}
+
+/// Everything a run needs, found and checked.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub programs: Programs,
+    pub photos: PathBuf,
+    pub photos_len: u64,
+    pub models: PathBuf,
+    pub data: PathBuf,
+    pub nodes: u8,
+    pub r_limit_ms: u64,
+    pub broker: Option<String>,
+    pub port: Option<u16>,
+    pub kill: bool,
+    pub isolation: Isolation,
+    pub out: PathBuf,
+    pub timeout: Duration,
+}
+
+impl Plan {
+    /// Checks what can be checked before anything is started.
+    ///
+    /// # Errors
+    /// What is missing, with the command that brings it.
+    pub fn new(args: &DemoArgs, programs: Programs) -> Result<Self, Error> {
+        programs.check()?;
+        let photos = args.photos.clone().unwrap_or_else(|| args.data.join("photos/demo"));
+        let photos_len = count_pictures(&photos)?;
+        let models = args.data.join("models");
+        for model in MODELS {
+            let path = models.join(model);
+            if !path.is_file() {
+                return Err(Error::Model { path });
+            }
+        }
+        std::fs::create_dir_all(&args.out).map_err(|e| Error::file(&args.out, e))?;
+        let absolute = |path: &Path| path.canonicalize().map_err(|e| Error::file(path, e));
+        Ok(Self {
+            photos: absolute(&photos)?,
+            photos_len,
+            models: absolute(&models)?,
+            data: absolute(&args.data)?,
+            out: absolute(&args.out)?,
+            nodes: args.nodes,
+            r_limit_ms: args.r_limit_ms,
+            broker: args.broker.clone(),
+            port: args.port,
+            kill: !args.no_kill,
+            isolation: args.isolation,
+            timeout: Duration::from_secs(args.timeout_s),
+            programs,
+        })
+    }
+}
+
+/// Pictures of a folder, by their endings.
+fn count_pictures(folder: &Path) -> Result<u64, Error> {
+    let error = |why: String| Error::Photos {
+        path: folder.to_path_buf(),
+        why,
+    };
+    let entries = std::fs::read_dir(folder).map_err(|e| error(e.to_string()))?;
+    let is_picture = |path: &Path| {
+        path.extension()
+            .and_then(|ending| ending.to_str())
+            .is_some_and(|ending| PICTURES.iter().any(|picture| ending.eq_ignore_ascii_case(picture)))
+    };
+    let count = entries
+        .flatten()
+        .filter(|entry| is_picture(&entry.path()) && entry.path().is_file())
+        .count();
+    if count == 0 {
+        Err(error("no file ends in .jpg, .jpeg or .png".into()))
+    } else {
+        Ok(count as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{create_dir_all, write};
+
+    use super::*;
+
+    fn args(dir: &Path) -> DemoArgs {
+        DemoArgs {
+            photos: None,
+            data: dir.join("data"),
+            nodes: 2,
+            r_limit_ms: 400,
+            broker: None,
+            port: None,
+            no_kill: false,
+            isolation: Isolation::Auto,
+            out: dir.join("out"),
+            timeout_s: 60,
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_the_command_that_brings_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, programs) = (dir.path(), Programs::in_dir(&dir.path().join("bin")));
+        let fails = || Plan::new(&args(root), programs.clone()).unwrap_err().to_string();
+        assert!(fails().contains("camera-agent is missing: run `make build`"));
+        create_dir_all(root.join("bin")).unwrap();
+        for program in [&programs.camera, &programs.edge, &programs.worker, &programs.demo] {
+            write(program, "").unwrap();
+        }
+        assert!(fails().contains("photos/demo: No such file"), "{}", fails());
+        create_dir_all(root.join("data/photos/demo")).unwrap();
+        write(root.join("data/photos/demo/notes.txt"), "").unwrap();
+        assert!(fails().contains("no file ends in .jpg") && fails().contains("--photos"));
+        write(root.join("data/photos/demo/a.JPG"), "").unwrap();
+        assert!(fails().contains("resnet_model_v1.dat is missing: run `make setup`"));
+        create_dir_all(root.join("data/models")).unwrap();
+        for model in MODELS {
+            write(root.join("data/models").join(model), "").unwrap();
+        }
+        let plan = Plan::new(&args(root), programs.clone()).unwrap();
+        assert_eq!(plan.photos_len, 1);
+        assert!(plan.photos.is_absolute() && plan.out.is_dir());
+    }
+}

@@ -1,0 +1,269 @@
+//! Namespaces of their own for agents, so that each sees only its own state directory and the broker.
+//!
+//! A sandbox is held by a small relay process that sits in fresh mount and network namespaces. Covered directories
+//! are empty there, but for the kept ones; the network is a loopback with one port, which the relay carries over a
+//! Unix socket to a second relay outside and so to the broker. Agents enter it, may be killed and may enter again.
+//! No bridge, no address and no route of the machine is touched, and where user namespaces are allowed it works
+//! without root.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::process::{Process, signal_pid, spawn_error, tail};
+use crate::url::BrokerUrl;
+use crate::{Error, Programs, relay};
+
+/// Where agents in a sandbox find the broker.
+const INSIDE: (&str, u16) = ("127.0.0.1", 1883);
+/// A Unix socket's path is no longer, bytes (`sun_path` of unix(7), less its end).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Covers directories, puts the kept ones back, and becomes the relay. Arguments: number of covered directories,
+/// these, number of kept ones, these, and the program. `/mnt` holds the kept ones in between, in this namespace alone.
+const SCRIPT: &str = r#"
+set -eu
+ip link set lo up
+mount -t tmpfs -o mode=0755 microlambda /mnt
+covered=$1; shift
+list=/mnt/covered
+: > $list
+while [ "$covered" -gt 0 ]; do printf '%s\n' "$1" >> $list; shift; covered=$((covered - 1)); done
+kept=$1; shift
+number=0
+while [ "$number" -lt "$kept" ]; do
+    mkdir /mnt/$number
+    mount --bind "$1" /mnt/$number
+    printf '%s\n' "$1" > /mnt/$number.path
+    shift; number=$((number + 1))
+done
+while read -r path; do mount -t tmpfs -o mode=0755 microlambda "$path"; done < $list
+number=0
+while [ "$number" -lt "$kept" ]; do
+    read -r path < /mnt/$number.path
+    mkdir -p "$path"
+    mount --bind /mnt/$number "$path"
+    number=$((number + 1))
+done
+umount -R -l /mnt
+exec "$@"
+"#;
+
+/// How far agents are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Isolation {
+    /// Namespaces where the system allows them, else separate processes and directories alone.
+    Auto,
+    /// Namespaces, or an error.
+    Namespaces,
+    /// Separate processes and directories alone.
+    None,
+}
+
+/// What keeps the agents of one job apart.
+#[derive(Debug)]
+pub enum Walls {
+    /// Each agent has mount and network namespaces of its own.
+    Namespaces {
+        /// The socket that leads to the broker; in a directory of its own.
+        socket: PathBuf,
+        /// The relay from the socket to the broker.
+        outer: Box<Process>,
+    },
+    /// Nothing but directories; says why.
+    None(String),
+}
+
+impl fmt::Display for Walls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespaces { .. } => f.write_str("each agent in mount and network namespaces of its own"),
+            Self::None(why) => write!(f, "none ({why})"),
+        }
+    }
+}
+
+impl Walls {
+    /// Prepares `isolation` for agents that use `broker`; `dir` gets the socket.
+    ///
+    /// # Errors
+    /// [`Error::Isolation`] if namespaces were demanded and cannot be made.
+    pub fn new(isolation: Isolation, programs: &Programs, dir: &Path, broker: &BrokerUrl) -> Result<Self, Error> {
+        if isolation == Isolation::None {
+            return Ok(Self::None("not asked for".into()));
+        }
+        match Self::namespaces(programs, dir, broker) {
+            Ok(walls) => Ok(walls),
+            Err(error) if isolation == Isolation::Auto => Ok(Self::None(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn namespaces(programs: &Programs, dir: &Path, broker: &BrokerUrl) -> Result<Self, Error> {
+        let bus = dir.join("bus");
+        let socket = bus.join("broker.sock");
+        if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            return Err(Error::Isolation(format!(
+                "the path {} is too long for a socket",
+                socket.display()
+            )));
+        }
+        std::fs::create_dir_all(&bus).map_err(|e| Error::file(&bus, e))?;
+        // Tried once with nothing to do, so that a system without namespaces is known before any agent starts.
+        let mut trial = unshare();
+        trial.extend(["sh", "-c", SCRIPT, "sh", "0", "0", "true"].map(OsString::from));
+        let output = Command::new(&trial[0])
+            .args(&trial[1..])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| Error::Isolation(format!("unshare: {e}")))?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr);
+            return Err(Error::Isolation(
+                why.trim().lines().last().unwrap_or("refused by the system").to_string(),
+            ));
+        }
+        let (host, port) = broker.address();
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_string()
+        };
+        let _ = std::fs::remove_file(&socket);
+        let argv = relay_argv(
+            programs,
+            &format!("unix:{}", socket.display()),
+            &format!("tcp:{host}:{port}"),
+        );
+        let mut outer = Process::start("relay", argv, &bus.join("relay.log"))?;
+        while !socket.exists() {
+            outer.check_running()?;
+            std::thread::sleep(crate::process::POLL);
+        }
+        Ok(Self::Namespaces {
+            socket,
+            outer: Box::new(outer),
+        })
+    }
+
+    /// True if agents see only what is theirs.
+    pub fn hold(&self) -> bool {
+        matches!(self, Self::Namespaces { .. })
+    }
+
+    /// The process that the walls need, if any.
+    pub fn process(&self) -> Option<&Process> {
+        match self {
+            Self::Namespaces { outer, .. } => Some(outer),
+            Self::None(_) => None,
+        }
+    }
+}
+
+/// The namespaces of one agent.
+#[derive(Debug)]
+pub struct Sandbox {
+    holder: std::process::Child,
+}
+
+impl Sandbox {
+    /// Makes namespaces in which `cover` is empty but for `keep` (existing directories), and the broker is at
+    /// [`Sandbox::broker_url`].
+    ///
+    /// # Errors
+    /// [`Error::Isolation`] with what the system says.
+    pub fn new(
+        programs: &Programs,
+        socket: &Path,
+        cover: &[PathBuf],
+        keep: &[PathBuf],
+        log: &Path,
+    ) -> Result<Self, Error> {
+        let bus = socket.parent().unwrap_or(socket).to_path_buf();
+        let keep: Vec<&PathBuf> = keep.iter().chain([&bus, &programs.dir]).collect();
+        let mut argv = unshare();
+        argv.extend(["sh", "-c", SCRIPT, "sh"].map(OsString::from));
+        argv.push(cover.len().to_string().into());
+        argv.extend(cover.iter().map(OsString::from));
+        argv.push(keep.len().to_string().into());
+        argv.extend(keep.into_iter().map(OsString::from));
+        let (host, port) = INSIDE;
+        argv.extend(relay_argv(
+            programs,
+            &format!("tcp:{host}:{port}"),
+            &format!("unix:{}", socket.display()),
+        ));
+
+        let errors = std::fs::File::create(log).map_err(|e| Error::file(log, e))?;
+        let mut holder = Command::new(&argv[0])
+            .args(&argv[1..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::from(errors))
+            .spawn()
+            .map_err(|e| spawn_error(&argv[0], &e))?;
+        let mut line = String::new();
+        if let Some(out) = holder.stdout.take() {
+            let _ = BufReader::new(out).read_line(&mut line);
+        }
+        let sandbox = Self { holder };
+        if line.trim() == relay::READY {
+            Ok(sandbox)
+        } else {
+            Err(Error::Isolation(tail(log, 3)))
+        }
+    }
+
+    /// The command that runs `argv` inside, under the pid of the command itself.
+    pub fn enter(&self, argv: Vec<OsString>) -> Vec<OsString> {
+        let mut command: Vec<OsString> = ["nsenter", "--target", &self.holder.id().to_string(), "--mount", "--net"]
+            .map(OsString::from)
+            .into();
+        if !rustix::process::geteuid().is_root() {
+            command.extend(["--user", "--preserve-credentials"].map(OsString::from));
+        }
+        command.push("--".into());
+        command.extend(argv);
+        command
+    }
+
+    /// The pid of the process that holds the namespaces.
+    pub fn pid(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// Where the broker is found inside, with the user and password of `broker`.
+    pub fn broker_url(broker: &BrokerUrl) -> BrokerUrl {
+        broker.at(INSIDE.0, INSIDE.1)
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        signal_pid(self.holder.id(), rustix::process::Signal::KILL);
+        let _ = self.holder.wait();
+    }
+}
+
+fn relay_argv(programs: &Programs, from: &str, to: &str) -> Vec<OsString> {
+    vec![
+        programs.demo.clone().into(),
+        "relay".into(),
+        "--from".into(),
+        from.into(),
+        "--to".into(),
+        to.into(),
+    ]
+}
+
+fn unshare() -> Vec<OsString> {
+    let mut argv: Vec<OsString> = ["unshare", "--mount", "--net", "--propagation", "private"]
+        .map(OsString::from)
+        .into();
+    if !rustix::process::geteuid().is_root() {
+        argv.extend(["--user", "--map-root-user"].map(OsString::from));
+    }
+    argv
+}

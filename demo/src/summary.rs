@@ -1,0 +1,318 @@
+//! The summary of a run: `summary.json`, and its text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+/// One known face as `edge-agent faces list --json` gives it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KnownFace {
+    /// The face's id.
+    pub face: String,
+    /// A name given by people, or empty.
+    #[serde(default)]
+    pub name: String,
+    /// Where first seen.
+    pub camera: String,
+    /// In which chain.
+    pub chain: String,
+    /// When first, ms since 1970.
+    pub first_seen_ms: u64,
+    /// When last, ms since 1970.
+    pub last_seen_ms: u64,
+    /// The frames it was seen in.
+    pub frames: Vec<FaceFrame>,
+}
+
+/// A frame that a face was seen in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FaceFrame {
+    /// Its number.
+    pub sequence: u64,
+    /// What the camera calls it.
+    pub label: String,
+}
+
+/// One person of the summary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Person {
+    /// The face's id.
+    pub face: String,
+    /// A name given by people, or empty.
+    pub name: String,
+    /// When first seen, ms since 1970.
+    pub first_seen_ms: u64,
+    /// When last seen, ms since 1970.
+    pub last_seen_ms: u64,
+    /// The frames it was seen in, by what the camera calls them.
+    pub frames: Vec<String>,
+}
+
+impl From<&KnownFace> for Person {
+    fn from(known: &KnownFace) -> Self {
+        Self {
+            face: known.face.clone(),
+            name: known.name.clone(),
+            first_seen_ms: known.first_seen_ms,
+            last_seen_ms: known.last_seen_ms,
+            frames: known.frames.iter().map(|frame| frame.label.clone()).collect(),
+        }
+    }
+}
+
+/// What became of the node that was killed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The node that was killed.
+    pub node: String,
+    /// Records done when it was.
+    pub at_sequence: u64,
+    /// From the kill to the first unit of the next step, on whatever node, ms.
+    pub recovery_ms: f64,
+    /// The node that went on.
+    pub by: String,
+    /// What the recovery should not exceed: `r_limit` and the grace, ms.
+    pub bound_ms: u64,
+    /// From its restart until the killed node was online again, ms.
+    pub back_ms: Option<f64>,
+}
+
+/// Memory of one process at the end of the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Resident memory of the agent, bytes.
+    pub agent_bytes: u64,
+    /// Resident memory of its worker, bytes; 0 if it has none.
+    pub worker_bytes: u64,
+}
+
+/// All that a run found, as written to `summary.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// True if everything agreed.
+    pub ok: bool,
+    /// What did not, for people.
+    pub problems: Vec<String>,
+    /// Frames searched.
+    pub frames: u64,
+    /// Frames that could not be read.
+    pub unreadable: u64,
+    /// Faces seen, usable or not.
+    pub faces_seen: u64,
+    /// Everybody, in the order first seen.
+    pub people: Vec<Person>,
+    /// Steps of the chain.
+    pub steps: u64,
+    /// Steps by node.
+    pub steps_per_node: BTreeMap<String, u64>,
+    /// Steps that ran on another node than the one before.
+    pub migrations: u64,
+    /// Steps that a node took over after another one's claim expired.
+    pub takeovers: u64,
+    /// From the kill to the first unit of the next step, ms; absent if nobody was killed.
+    pub recovery_ms: Option<f64>,
+    /// More about the kill.
+    pub kill: Option<Recovery>,
+    /// Steps that exceeded `r_limit`.
+    pub overruns: u64,
+    /// By how much at most, ms.
+    pub overrun_max_ms: f64,
+    /// The limit, ms.
+    pub r_limit_ms: u64,
+    /// Digest of the final state.
+    pub digest: String,
+    /// The same of one long invocation over the same frames on an empty database.
+    pub digest_long_run: String,
+    /// Whether they are the same.
+    pub digests_equal: bool,
+    /// Steps that the long run took.
+    pub long_run_steps: u64,
+    /// From the first agent's start to the end of the chain, s.
+    pub wall_s: f64,
+    /// The same of the long run, s.
+    pub long_run_wall_s: f64,
+    /// CPU time of all workers in announced steps, s.
+    pub worker_cpu_s: f64,
+    /// Events that came more than once under one id.
+    pub event_repeats: u64,
+    /// Messages on our topics that were not ours.
+    pub refused_messages: u64,
+    /// Number of edge agents.
+    pub nodes: u64,
+    /// Which broker.
+    pub broker: String,
+    /// What kept the agents apart.
+    pub isolation: String,
+    /// Memory of every agent at the end.
+    pub memory: BTreeMap<String, Memory>,
+}
+
+impl Summary {
+    /// The summary for people, one fact a line.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |label: &str, value: String| {
+            let _ = writeln!(text, "  {label:<18}{value}");
+        };
+        let unreadable = if self.unreadable > 0 {
+            format!(", {} unreadable", self.unreadable)
+        } else {
+            String::new()
+        };
+        line("frames", format!("{}{unreadable}", self.frames));
+        line(
+            "people",
+            format!("{} ({} faces seen)", self.people.len(), self.faces_seen),
+        );
+        let per_node: Vec<String> = self
+            .steps_per_node
+            .iter()
+            .map(|(node, n)| format!("{node} {n}"))
+            .collect();
+        line("steps", format!("{} ({})", self.steps, per_node.join(", ")));
+        line("migrations", self.migrations.to_string());
+        let largest = if self.overruns > 0 {
+            format!(", the largest {:.1} ms", self.overrun_max_ms)
+        } else {
+            String::new()
+        };
+        line(
+            "limit overruns",
+            format!(
+                "{} of {} steps (r_limit {} ms){largest}",
+                self.overruns, self.steps, self.r_limit_ms
+            ),
+        );
+        match &self.kill {
+            Some(kill) => line("recovery", kill_text(kill)),
+            None => line("recovery", "nobody was killed".into()),
+        }
+        line("event repeats", self.event_repeats.to_string());
+        line(
+            "time",
+            format!("{:.1} s, workers' CPU {:.1} s", self.wall_s, self.worker_cpu_s),
+        );
+        line("apart", self.isolation.clone());
+        line("digest", self.digest.clone());
+        let steps = if self.long_run_steps == 1 {
+            "1 step".into()
+        } else {
+            format!("{} steps", self.long_run_steps)
+        };
+        let same = if self.digests_equal { "the same" } else { "DIFFERENT" };
+        line(
+            "one long run",
+            format!(
+                "{} ({same}; {steps}, {:.1} s)",
+                self.digest_long_run, self.long_run_wall_s
+            ),
+        );
+        for problem in &self.problems {
+            line("PROBLEM", problem.clone());
+        }
+        text
+    }
+}
+
+fn kill_text(kill: &Recovery) -> String {
+    let Recovery {
+        node,
+        by,
+        recovery_ms,
+        bound_ms,
+        ..
+    } = kill;
+    let within = if *recovery_ms <= *bound_ms as f64 {
+        "within"
+    } else {
+        "over"
+    };
+    let back = kill.back_ms.map_or(String::new(), |ms| {
+        format!("; {node} was back {ms:.0} ms after its restart")
+    });
+    format!("{by} went on {recovery_ms:.0} ms after {node} was killed ({within} {bound_ms} ms){back}")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn summary() -> Summary {
+        Summary {
+            ok: true,
+            problems: Vec::new(),
+            frames: 7,
+            unreadable: 0,
+            faces_seen: 9,
+            people: vec![Person {
+                face: "f1".into(),
+                name: String::new(),
+                first_seen_ms: 1_600_000_000_000,
+                last_seen_ms: 1_600_000_001_000,
+                frames: vec!["a.jpg".into(), "b.jpg".into()],
+            }],
+            steps: 12,
+            steps_per_node: [("node-a".to_string(), 5), ("node-b".to_string(), 7)].into(),
+            migrations: 6,
+            takeovers: 1,
+            recovery_ms: Some(612.4),
+            kill: Some(Recovery {
+                node: "node-a".into(),
+                at_sequence: 4,
+                recovery_ms: 612.4,
+                by: "node-b".into(),
+                bound_ms: 900,
+                back_ms: Some(410.0),
+            }),
+            overruns: 0,
+            overrun_max_ms: 0.0,
+            r_limit_ms: 400,
+            digest: "ab".into(),
+            digest_long_run: "ab".into(),
+            digests_equal: true,
+            long_run_steps: 1,
+            wall_s: 9.5,
+            long_run_wall_s: 4.25,
+            worker_cpu_s: 6.0,
+            event_repeats: 2,
+            refused_messages: 0,
+            nodes: 2,
+            broker: "embedded".into(),
+            isolation: "none".into(),
+            memory: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_summary_survives_its_file() {
+        let summary = summary();
+        let json = serde_json::to_string_pretty(&summary).unwrap();
+        assert_eq!(serde_json::from_str::<Summary>(&json).unwrap(), summary);
+    }
+
+    #[test]
+    fn the_text_tells_the_recovery_its_bound_and_the_digests() {
+        let text = summary().text();
+        assert!(
+            text.contains("node-b went on 612 ms after node-a was killed (within 900 ms)"),
+            "{text}"
+        );
+        assert!(text.contains("ab (the same; 1 step, 4.2 s)"), "{text}");
+        assert!(text.contains("12 (node-a 5, node-b 7)"), "{text}");
+        let late = Summary {
+            digests_equal: false,
+            problems: vec!["digests differ".into()],
+            ..summary()
+        };
+        assert!(late.text().contains("DIFFERENT") && late.text().contains("PROBLEM           digests differ"));
+    }
+
+    #[test]
+    fn a_face_list_of_an_agent_is_read_with_fields_that_are_new_to_us() {
+        let json = r#"[{"face":"f","name":"","camera":"c","chain":"k","first_seen_ms":1,"last_seen_ms":2,
+            "frames":[{"sequence":3,"label":"x.jpg"}],"thumbnail_bytes":77}]"#;
+        let list: Vec<KnownFace> = serde_json::from_str(json).unwrap();
+        assert_eq!(Person::from(&list[0]).frames, ["x.jpg"]);
+    }
+}

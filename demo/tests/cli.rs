@@ -1,0 +1,93 @@
+//! The demo's command line: what it refuses, and with which words.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails it by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const DEMO: &str = env!("CARGO_BIN_EXE_microlambda-demo");
+
+/// A directory that looks complete, with programs that do nothing.
+fn complete(dir: &Path) {
+    for program in ["camera-agent", "edge-agent", "face-worker", "microlambda-demo"] {
+        let path = dir.join("bin").join(program);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "").unwrap();
+    }
+    for file in [
+        "data/photos/demo/a.jpg",
+        "data/models/dlib_face_recognition_resnet_model_v1.dat",
+        "data/models/shape_predictor_5_face_landmarks.dat",
+    ] {
+        let path = dir.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "").unwrap();
+    }
+}
+
+fn demo(dir: &Path, args: &[&str]) -> Output {
+    Command::new(DEMO)
+        .args(args)
+        .current_dir(dir)
+        .env("MICROLAMBDA_BIN_DIR", dir.join("bin"))
+        .env_remove("MICROLAMBDA_DATA")
+        .args(["--data", "data", "--out", "out"])
+        .output()
+        .unwrap()
+}
+
+fn refusal(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn an_empty_folder_and_missing_parts_are_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(refusal(&demo(dir.path(), &[])).contains("camera-agent is missing: run `make build`"));
+    complete(dir.path());
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let message = refusal(&demo(dir.path(), &["--photos", empty.to_str().unwrap()]));
+    assert!(
+        message.contains("no photos in") && message.contains("make setup"),
+        "{message}"
+    );
+    fs::remove_file(dir.path().join("data/models/shape_predictor_5_face_landmarks.dat")).unwrap();
+    let message = refusal(&demo(dir.path(), &[]));
+    assert!(
+        message.contains("shape_predictor_5_face_landmarks.dat is missing: run `make setup`"),
+        "{message}"
+    );
+    assert!(!dir.path().join("out/run").exists());
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    complete(dir.path());
+    let message = refusal(&demo(dir.path(), &["--broker", "localhost:1883"]));
+    assert!(message.contains("write it as mqtt://host:port"), "{message}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let message = refusal(&demo(dir.path(), &["--port", &port]));
+    // The program of this directory is empty, so that nothing could have been started.
+    assert!(
+        message.contains(&format!("port {port} on 127.0.0.1 is in use")),
+        "{message}"
+    );
+}
+
+#[test]
+fn wrong_options_are_a_usage_error_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [
+        &["--nodes", "0"][..],
+        &["--r-limit-ms", "1"],
+        &["--port", "1", "--broker", "mqtt://h"],
+        &["--kill"],
+    ] {
+        assert_eq!(demo(dir.path(), args).status.code(), Some(2), "{args:?}");
+    }
+}
