@@ -56,3 +56,8 @@ pub use chain::{
 pub use digest::{Digest, DigestBuilder, ParseDigestError};
 pub use head::{Head, Version};
 pub use lambda::{CostClass, Lambda, Next, StepLimit, StepReport, Stop, UnitCost, run_step};
+
+/// The README's example, compiled and run as a test.
+#[doc = include_str!("../../README.md")]
+#[cfg(doctest)]
+pub struct ReadmeExample;

@@ -1,1 +1,301 @@
-//! To come.
+//! A site of real agents for end-to-end tests: mosquitto, a camera that plays real photos, edge nodes with dlib workers.
+//!
+//! Every agent is walled in where the system allows it: it sees its own state directory and the broker, the photos only
+//! the camera. Needs `make setup` (models and photos) and the programs, which `make test` builds first.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use microlambda::{Digest, Version};
+use microlambda_demo::{
+    Agent, Broker, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally, Walls,
+};
+use microlambda_wire::{DoneNote, EventKind, Name};
+use tempfile::TempDir;
+
+/// The longest any wait in these tests may take; reached only when something is wrong.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// What a job came to: equal for equal photos, whatever happened on the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Digest of the final state.
+    pub digest: Digest,
+    /// Frames searched.
+    pub frames: u64,
+    /// People first seen, in order, by the label of their frame.
+    pub people: Vec<String>,
+    /// Every event as (sequence, face index).
+    pub events: BTreeSet<(u64, u32)>,
+}
+
+/// A running site.
+pub struct Site {
+    /// Nodes by name; a killed one stays listed and can be respawned.
+    pub nodes: Vec<(Name, Agent)>,
+    /// The camera, once started.
+    pub camera: Option<Agent>,
+    /// The broker.
+    pub broker: Broker,
+    /// What was seen on the bus.
+    pub tally: Tally,
+    /// Messages on our topics that were not ours.
+    pub refused: u64,
+    observer: Observer,
+    rig: Rig,
+    name: Name,
+    dir: TempDir,
+    // One site at a time: several would measure each other, and the machine may have two cores.
+    _turn: File,
+}
+
+/// The checked data that `make setup` fetched.
+pub fn data_dir() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/data");
+    std::env::var_os("MICROLAMBDA_DATA").map_or_else(default, PathBuf::from)
+}
+
+/// A photo of the data set, by its path below `photos`.
+///
+/// # Panics
+/// If it was not fetched.
+pub fn photo(path: &str) -> PathBuf {
+    let file = data_dir().join("photos").join(path);
+    assert!(file.is_file(), "{} is missing: run `make setup`", file.display());
+    file
+}
+
+/// A name that is known to be one.
+pub fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+impl Site {
+    /// A site with mosquitto and nobody on it yet.
+    ///
+    /// # Panics
+    /// If something it needs is missing; the message says what.
+    #[expect(clippy::new_without_default, reason = "starting a broker is no default")]
+    pub fn new() -> Self {
+        let turn = File::create(std::env::temp_dir().join("microlambda-tests.lock")).expect("a lock file");
+        turn.lock().expect("the turn of this test");
+        let dir = tempfile::Builder::new().prefix("ml").tempdir().expect("a folder for the test");
+        let programs = Programs::find().expect("the programs' folder");
+        programs.check().expect("all programs: run `make test`, which builds them");
+        let broker = Broker::mosquitto(&dir.path().join("broker"), None).expect("mosquitto");
+        let walls = Walls::new(Isolation::Auto, &programs, dir.path(), broker.url()).expect("walls");
+        let name = name("test");
+        let observer = broker.observe(&name).expect("an observer");
+        let rig = Rig {
+            programs,
+            dir: dir.path().join("agents"),
+            broker: broker.url().clone(),
+            walls,
+            private: vec![data_dir()],
+        };
+        Self {
+            nodes: Vec::new(),
+            camera: None,
+            broker,
+            tally: Tally::default(),
+            refused: 0,
+            observer,
+            rig,
+            name,
+            dir,
+            _turn: turn,
+        }
+    }
+
+    /// A folder for this test's own files.
+    pub fn folder(&self, sub: &str) -> PathBuf {
+        let folder = self.dir.path().join(sub);
+        fs::create_dir_all(&folder).expect("a folder");
+        folder
+    }
+
+    /// Copies photos of the data set into a folder, numbered in this order.
+    pub fn photos(&self, paths: &[&str]) -> PathBuf {
+        let folder = self.folder("photos");
+        for (number, path) in paths.iter().enumerate() {
+            let source = photo(path);
+            let file_name = source.file_name().expect("a file").to_string_lossy().into_owned();
+            let target = folder.join(format!("{number:02}_{file_name}"));
+            fs::copy(&source, &target).expect("a copy of the photo");
+            // The time of a file is part of its record: equal in all jobs that are compared.
+            let time = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + number as u64);
+            File::options().write(true).open(&target).and_then(|file| file.set_modified(time)).expect("its time");
+        }
+        folder
+    }
+
+    /// Starts the camera on a folder.
+    pub fn start_camera(&mut self, photos: &Path) {
+        let setup = CameraSetup {
+            site: self.name.clone(),
+            camera: name("door"),
+            photos: photos.to_path_buf(),
+            exit_when_done: false,
+            extra: toml::Table::new(),
+        };
+        self.camera = Some(self.rig.camera("camera", &setup).expect("a camera agent"));
+    }
+
+    /// Starts a node with the given limit and placement policy.
+    pub fn start_node(&mut self, node: &str, r_limit_ms: u64, placement: &str) {
+        let setup = EdgeSetup {
+            site: self.name.clone(),
+            node: name(node),
+            models: data_dir().join("models"),
+            r_limit_ms,
+            placement: placement.into(),
+            announce_ms: 500,
+            grace_ms: 500,
+            extra: toml::Table::new(),
+        };
+        let agent = self.rig.edge(node, &setup).expect("an edge agent");
+        self.nodes.push((name(node), agent));
+    }
+
+    /// As [`Site::start_node`], with an environment variable set for the agent and its worker.
+    pub fn start_node_with(&mut self, node: &str, r_limit_ms: u64, placement: &str, variable: (&str, &str)) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let edge = self.rig.programs.edge.clone();
+        let wrapper = self.rig.programs.dir.join(format!(".{node}-{}", std::process::id()));
+        let script = format!("#!/bin/sh\nexec env {}={} '{}' \"$@\"\n", variable.0, variable.1, edge.display());
+        fs::write(&wrapper, script).expect("a wrapper");
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("an executable wrapper");
+        self.rig.programs.edge = wrapper.clone();
+        self.start_node(node, r_limit_ms, placement);
+        self.rig.programs.edge = edge;
+        // The shell that the wrapper starts has opened it by the time the node says anything.
+        self.wait_for("the wrapped node's first word", |tally, _| tally.nodes.contains_key(&name(node)));
+        fs::remove_file(wrapper).expect("the wrapper's end");
+    }
+
+    /// The node of this name.
+    pub fn node(&mut self, node: &str) -> &mut Agent {
+        let found = self.nodes.iter_mut().find(|(known, _)| known.as_str() == node);
+        &mut found.expect("a node of this name").1
+    }
+
+    /// Waits until `wanted` holds after some message.
+    ///
+    /// # Panics
+    /// With the ends of all logs, if it does not within [`PATIENCE`], or an agent ended by itself.
+    pub fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&Tally, Option<&Seen>) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        if wanted(&self.tally, None) {
+            return;
+        }
+        loop {
+            match self.observer.next(Duration::from_millis(500)) {
+                Some(Report::Seen(seen)) => {
+                    // An empty spool of a former camera says nothing about this one.
+                    self.tally.take(&seen);
+                    if wanted(&self.tally, Some(&seen)) {
+                        return;
+                    }
+                }
+                Some(Report::Refused { .. }) => self.refused += 1,
+                Some(Report::Connected | Report::Lost(_)) | None => {}
+            }
+            assert!(Instant::now() < until, "no {what} within {PATIENCE:?}\n{}", self.logs());
+        }
+    }
+
+    /// Waits until the job is done and all live nodes announce its final state, and says what it came to.
+    pub fn outcome(&mut self, nodes: &[&str]) -> Outcome {
+        let nodes: Vec<Name> = nodes.iter().map(|node| name(node)).collect();
+        self.wait_for("agreement on a finished job", |tally, _| tally.agreed(&nodes).is_some());
+        let done = self.tally.done.clone().expect("a finished job");
+        let expected = done.people.len();
+        self.wait_for("event for each person", |tally, _| tally.new_faces().len() >= expected);
+        self.outcome_of(&done)
+    }
+
+    fn outcome_of(&self, done: &DoneNote) -> Outcome {
+        let mut events: Vec<_> = self.tally.events.values().collect();
+        events.sort_by_key(|event| (event.sequence, event.face_index));
+        let new = events.iter().filter(|event| event.kind == EventKind::NewFace);
+        Outcome {
+            digest: done.head.digest,
+            frames: done.frames,
+            people: new.map(|event| event.label.clone()).collect(),
+            events: events.iter().map(|event| (event.sequence, event.face_index)).collect(),
+        }
+    }
+
+    /// Waits until some node has claimed a step at or beyond `from` and not finished it; its name.
+    pub fn claimer_from(&mut self, from: Version) -> Name {
+        let mut claimer = None;
+        self.wait_for("claim", |_, seen| {
+            if let Some(Note::Claim(note)) = seen.map(|seen| &seen.note)
+                && note.claim.step >= from
+                && note.claim.lease_ms > 0
+            {
+                claimer = Name::new(note.claim.node.clone()).ok();
+            }
+            claimer.is_some()
+        });
+        claimer.expect("a claimer")
+    }
+
+    /// A counter of a node's newest status.
+    pub fn counter(&self, node: &str, counter: &str) -> u64 {
+        let status = self.tally.nodes.get(&name(node));
+        let counters = status.map(|status| status.counters.clone()).unwrap_or_default();
+        counters.into_iter().find(|(known, _)| known == counter).map_or(0, |(_, value)| value)
+    }
+
+    /// The database check of every node, after stopping it; each must be sound.
+    ///
+    /// # Panics
+    /// If one is not, or a node does not stop cleanly.
+    pub fn stop_and_check(&mut self) {
+        for (node, agent) in &mut self.nodes {
+            let status = agent.terminate(Duration::from_secs(10)).expect("an end within ten seconds of SIGTERM");
+            assert!(status.success(), "{node} ended with {status}\n{}", agent.log_tail(20));
+            let report = agent.ask(&["check", "--json"]).expect("a sound database");
+            assert!(report.contains("\"sound\": true"), "{node}: {report}");
+        }
+    }
+
+    /// Publishes raw bytes on a topic of the site.
+    pub fn publish_raw(&self, topic: &str, payload: &[u8], retain: bool) {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+        let (host, port) = self.broker.url().address();
+        let topic = format!("microlambda/{}/{topic}", self.name);
+        let mut command = Command::new("mosquitto_pub");
+        command.args(["-h", host, "-p", &port.to_string(), "-q", "1", "-s", "-t", &topic]);
+        if retain {
+            command.arg("-r");
+        }
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("mosquitto_pub: run `make setup`");
+        child.stdin.take().expect("its input").write_all(payload).expect("a payload");
+        assert!(child.wait().expect("its end").success());
+    }
+
+    fn logs(&self) -> String {
+        let camera = self.camera.iter().map(|agent| ("camera".to_owned(), agent));
+        let nodes = self.nodes.iter().map(|(name, agent)| (name.to_string(), agent));
+        let tail = |(name, agent): (String, &Agent)| format!("--- {name}\n{}\n", agent.log_tail(12));
+        camera.chain(nodes).map(tail).collect()
+    }
+}
+
+/// What the same photos come to on one node that runs them all in one long invocation.
+pub fn long_run(paths: &[&str]) -> Outcome {
+    let mut site = Site::new();
+    let photos = site.photos(paths);
+    site.start_node("long", 3_600_000, "stay");
+    site.start_camera(&photos);
+    let outcome = site.outcome(&["long"]);
+    site.stop_and_check();
+    outcome
+}

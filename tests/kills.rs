@@ -1,0 +1,124 @@
+//! Agents, workers, cameras and the broker are killed in the middle; the outcome is the same.
+
+use std::time::Duration;
+
+use microlambda::Version;
+use microlambda_demo::Note;
+use microlambda_tests::{Outcome, Site, long_run, name};
+
+const R_LIMIT_MS: u64 = 1_000;
+const PHOTOS: [&str; 5] =
+    ["people/obama2.jpg", "people/t1.jpg", "faceless/coffee.png", "people/biden.jpg", "people/astronaut.png"];
+
+/// Two nodes and a camera on the photos, running.
+fn busy_site() -> Site {
+    let mut site = Site::new();
+    let photos = site.photos(&PHOTOS);
+    for node in ["a", "b"] {
+        site.start_node(node, R_LIMIT_MS, "spread");
+    }
+    site.wait_for("both nodes", |tally, _| tally.nodes.len() == 2);
+    site.start_camera(&photos);
+    site
+}
+
+fn expect_same(site: &mut Site, long: &Outcome) {
+    let outcome = site.outcome(&["a", "b"]);
+    assert_eq!(outcome, *long);
+    site.stop_and_check();
+}
+
+#[test]
+fn whatever_is_killed_the_outcome_is_the_same() {
+    let long = long_run(&PHOTOS);
+    assert_eq!(long.people.len(), 9);
+    killed_claimers(&long);
+    killed_worker(&long);
+    killed_camera(&long);
+    killed_broker(&long);
+}
+
+/// The node that has claimed a step is killed; the other goes on within the lease.
+fn killed_claimers(long: &Outcome) {
+    let mut site = busy_site();
+    for sequence in 1..4 {
+        let claimer = site.claimer_from(Version::at(sequence));
+        let peer = if claimer.as_str() == "a" { name("b") } else { name("a") };
+        site.node(claimer.as_str()).kill();
+        let killed_us = microlambda_demo::monotonic_us();
+        let mut started_us = 0;
+        site.wait_for("step of the surviving node", |_, seen| match seen.map(|seen| &seen.note) {
+            Some(Note::Continuation(note)) if note.node == peer => {
+                started_us = note.timing.map_or(0, |timing| timing.first_unit_at_us);
+                started_us > killed_us
+            }
+            _ => false,
+        });
+        // A lease is r_limit and 500 ms of grace; the machine these tests run on may be slow to give it a turn.
+        let recovery_ms = (started_us - killed_us) / 1_000;
+        assert!(recovery_ms < R_LIMIT_MS + 500 + 1_500, "{recovery_ms} ms until a peer went on");
+        site.node(claimer.as_str()).respawn().expect("the killed node's return");
+    }
+    expect_same(&mut site, long);
+}
+
+fn killed_worker(long: &Outcome) {
+    let mut site = busy_site();
+    for sequence in 1..4 {
+        let claimer = site.claimer_from(Version::at(sequence));
+        for worker in site.node(claimer.as_str()).children() {
+            kill(worker);
+        }
+    }
+    expect_same(&mut site, long);
+    let restarts = site.counter("a", "worker-restarts") + site.counter("b", "worker-restarts");
+    assert!(restarts > 0, "a worker was killed and replaced");
+}
+
+fn killed_camera(long: &Outcome) {
+    let mut site = busy_site();
+    for sequence in 1..3 {
+        site.claimer_from(Version::at(sequence));
+        let camera = site.camera.as_mut().expect("a camera");
+        camera.kill();
+        camera.respawn().expect("the camera's return");
+    }
+    expect_same(&mut site, long);
+}
+
+fn killed_broker(long: &Outcome) {
+    let mut site = busy_site();
+    for sequence in 1..3 {
+        site.claimer_from(Version::at(sequence));
+        site.broker.kill();
+        site.broker.restart().expect("the broker's return");
+    }
+    expect_same(&mut site, long);
+}
+
+#[test]
+fn a_node_that_is_asked_to_stop_hands_the_chain_on_at_once() {
+    let mut site = busy_site();
+    let claimer = site.claimer_from(Version::at(1));
+    let peer = if claimer.as_str() == "a" { name("b") } else { name("a") };
+    let status = site.node(claimer.as_str()).terminate(Duration::from_secs(10));
+    assert!(status.expect("its end").success());
+    let stopped_us = microlambda_demo::monotonic_us();
+    let mut started_us = u64::MAX;
+    site.wait_for("step of the other node", |tally, seen| match seen.map(|seen| &seen.note) {
+        Some(Note::Continuation(note)) if note.node == peer && note.timing.is_some() => {
+            started_us = note.timing.map_or(0, |timing| timing.first_unit_at_us);
+            true
+        }
+        _ => tally.done.is_some(),
+    });
+    let limit_us = stopped_us + R_LIMIT_MS * 1_000;
+    assert!(started_us < limit_us, "the peer waited {} µs, as for a lease", started_us - stopped_us);
+    site.node(claimer.as_str()).respawn().expect("its return");
+    assert_eq!(site.outcome(&["a", "b"]).people.len(), 9);
+}
+
+fn kill(pid: u32) {
+    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+    assert!(status.expect("kill").success());
+}
