@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use microlambda_runtime::{
     Link, LinkConfig, LinkEvent, LinkEvents, Message, PublishError, Watchdog, boot_id, monotonic_us, notify,
-    shutdown_signal,
 };
 use microlambda_wire::{
     CameraHead, CameraStatus, ChainClass, FrameMeta, Name, NodeStatus, RecordNote, SourceCounters, Topic, TopicPrefix,
@@ -15,11 +14,11 @@ use tokio::time::Instant;
 
 use crate::RunError;
 use crate::audience::{Answer, Audience, Release};
-use crate::config::{Config, SourceConfig};
-use crate::source::pump::{Phase, Pump, PumpConfig, Report};
-use crate::source::{SourceError, command, folder, v4l2};
+use crate::config::Config;
+use crate::run::Options;
+use crate::source::pump::{Phase, Pump, Report};
+use crate::spool::Stored;
 use crate::spool::clerk::{Clerk, Desk};
-use crate::spool::{Identity, Spool, Stored};
 
 /// Frames are read from the spool only while less than this waits for the broker, bytes.
 const SERVE_BYTES: usize = 384 << 10;
@@ -38,103 +37,17 @@ const SILENT_US: u64 = 15_000_000;
 /// The spool's thread has this long for one request before the watchdog is no longer fed.
 const SPOOL_STUCK: Duration = Duration::from_secs(60);
 /// At the end: to send what is queued, and for the source to stop.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the broker may send us in one packet: wants and other nodes' status.
 const OUTBOX_MESSAGES_MAX: usize = 256;
 
-/// How to run.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
-    /// Forget the spool and start a new chain.
-    pub new_job: bool,
-    /// End when a finite input is done and every frame was freed.
-    pub exit_when_done: bool,
-}
-
-/// Runs until a signal, a fatal error, or (if asked) the end of the job.
-///
-/// # Errors
-/// [`RunError`].
-pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
-    let shutdown = shutdown_signal().map_err(RunError::system)?;
-    let spool = open_spool(&config, options)?;
-    let complete_before = spool.view().is_complete();
-    let input_ended = spool.view().end.is_some();
-    if input_ended {
-        say_ended(&config, &spool);
-    }
-    let clerk = Clerk::start(spool).map_err(RunError::system)?;
-    let pump = if input_ended { None } else { Some(start_pump(&config, &clerk)?) };
-    let mut agent = Agent::new(config, options, clerk)?;
-    // The events are kept until the end: without them the link would close before the last status is sent.
-    let (link, mut events) = Link::start(agent.link_config()?);
-    let outcome = if complete_before && options.exit_when_done {
-        Ok(())
-    } else {
-        agent.serve(&link, &mut events, pump.as_ref(), shutdown).await
-    };
-    notify::stopping();
-    agent.leave(&link).await;
-    if let Some(pump) = pump {
-        pump.stop(CLOSE_TIMEOUT).await;
-    }
-    agent.clerk.close();
-    log::info!("stopped");
-    outcome
-}
-
-fn open_spool(config: &Config, options: Options) -> Result<Spool, RunError> {
-    if options.new_job && crate::spool::replace(&config.state_dir)? {
-        log::info!(folder:% = config.state_dir.display(); "the former spool was removed");
-    }
-    let identity =
-        Identity { camera: config.camera.clone(), class: config.source.class(), source: config.source.describe() };
-    let spool = Spool::open(&config.state_dir, &identity, config.spool, microlambda_runtime::unix_ms())?;
-    let view = spool.view();
-    log::info!(
-        chain:% = view.chain, oldest = view.oldest, next = view.next, frames = view.frames, bytes = view.bytes;
-        "spool opened"
-    );
-    Ok(spool)
-}
-
-/// A finite input that was read to its end is not read again.
-fn say_ended(config: &Config, spool: &Spool) {
-    let state = if spool.view().is_complete() { "complete, and all frames were freed" } else { "read to its end" };
-    log::info!(source = config.source.describe().as_str(); "this job is {state}; `camera-agent run --new-job` starts anew");
-    if let (SourceConfig::Folder { path }, Ok(inputs)) = (&config.source, spool.inputs()) {
-        match folder::Folder::open(path, &inputs) {
-            Ok(folder) if folder.remaining() > 0 => log::warn!(
-                files = folder.remaining();
-                "pictures were added after the job's end and are not read: run with --new-job to read the folder again"
-            ),
-            Ok(_) => {}
-            Err(error) => log::debug!(why:% = error; "the folder is not what it was"),
-        }
-    }
-}
-
-fn start_pump(config: &Config, clerk: &Clerk) -> Result<Pump, RunError> {
-    let source = config.source.clone();
-    let opener: crate::source::pump::Opener = Box::new(move |already, leash| match &source {
-        SourceConfig::Folder { path } => Ok(Box::new(folder::Folder::open(path, already)?)),
-        SourceConfig::Command(line) => Ok(Box::new(command::Stream::open(line, already, leash)?)),
-        SourceConfig::V4l2(wish) => v4l2::open(wish).map(|device| Box::new(device) as _),
-    });
-    let settings = PumpConfig {
-        frame_bytes_max: config.frame_bytes_max,
-        image_interval: (config.image_interval_s > 0).then(|| Duration::from_secs(config.image_interval_s)),
-        finite: config.source.class() == ChainClass::Batch,
-    };
-    Pump::start(opener, clerk.intake(), settings).map_err(RunError::system)
-}
-
-struct Agent {
+/// The agent without its source: what it owns and what it has said.
+pub(crate) struct Agent {
     config: Config,
     options: Options,
     prefix: TopicPrefix,
     boot: Name,
-    clerk: Clerk,
+    pub(crate) clerk: Clerk,
     desk: watch::Receiver<Desk>,
     audience: Audience,
     /// The record under way: for whom, which number, the answer.
@@ -165,7 +78,7 @@ impl<T: PartialEq> Said<T> {
 }
 
 impl Agent {
-    fn new(config: Config, options: Options, clerk: Clerk) -> Result<Self, RunError> {
+    pub(crate) fn new(config: Config, options: Options, clerk: Clerk) -> Result<Self, RunError> {
         let desk = clerk.desk();
         let chain = desk.borrow().view.chain.clone();
         Ok(Self {
@@ -193,7 +106,7 @@ impl Agent {
         topic.build(&self.prefix)
     }
 
-    fn link_config(&self) -> Result<LinkConfig, RunError> {
+    pub(crate) fn link_config(&self) -> Result<LinkConfig, RunError> {
         let camera = &self.config.camera;
         // The same id at every start: the broker sends the will of a dead predecessor before this one is let in.
         let mut link = self.config.broker.link_config(format!("microlambda-camera-{}-{camera}", self.config.site))?;
@@ -212,7 +125,7 @@ impl Agent {
         Ok(link)
     }
 
-    async fn serve(
+    pub(crate) async fn serve(
         &mut self,
         link: &Link,
         events: &mut LinkEvents,
@@ -520,7 +433,7 @@ impl Agent {
     }
 
     /// Says good-bye and closes the connection.
-    async fn leave(&mut self, link: &Link) {
+    pub(crate) async fn leave(&mut self, link: &Link) {
         let report = Report { phase: Phase::Ended, ..Report::default() };
         let counters = self.status.last.as_ref().map(|(status, _)| status.counters);
         let mut status = CameraStatus { online: false, ..self.status_now(&report) };
@@ -561,11 +474,5 @@ fn clipped(text: String) -> String {
     match text.char_indices().nth(250) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
-    }
-}
-
-impl From<SourceError> for RunError {
-    fn from(error: SourceError) -> Self {
-        Self::Run(error.to_string())
     }
 }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use microlambda_runtime::{Verbosity, logging};
 
-use crate::agent::{self, Options};
 use crate::config::{Config, EXAMPLE};
+use crate::run::{self, Options};
 use crate::{RunError, source::v4l2};
 
 /// Turns a camera, a folder of pictures or a stream into frames that edge nodes fetch over MQTT
@@ -80,7 +80,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Config::load(&config).map_err(RunError::from).and_then(|config| {
                 let runtime =
                     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::system)?;
-                runtime.block_on(agent::run(config, Options { new_job, exit_when_done }))
+                runtime.block_on(run::run(config, Options { new_job, exit_when_done }))
             })
         }
         Command::Validate { config } => Config::load(&config).map_err(RunError::from).map(|checked| {

@@ -5,13 +5,15 @@
 //! faces, steps or claims. Three threads: the *source* takes pictures and makes frames of them, the *spool* owns the
 //! database, and the main thread talks to the broker and decides ([`audience`]) who gets what and what may be freed.
 
-pub mod agent;
+mod agent;
 pub mod audience;
 pub mod cli;
 pub mod config;
 pub mod jpeg;
+pub mod memory;
 pub mod mjpeg;
 pub mod picture;
+pub mod run;
 pub mod source;
 pub mod spool;
 #[cfg(test)]

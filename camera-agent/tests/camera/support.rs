@@ -84,6 +84,7 @@ impl Drop for Broker {
 pub struct Agent {
     pub child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    reader: Option<std::thread::JoinHandle<()>>,
 }
 
 /// Folder and configuration of an agent, kept over its restarts.
@@ -131,12 +132,12 @@ impl Setup {
             .unwrap();
         let log = Arc::<Mutex<Vec<String>>>::default();
         let (lines, stderr) = (log.clone(), child.stderr.take().unwrap());
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 lines.lock().unwrap().push(line);
             }
         });
-        Agent { child, log }
+        Agent { child, log, reader: Some(reader) }
     }
 }
 
@@ -161,6 +162,10 @@ impl Agent {
         let began = std::time::Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
+                // The log is whole once its reader has come to the end.
+                if let Some(reader) = self.reader.take() {
+                    reader.join().unwrap();
+                }
                 return status;
             }
             assert!(began.elapsed() < PATIENCE, "the agent still runs:\n{}", self.log());

@@ -1,0 +1,101 @@
+//! From a configuration to a running agent, and to its end.
+
+use std::time::Duration;
+
+use microlambda_runtime::{Link, notify, shutdown_signal, unix_ms};
+use microlambda_wire::ChainClass;
+
+use crate::RunError;
+use crate::agent::{Agent, CLOSE_TIMEOUT};
+use crate::config::{Config, SourceConfig};
+use crate::source::pump::{Opener, Pump, PumpConfig};
+use crate::source::{command, folder, v4l2};
+use crate::spool::clerk::Clerk;
+use crate::spool::{Identity, Spool};
+
+/// How to run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Forget the spool and start a new chain.
+    pub new_job: bool,
+    /// End when a finite input is done and every frame was freed.
+    pub exit_when_done: bool,
+}
+
+/// Runs until a signal, a fatal error, or (if asked) the end of the job.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
+    let shutdown = shutdown_signal().map_err(RunError::system)?;
+    let spool = open_spool(&config, options)?;
+    let complete_before = spool.view().is_complete();
+    let input_ended = spool.view().end.is_some();
+    if input_ended {
+        say_ended(&config, &spool);
+    }
+    let clerk = Clerk::start(spool).map_err(RunError::system)?;
+    let pump = if input_ended { None } else { Some(start_pump(&config, &clerk)?) };
+    let mut agent = Agent::new(config, options, clerk)?;
+    // The events are kept until the end: without them the link would close before the last status is sent.
+    let (link, mut events) = Link::start(agent.link_config()?);
+    let outcome = if complete_before && options.exit_when_done {
+        Ok(())
+    } else {
+        agent.serve(&link, &mut events, pump.as_ref(), shutdown).await
+    };
+    notify::stopping();
+    agent.leave(&link).await;
+    if let Some(pump) = pump {
+        pump.stop(CLOSE_TIMEOUT).await;
+    }
+    agent.clerk.close();
+    log::info!("stopped");
+    outcome
+}
+
+fn open_spool(config: &Config, options: Options) -> Result<Spool, RunError> {
+    if options.new_job && crate::spool::replace(&config.state_dir)? {
+        log::info!(folder:% = config.state_dir.display(); "the former spool was removed");
+    }
+    let identity =
+        Identity { camera: config.camera.clone(), class: config.source.class(), source: config.source.describe() };
+    let spool = Spool::open(&config.state_dir, &identity, config.spool, unix_ms())?;
+    let view = spool.view();
+    log::info!(
+        chain:% = view.chain, oldest = view.oldest, next = view.next, frames = view.frames, bytes = view.bytes;
+        "spool opened"
+    );
+    Ok(spool)
+}
+
+/// A finite input that was read to its end is not read again.
+fn say_ended(config: &Config, spool: &Spool) {
+    let state = if spool.view().is_complete() { "complete, and all frames were freed" } else { "read to its end" };
+    log::info!(source = config.source.describe().as_str(); "this job is {state}; `camera-agent run --new-job` starts anew");
+    if let (SourceConfig::Folder { path }, Ok(inputs)) = (&config.source, spool.inputs()) {
+        match folder::Folder::open(path, &inputs) {
+            Ok(folder) if folder.remaining() > 0 => log::warn!(
+                files = folder.remaining();
+                "pictures were added after the job's end and are not read: run with --new-job to read the folder again"
+            ),
+            Ok(_) => {}
+            Err(error) => log::debug!(why:% = error; "the folder is not what it was"),
+        }
+    }
+}
+
+fn start_pump(config: &Config, clerk: &Clerk) -> Result<Pump, RunError> {
+    let source = config.source.clone();
+    let opener: Opener = Box::new(move |already, leash| match &source {
+        SourceConfig::Folder { path } => Ok(Box::new(folder::Folder::open(path, already)?)),
+        SourceConfig::Command(line) => Ok(Box::new(command::Stream::open(line, already, leash)?)),
+        SourceConfig::V4l2(wish) => v4l2::open(wish).map(|device| Box::new(device) as _),
+    });
+    let settings = PumpConfig {
+        frame_bytes_max: config.frame_bytes_max,
+        image_interval: (config.image_interval_s > 0).then(|| Duration::from_secs(config.image_interval_s)),
+        finite: config.source.class() == ChainClass::Batch,
+    };
+    Pump::start(opener, clerk.intake(), settings).map_err(RunError::system)
+}
