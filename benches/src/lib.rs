@@ -1,1 +1,58 @@
-//! To come.
+//! What the benchmarks share: a site of real agents, pictures cut from real photos, statistics, and the report.
+//!
+//! Each benchmark is a program of its own (`cargo bench -p microlambda-benches --bench budget -- --help`). It prints a
+//! Markdown table, writes its figures as JSON to `target/bench/`, and puts its section into `docs/benchmarks.md`.
+
+#![forbid(unsafe_code)]
+
+mod machine;
+pub mod pictures;
+pub mod report;
+mod site;
+pub mod stats;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+pub use machine::{Machine, load_average};
+pub use site::{GRACE_MS, Outcome, Site, StepSeen};
+
+/// What stops a benchmark: said once, on standard error.
+pub type Error = Box<dyn std::error::Error>;
+
+/// Switches that all benchmarks have.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Common {
+    /// Print only; leave `docs/benchmarks.md` and `target/bench` as they are
+    #[arg(long)]
+    pub dry: bool,
+    /// Given by `cargo bench` to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// The top of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// The checked models and photos that `make setup` fetched.
+pub fn data_dir() -> PathBuf {
+    std::env::var_os("MICROLAMBDA_DATA").map_or_else(|| workspace().join("target/data"), PathBuf::from)
+}
+
+/// Turns a benchmark's result into the exit code of its process.
+pub fn exit(result: Result<(), Error>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// µs as ms.
+pub fn ms(us: u64) -> f64 {
+    us as f64 / 1_000.0
+}

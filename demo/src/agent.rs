@@ -213,8 +213,7 @@ impl Rig {
         let sandbox = match &self.walls {
             Walls::None(_) => None,
             Walls::Namespaces { socket, .. } => {
-                let mut cover = vec![self.dir.clone()];
-                cover.extend(self.private.iter().filter(|path| !path.starts_with(&self.dir)).cloned());
+                let cover = outermost(std::iter::once(&self.dir).chain(&self.private));
                 let log = dir.join("sandbox.log");
                 Some(Sandbox::new(&self.programs, socket, &cover, &keep, &log)?)
             }
@@ -304,6 +303,18 @@ impl DerefMut for Agent {
     }
 }
 
+/// `paths` without those that lie in another of them: a covered directory has nothing left to cover.
+fn outermost<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
+    let mut outermost: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        if !outermost.iter().any(|outer| path.starts_with(outer)) {
+            outermost.retain(|inner| !inner.starts_with(path));
+            outermost.push(path.clone());
+        }
+    }
+    outermost
+}
+
 /// The `[broker]` table; a password goes to a file that only this user can read.
 fn broker_table(url: &BrokerUrl, dir: &Path) -> Result<Table, Error> {
     let mut table = Table::new();
@@ -350,6 +361,12 @@ mod tests {
         let wanted: Table =
             toml::from_str("site = 'b'\n[chain]\ngrace-ms = 500\nr-limit-ms = 2\n[faces]\ndistance-max = 0.5").unwrap();
         assert_eq!(base, wanted);
+    }
+
+    #[test]
+    fn directories_inside_covered_ones_are_not_covered_again() {
+        let paths = ["/a/b", "/a", "/c", "/a", "/c/d", "/ab"].map(PathBuf::from);
+        assert_eq!(outermost(paths.iter()), ["/a", "/c", "/ab"].map(PathBuf::from));
     }
 
     #[test]

@@ -385,6 +385,7 @@ fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: &
         kill,
         overruns: overruns_us.len() as u64,
         overrun_max_ms: ms(overruns_us.into_iter().max().unwrap_or(0)),
+        worker_kills: tally.worker_kills(),
         r_limit_ms: plan.r_limit_ms,
         digest: outcome.digest.clone(),
         digest_long_run: long.digest.clone(),
@@ -430,11 +431,10 @@ fn finish(plan: &Plan, summary: &Summary) -> Result<(), Error> {
     if !summary.ok {
         return Err(Error::Wrong(summary.problems.join("; ")));
     }
-    let steps = format!(
-        "{} short steps on {} nodes and one long run came to the same digest.",
-        summary.steps,
-        summary.steps_per_node.len()
-    );
+    let count = |number: u64, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
+    let steps = count(summary.steps, "short step");
+    let nodes = count(summary.steps_per_node.len() as u64, "node");
+    let steps = format!("{steps} on {nodes} and one long run came to the same digest.");
     say!("\n{}", show::good(&steps));
     Ok(())
 }

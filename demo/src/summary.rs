@@ -118,6 +118,8 @@ pub struct Summary {
     pub overruns: u64,
     /// By how much at most, ms.
     pub overrun_max_ms: f64,
+    /// Workers that were killed because they ran beyond the limit: these steps have no result and count nowhere else.
+    pub worker_kills: u64,
     /// The limit, ms.
     pub r_limit_ms: u64,
     /// Digest of the final state.
@@ -184,6 +186,9 @@ impl Summary {
                 self.overruns, self.steps, self.r_limit_ms
             ),
         );
+        if self.worker_kills > 0 {
+            line("workers killed", format!("{} ran beyond the limit", self.worker_kills));
+        }
         match &self.kill {
             Some(kill) => line("recovery", kill_text(kill)),
             None => line("recovery", "nobody was killed".into()),
@@ -267,6 +272,7 @@ pub(crate) mod tests {
             }),
             overruns: 0,
             overrun_max_ms: 0.0,
+            worker_kills: 0,
             r_limit_ms: 400,
             digest: "ab".into(),
             digest_long_run: "ab".into(),

@@ -104,6 +104,7 @@ pub struct Tally {
     /// The chain's output.
     pub done: Option<DoneNote>,
     troubles: BTreeMap<Name, String>,
+    kills: BTreeMap<(Name, Name), u64>,
     announced: BTreeSet<(Name, Name, Version)>,
 }
 
@@ -179,6 +180,13 @@ impl Tally {
             };
         }
         sum_us
+    }
+
+    /// Workers that were killed because they ran beyond the limit, as far as the nodes' statuses (every few seconds) tell.
+    ///
+    /// Such a step has no result, so that it is not among [`Tally::overruns_us`].
+    pub fn worker_kills(&self) -> u64 {
+        self.kills.values().sum()
     }
 
     /// The digest that all of `nodes` announce for the finished chain; `None` until they do.
@@ -274,6 +282,9 @@ impl Tally {
     }
 
     fn node_status(&mut self, status: &NodeStatus) -> Vec<News> {
+        if let Some((_, kills)) = status.counters.iter().find(|(name, _)| name == "kills") {
+            self.kills.insert((status.node.clone(), status.boot.clone()), *kills);
+        }
         let before = self.nodes.insert(status.node.clone(), status.clone());
         let was_online = before
             .as_ref()
@@ -478,7 +489,9 @@ pub(crate) mod tests {
     fn a_node_s_coming_going_and_trouble_are_news_once() {
         let mut tally = Tally::default();
         let mut status = |boot: &str, online: bool, trouble: &str| {
-            let json = format!(r#"{{"v":1,"node":"a","boot":"{boot}","online":{online},"trouble":"{trouble}"}}"#);
+            let json = format!(
+                r#"{{"v":1,"node":"a","boot":"{boot}","online":{online},"trouble":"{trouble}","counters":[["kills",2]]}}"#
+            );
             let note: NodeStatus = microlambda_wire::from_payload(json.as_bytes()).unwrap();
             tally.take(&seen(Note::NodeStatus(note)))
         };
@@ -488,5 +501,6 @@ pub(crate) mod tests {
         assert!(status("b1", true, "disk full").is_empty());
         assert_eq!(status("b1", false, ""), [News::NodeDown(name("a"))]);
         assert_eq!(status("b2", true, ""), [News::NodeUp(name("a"))]);
+        assert_eq!(tally.worker_kills(), 4, "each start of a node counts anew");
     }
 }

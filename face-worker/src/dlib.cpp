@@ -19,6 +19,7 @@ namespace {
 constexpr size_t ERROR_BYTES = 256;
 constexpr unsigned long CHIP_SIDE_PX = 150;
 constexpr double CHIP_PADDING = 0.25;
+constexpr double VISIBLE_MARGIN_PX = 3;
 
 struct detection {
     int32_t left, top, right, bottom;
@@ -95,8 +96,11 @@ int fw_detect(void* detector, const uint8_t* rgb, int64_t width, int64_t height,
     });
 }
 
-// Cuts the chip that the encoder would see for five landmarks given as x, y pairs: 150 × 150 packed RGB into `chip`.
-int fw_chip(const uint8_t* rgb, int64_t width, int64_t height, const int64_t* landmarks, uint8_t* chip, char* error) {
+// Cuts the chip that the encoder would see for five landmarks given as x, y pairs: 150 × 150 packed RGB into `chip`. Where a
+// face reaches over the picture's edge dlib fills the chip with black; `visible` gets 1 for each pixel that, with
+// VISIBLE_MARGIN_PX around it, lies inside the picture, else 0.
+int fw_chip(const uint8_t* rgb, int64_t width, int64_t height, const int64_t* landmarks, uint8_t* chip, uint8_t* visible,
+            char* error) {
     return guarded(error, [&] {
         const rgb_view view{reinterpret_cast<const dlib::rgb_pixel*>(rgb), static_cast<long>(height),
                             static_cast<long>(width)};
@@ -106,13 +110,21 @@ int fw_chip(const uint8_t* rgb, int64_t width, int64_t height, const int64_t* la
         }
         // The rectangle of a detection does not enter the chip of five landmarks.
         const dlib::full_object_detection face(dlib::rectangle(), parts);
+        const dlib::chip_details details = dlib::get_face_chip_details(face, CHIP_SIDE_PX, CHIP_PADDING);
         dlib::array2d<dlib::rgb_pixel> out;
-        dlib::extract_image_chip(view, dlib::get_face_chip_details(face, CHIP_SIDE_PX, CHIP_PADDING), out);
+        dlib::extract_image_chip(view, details, out);
+        const dlib::point_transform_affine to_picture = dlib::inv(dlib::get_mapping_to_chip(details));
+        const dlib::drectangle picture(0, 0, static_cast<double>(width - 1), static_cast<double>(height - 1));
+        const auto inside = [&](double x, double y) { return picture.contains(to_picture(dlib::dpoint(x, y))); };
+        const double margin = VISIBLE_MARGIN_PX;
         for (long y = 0; y < out.nr(); y++) {
             for (long x = 0; x < out.nc(); x++) {
                 *chip++ = out[y][x].red;
                 *chip++ = out[y][x].green;
                 *chip++ = out[y][x].blue;
+                const double cx = static_cast<double>(x), cy = static_cast<double>(y);
+                *visible++ = inside(cx - margin, cy - margin) && inside(cx + margin, cy - margin) &&
+                             inside(cx - margin, cy + margin) && inside(cx + margin, cy + margin);
             }
         }
         return 0;

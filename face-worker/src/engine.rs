@@ -133,7 +133,7 @@ impl Engine for Dlib {
             bottom: rect.bottom.into(),
         };
         let landmarks = self.predictor.face_landmarks(picture, &rect);
-        let points: Vec<[i64; 2]> = landmarks.iter().map(|point| [point.x().into(), point.y().into()]).collect();
+        let points: Vec<[i64; 2]> = landmarks.iter().map(|point| [point.x(), point.y()]).collect();
         let points: [[i64; 2]; LANDMARKS] =
             points.try_into().map_err(|points: Vec<_>| EngineError::Landmarks(points.len()))?;
         let chip = ffi::chip(pixels, &points)?;

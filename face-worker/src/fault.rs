@@ -14,6 +14,10 @@ pub fn inject(picture: &[u8]) {
     if marked(ABORT) {
         std::process::abort();
     }
+    if marked(HANG) {
+        // A test has to know that the unit runs before it goes away.
+        eprintln!("fault:hang begins");
+    }
     while marked(HANG) {
         std::thread::park();
     }

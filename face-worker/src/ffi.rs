@@ -49,6 +49,7 @@ unsafe extern "C" {
         height: i64,
         landmarks: *const i64,
         chip: *mut u8,
+        visible: *mut u8,
         error: *mut c_char,
     ) -> c_int;
     fn fw_versions(major: *mut c_int, minor: *mut c_int, patch: *mut c_int);
@@ -125,12 +126,22 @@ impl Drop for Detector {
     }
 }
 
-/// The chip that the encoder sees for these landmarks (x, y pairs): [`CHIP_SIDE_PX`]² packed RGB.
+/// What the encoder sees of a face: 150 × 150 pixels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chip {
+    /// Packed RGB.
+    pub rgb: Vec<u8>,
+    /// 1 for each pixel that shows the picture, 0 for what dlib filled with black beyond its edge.
+    pub visible: Vec<u8>,
+}
+
+/// The chip that the encoder sees for these landmarks (x, y pairs).
 ///
 /// # Errors
 /// If C++ throws.
-pub fn chip(pixels: &Pixels, landmarks: &[[i64; 2]; LANDMARKS]) -> Result<Vec<u8>, DlibError> {
-    let mut chip = vec![0; CHIP_SIDE_PX * CHIP_SIDE_PX * 3];
+pub fn chip(pixels: &Pixels, landmarks: &[[i64; 2]; LANDMARKS]) -> Result<Chip, DlibError> {
+    let side = CHIP_SIDE_PX;
+    let mut chip = Chip { rgb: vec![0; side * side * 3], visible: vec![0; side * side] };
     // SAFETY: `Pixels` holds width × height × 3 bytes, `landmarks` ten numbers, `chip` exactly one chip.
     guarded(|error| unsafe {
         fw_chip(
@@ -138,7 +149,8 @@ pub fn chip(pixels: &Pixels, landmarks: &[[i64; 2]; LANDMARKS]) -> Result<Vec<u8
             i64::from(pixels.width_px()),
             i64::from(pixels.height_px()),
             landmarks.as_ptr().cast(),
-            chip.as_mut_ptr(),
+            chip.rgb.as_mut_ptr(),
+            chip.visible.as_mut_ptr(),
             error,
         )
     })?;

@@ -20,7 +20,7 @@ mod sharpness;
 mod thumbnail;
 
 pub use engine::{Dlib, Engine, EngineError, LoadError};
-pub use ffi::DlibError;
+pub use ffi::{Chip, DlibError};
 pub use inbox::{FRAME_WAIT_US_MAX, Inbox, InboxError, Reader, Start, inbox};
 pub use lambda::{Cache, FaceLambda, Frame, Frames, Progress, UnitError, analyse};
 pub use models::{ENCODER_MODEL, LANDMARK_MODEL, Model, ModelError};

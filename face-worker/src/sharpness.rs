@@ -1,40 +1,46 @@
 //! How sharp a face is, as one number that is the same on every machine.
 
-use crate::ffi::CHIP_SIDE_PX;
+use crate::ffi::{CHIP_SIDE_PX, Chip};
 
-/// Variance of the 4-neighbour Laplacian of an aligned chip's luma.
+/// Left out on each side of the chip, px: hair and background, whose sharpness says nothing about the face.
+const MARGIN_PX: usize = 25;
+
+/// Variance of the 4-neighbour Laplacian of a chip's luma, over the pixels of the face that show the picture: the black beyond
+/// a picture's edge would be the sharpest edge of all. 0 if there are none.
 ///
-/// Integers up to the last division, so that order and processor do not matter. A chip that is not
-/// [`CHIP_SIDE_PX`]² packed RGB has sharpness 0.
-pub fn sharpness(chip: &[u8]) -> f32 {
-    if chip.len() != CHIP_SIDE_PX * CHIP_SIDE_PX * 3 {
+/// Integers up to the last division, so that order and processor do not matter.
+pub fn sharpness(chip: &Chip) -> f32 {
+    if chip.rgb.len() != CHIP_SIDE_PX * CHIP_SIDE_PX * 3 || chip.visible.len() != CHIP_SIDE_PX * CHIP_SIDE_PX {
         return 0.0;
     }
     // ITU-R BT.601 weights in 1/256.
-    let luma: Vec<i64> = chip
-        .chunks_exact(3)
-        .map(|p| (77 * i64::from(p[0]) + 150 * i64::from(p[1]) + 29 * i64::from(p[2]) + 128) >> 8)
-        .collect();
+    let weighted = |p: &[u8]| (77 * i64::from(p[0]) + 150 * i64::from(p[1]) + 29 * i64::from(p[2]) + 128) >> 8;
+    let luma: Vec<i64> = chip.rgb.chunks_exact(3).map(weighted).collect();
     let (mut sum, mut squares, mut count) = (0i64, 0i64, 0i64);
-    for y in 1..CHIP_SIDE_PX - 1 {
-        for x in 1..CHIP_SIDE_PX - 1 {
+    for y in MARGIN_PX..CHIP_SIDE_PX - MARGIN_PX {
+        for x in MARGIN_PX..CHIP_SIDE_PX - MARGIN_PX {
             let at = y * CHIP_SIDE_PX + x;
-            let laplacian =
-                luma[at - 1] + luma[at + 1] + luma[at - CHIP_SIDE_PX] + luma[at + CHIP_SIDE_PX] - 4 * luma[at];
+            if chip.visible[at] == 0 {
+                continue;
+            }
+            let around = luma[at - 1] + luma[at + 1] + luma[at - CHIP_SIDE_PX] + luma[at + CHIP_SIDE_PX];
+            let laplacian = around - 4 * luma[at];
             sum += laplacian;
             squares += laplacian * laplacian;
             count += 1;
         }
     }
-    ((squares * count - sum * sum) as f64 / (count * count) as f64) as f32
+    if count == 0 { 0.0 } else { ((squares * count - sum * sum) as f64 / (count * count) as f64) as f32 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn chip(value: impl Fn(usize, usize) -> u8) -> Vec<u8> {
-        (0..CHIP_SIDE_PX * CHIP_SIDE_PX).flat_map(|at| [value(at % CHIP_SIDE_PX, at / CHIP_SIDE_PX); 3]).collect()
+    fn chip(value: impl Fn(usize, usize) -> u8) -> Chip {
+        let at = |i: usize| [value(i % CHIP_SIDE_PX, i / CHIP_SIDE_PX); 3];
+        let pixels = CHIP_SIDE_PX * CHIP_SIDE_PX;
+        Chip { rgb: (0..pixels).flat_map(at).collect(), visible: vec![1; pixels] }
     }
 
     #[test]
@@ -56,7 +62,21 @@ mod tests {
     }
 
     #[test]
+    fn neither_the_background_nor_the_black_beyond_the_picture_counts() {
+        let background = chip(|x, y| if (30..120).contains(&x) && (20..130).contains(&y) { 90 } else { (x * y) as u8 });
+        let face_only = Chip {
+            visible: (0..CHIP_SIDE_PX * CHIP_SIDE_PX)
+                .map(|i| u8::from((31..119).contains(&(i % CHIP_SIDE_PX))))
+                .collect(),
+            ..background.clone()
+        };
+        assert!(sharpness(&background) > 0.0);
+        assert_eq!(sharpness(&face_only), 0.0);
+        assert_eq!(sharpness(&Chip { visible: vec![0; CHIP_SIDE_PX * CHIP_SIDE_PX], ..background }), 0.0);
+    }
+
+    #[test]
     fn what_is_no_chip_has_no_sharpness() {
-        assert_eq!(sharpness(&[1, 2, 3]), 0.0);
+        assert_eq!(sharpness(&Chip { rgb: vec![1, 2, 3], visible: vec![1] }), 0.0);
     }
 }

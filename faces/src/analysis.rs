@@ -59,15 +59,15 @@ pub struct FaceParams {
     /// Two encodings closer than this are of one person (Euclidean).
     pub distance_max: f64,
     /// Faces whose box is smaller than this on its shorter side are unusable, px. The default is the smallest box that the
-    /// detector gives: encodings of such faces were as good as others (`docs/quality.md`).
+    /// detector gives: such faces compare as well as larger ones (`docs/quality.md`).
     pub face_px_min: u32,
-    /// Faces whose aligned chip has a smaller sharpness (variance of its Laplacian) are unusable. Below the default the
-    /// encoding drifts from the sharp one of the same photo by more than two people's usual distance allows.
+    /// Faces whose aligned chip has a smaller sharpness (variance of its Laplacian) are unusable. At the default nine of ten
+    /// encodings lie within 0.4 of the same face unblurred (`docs/quality.md`).
     pub sharpness_min: f32,
     /// Detections with a lower score are not recorded at all (dlib's own threshold is 0).
     pub score_min: f32,
-    /// A face with a lower score may be recognised, but is no evidence for somebody new. The default lies between the surest
-    /// thing that is no frontal face and the weakest true face of the photos that it was chosen on.
+    /// A face with a lower score may be recognised, but is no evidence for somebody new: it is in profile, cut, or no face at
+    /// all, and what it is compared with later would differ.
     pub new_person_score_min: f32,
     /// Somebody known is reported again after not having been seen for this long, ms of capture time.
     pub absence_ms: u64,
@@ -82,7 +82,7 @@ impl Default for FaceParams {
             face_px_min: 36,
             sharpness_min: 4.0,
             score_min: 0.0,
-            new_person_score_min: 0.3,
+            new_person_score_min: 0.25,
             absence_ms: 60_000,
             picture_px_max: 16_000_000,
         }

@@ -39,7 +39,7 @@ const SLOT_US: u64 = 40_000;
 /// State that was asked for is asked for again after this, µs.
 const FETCH_US: u64 = 1_000_000;
 /// A node whose worker is too slow for a unit tries again after this, µs.
-const REFUSAL_US: u64 = 10_000_000;
+const REFUSAL_US: u64 = 2_000_000;
 /// After connecting, heads are heard for so long before the first bid, µs.
 const SETTLE_US: u64 = 300_000;
 /// A clean stop waits at most so long for the running unit, and again so long for the broker.

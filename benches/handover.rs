@@ -1,0 +1,263 @@
+//! From a step's last unit to the next step's first unit: on the same node, on another, and what disk and bus take.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use microlambda_benches::pictures::{self, Motif};
+use microlambda_benches::report::{Aim, Finding, publish, table};
+use microlambda_benches::stats::Stats;
+use microlambda_benches::{Common, Error, Machine, Site, StepSeen, exit, ms};
+use microlambda_demo::BrokerUrl;
+use microlambda_wire::Name;
+use rumqttc::{Client, Connection, Event, MqttOptions, NetworkOptions, Packet, QoS};
+use serde::Serialize;
+
+/// Size of the pictures, px: a search takes some 20 ms.
+const SIZE_PX: (u32, u32) = (240, 180);
+/// The nodes.
+const NODES: [&str; 2] = ["a", "b"];
+/// Syncs and round trips measured before the agents start, and again after the job.
+const PROBES: usize = 150;
+/// Written by one sync, and carried by one message, bytes: about what a step adds.
+const BLOCK_BYTES: usize = 4_096;
+/// Longest wait for anything but the job.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a hand-over may take beside syncs and round trips, ms.
+const ALLOWANCE_MS: f64 = 1.0;
+
+/// Times hand-overs between short steps of two edge agents over mosquitto, beside the disk's sync and the bus's round trip.
+#[derive(Debug, Parser)]
+#[command(name = "handover")]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Frames of the folder, for each of the two placements
+    #[arg(long, value_name = "N", default_value_t = 1_200)]
+    frames: usize,
+    /// Limit of a step, ms
+    #[arg(long, value_name = "N", default_value_t = 150)]
+    r_limit_ms: u64,
+}
+
+/// One hand-over, ms.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Gap {
+    moved: bool,
+    total: f64,
+    /// The transaction with the step's result.
+    commit: f64,
+    /// From the moment the next step could be claimed where it ran to its first unit.
+    claim: f64,
+    /// The rest: the worker's last word, folding, on the bus, and a peer's folding and transaction.
+    rest: f64,
+}
+
+/// What disk and bus take by themselves, ms.
+#[derive(Debug, Clone, Default)]
+struct Probes {
+    sync: Vec<f64>,
+    commit: Vec<f64>,
+    round_trip: Vec<f64>,
+}
+
+fn main() -> ExitCode {
+    exit(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    let machine = Machine::here();
+    let pictures = pictures::make(Motif::Scenes, args.frames, SIZE_PX.0, SIZE_PX.1)?;
+    let mut probes = Probes::default();
+    let stay = job(args, &pictures, "stay", &mut probes)?;
+    let spread = job(args, &pictures, "spread", &mut probes)?;
+    let none = || "too few hand-overs: give more --frames";
+    let of = |gaps: &[Gap], moved: bool, part: fn(&Gap) -> f64| {
+        Stats::of(gaps.iter().filter(|gap| gap.moved == moved).map(part))
+    };
+    let same = of(&stay, false, |gap| gap.total).ok_or_else(none)?;
+    let moved = of(&spread, true, |gap| gap.total).ok_or_else(none)?;
+    let [sync, commit, round_trip] =
+        [probes.sync, probes.commit, probes.round_trip].map(|values| Stats::of(values).ok_or_else(none));
+    let (sync, commit, round_trip) = (sync?, commit?, round_trip?);
+    let bound_same = 2.0 * sync.p50 + ALLOWANCE_MS;
+    let bound_moved = bound_same + 3.0 * round_trip.p50;
+    let aim = |what: &str, stats: Stats, bound: f64| Aim {
+        aim: format!("{what} at most {bound:.2} ms at the median"),
+        measured: format!("{:.2} ms", stats.p50),
+        met: stats.p50 <= bound,
+    };
+    let aims = [
+        aim("same node: 2 syncs + 1 ms, here", same, bound_same),
+        aim("other node: 2 syncs + 1 ms + 3 round trips, here", moved, bound_moved),
+    ];
+    let rows = [
+        ("hand-over, same node (*stay*)", Some(same)),
+        ("… of it the result's transaction", of(&stay, false, |gap| gap.commit)),
+        ("… of it claim to first unit", of(&stay, false, |gap| gap.claim)),
+        ("… of it the rest", of(&stay, false, |gap| gap.rest)),
+        ("hand-over, other node (*spread*)", Some(moved)),
+        ("… of it the result's transaction", of(&spread, true, |gap| gap.commit)),
+        ("… of it claim to first unit, on the peer", of(&spread, true, |gap| gap.claim)),
+        ("… of it the rest, with the peer's transaction", of(&spread, true, |gap| gap.rest)),
+        ("hand-over, same node (*spread*)", of(&spread, false, |gap| gap.total)),
+        ("sync: append 4 KB, `fdatasync`", Some(sync)),
+        ("SQLite transaction of 4 KB, WAL, `synchronous=FULL`", Some(commit)),
+        ("MQTT round trip: 4 KB there and back, QoS 1", Some(round_trip)),
+    ];
+    let figures = serde_json::json!({
+        "r_limit_ms": args.r_limit_ms, "stay": stay, "spread": spread, "sync_ms": sync, "sqlite_commit_ms": commit,
+        "round_trip_ms": round_trip, "same_node_ms": same, "other_node_ms": moved, "aims": aims,
+    });
+    let text = text(args, &rows, &aims);
+    publish(&args.common, &Finding { name: "handover", text, figures: &figures, machine: &machine })
+}
+
+fn text(args: &Args, rows: &[(&str, Option<Stats>)], aims: &[Aim]) -> String {
+    let cells = |(what, stats): &(&str, Option<Stats>)| {
+        let stats = (*stats)?;
+        let figures = [stats.p50, stats.p99, stats.max].map(|ms| format!("{ms:.2}"));
+        Some([(*what).to_owned(), stats.count.to_string()].into_iter().chain(figures).collect())
+    };
+    let rows: Vec<Vec<String>> = rows.iter().filter_map(cells).collect();
+    format!(
+        "Two edge agents and a camera agent on loopback over mosquitto; `r_limit` {} ms, {} pictures of {}×{} px, once with placement *stay* and\n\
+         once with *spread*. A hand-over is the time from the last unit of a step to the first unit of the step that continues it. Syncs,\n\
+         transactions and round trips are measured in the same run, on the same file system and broker, before and after each job.\n\n{}\n{}",
+        args.r_limit_ms,
+        args.frames,
+        SIZE_PX.0,
+        SIZE_PX.1,
+        table(&["", "count", "p50, ms", "p99, ms", "largest, ms"], &rows),
+        Aim::list(aims),
+    )
+}
+
+fn job(args: &Args, pictures: &[Vec<u8>], placement: &str, probes: &mut Probes) -> Result<Vec<Gap>, Error> {
+    eprintln!("placement {placement}");
+    let mut site = Site::new()?;
+    let folder = site.folder("pictures");
+    pictures::write(&folder, pictures)?;
+    probe(&site, probes)?;
+    for node in NODES {
+        site.start_node(node, args.r_limit_ms, placement)?;
+    }
+    for node in NODES {
+        site.wait_ready(&Name::new(node)?, 1)?;
+    }
+    site.play(&folder)?;
+    // Steps that ran while the camera still filled its spool compete with it for the disk.
+    let complete_at_us = microlambda_demo::monotonic_us();
+    site.outcome(Duration::from_secs(900))?;
+    probe(&site, probes)?;
+    let later: Vec<&StepSeen> =
+        site.steps.iter().filter(|step| step.timing.last_unit_at_us > complete_at_us).collect();
+    Ok(later.iter().filter_map(|next| gap(later.iter().find(|step| step.head == next.parent)?, next)).collect())
+}
+
+fn gap(step: &StepSeen, next: &StepSeen) -> Option<Gap> {
+    let total_us = next.timing.first_unit_at_us.checked_sub(step.timing.last_unit_at_us)?;
+    let (commit_us, claim_us) = (step.timing.commit_us, next.timing.claim_us);
+    Some(Gap {
+        moved: step.node != next.node,
+        total: ms(total_us),
+        commit: ms(commit_us),
+        claim: ms(claim_us),
+        rest: ms(total_us.saturating_sub(commit_us + claim_us)),
+    })
+}
+
+fn probe(site: &Site, probes: &mut Probes) -> Result<(), Error> {
+    let folder = site.folder("probes");
+    std::fs::create_dir_all(&folder)?;
+    probes.sync.extend(syncs(&folder.join("sync"))?);
+    probes.commit.extend(commits(&folder.join("probe.sqlite"))?);
+    probes.round_trip.extend(round_trips(site.broker.url())?);
+    Ok(())
+}
+
+fn timed<E>(work: impl FnOnce() -> Result<(), E>) -> Result<f64, E> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed().as_secs_f64() * 1_000.0)
+}
+
+fn syncs(path: &Path) -> Result<Vec<f64>, Error> {
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    let block = vec![0x5a; BLOCK_BYTES];
+    let mut sync = || {
+        file.write_all(&block)?;
+        file.sync_data()
+    };
+    Ok((0..PROBES).map(|_| timed(&mut sync)).collect::<Result<_, std::io::Error>>()?)
+}
+
+/// Transactions as the edge agent's store makes them.
+fn commits(path: &Path) -> Result<Vec<f64>, Error> {
+    let mut connection = rusqlite::Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 256)?;
+    connection.execute_batch("CREATE TABLE IF NOT EXISTS probe (id INTEGER PRIMARY KEY, body BLOB NOT NULL)")?;
+    let block = vec![0x5a_u8; BLOCK_BYTES];
+    let mut commit = || {
+        let transaction = connection.transaction()?;
+        transaction.execute("INSERT INTO probe (body) VALUES (?1)", [&block])?;
+        transaction.commit()
+    };
+    Ok((0..PROBES).map(|_| timed(&mut commit)).collect::<Result<_, rusqlite::Error>>()?)
+}
+
+/// A message to a second client and its answer, one after the other.
+fn round_trips(broker: &BrokerUrl) -> Result<Vec<f64>, Error> {
+    let (ping, pong) = ("microlambda-bench/ping", "microlambda-bench/pong");
+    let (answering, mut answerer) = connect(broker, "bench-pong", ping)?;
+    let (asking, mut asker) = connect(broker, "bench-ping", pong)?;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok(Ok(Event::Incoming(Packet::Publish(message)))) = answerer.recv_timeout(Duration::from_millis(100)) {
+                    // An answer that cannot be sent shows as a missing one.
+                    let _ = answering.try_publish(pong, QoS::AtLeastOnce, false, message.payload.to_vec());
+                }
+            }
+        });
+        let block = vec![0x5a_u8; BLOCK_BYTES];
+        let mut trip = || {
+            asking.publish(ping, QoS::AtLeastOnce, false, block.clone())?;
+            wait(&mut asker, |packet| matches!(packet, Packet::Publish(_)))
+        };
+        let trips = (0..PROBES).map(|_| timed(&mut trip)).collect();
+        stop.store(true, Ordering::Relaxed);
+        trips
+    })
+}
+
+fn connect(broker: &BrokerUrl, id: &str, filter: &str) -> Result<(Client, Connection), Error> {
+    let (host, port) = broker.address();
+    let mut options = MqttOptions::new(id, host, port);
+    options.set_keep_alive(Duration::from_secs(30));
+    let (client, mut connection) = Client::new(options, 16);
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    connection.eventloop.set_network_options(network);
+    client.subscribe(filter, QoS::AtLeastOnce)?;
+    wait(&mut connection, |packet| matches!(packet, Packet::SubAck(_)))?;
+    Ok((client, connection))
+}
+
+fn wait(connection: &mut Connection, wanted: impl Fn(&Packet) -> bool) -> Result<(), Error> {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        match connection.recv_timeout(PATIENCE)?? {
+            Event::Incoming(packet) if wanted(&packet) => return Ok(()),
+            Event::Incoming(_) | Event::Outgoing(_) => {}
+        }
+    }
+    Err(format!("the broker did not answer within {} s", PATIENCE.as_secs()).into())
+}

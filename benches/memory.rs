@@ -1,0 +1,151 @@
+//! Resident memory of the three programs while they work on 1280×720 pictures.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use microlambda_benches::pictures::{self, Motif};
+use microlambda_benches::report::{Aim, Finding, publish, table};
+use microlambda_benches::stats::Stats;
+use microlambda_benches::{Common, Error, Machine, Site, exit};
+use microlambda_wire::Name;
+use serde::Serialize;
+
+/// Size of the pictures, px.
+const SIZE_PX: (u32, u32) = (1_280, 720);
+/// The agents are looked at this often.
+const SAMPLE: Duration = Duration::from_millis(250);
+/// Limit of a step, ms.
+const R_LIMIT_MS: u64 = 1_000;
+/// What each program may have resident, MB.
+const AIMS_MB: [(&str, f64); 3] = [("edge-agent", 25.0), ("face-worker", 110.0), ("camera-agent", 15.0)];
+
+/// Resident memory of edge agent, worker and camera agent while they work on a folder of 1280×720 pictures.
+#[derive(Debug, Parser)]
+#[command(name = "memory")]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Pictures
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    frames: usize,
+    /// Nodes; the highest figure of each program counts
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    nodes: u8,
+}
+
+/// Memory of one process, MB of 10^6 bytes.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Resident {
+    now: f64,
+    peak: f64,
+    /// Of `now`, what is backed by files: programs and libraries, shared between processes.
+    files: f64,
+}
+
+/// Memory of one program over the run, MB.
+#[derive(Debug, Clone, Serialize)]
+struct Row {
+    program: &'static str,
+    median: f64,
+    largest_sample: f64,
+    /// `VmHWM`: the largest ever, from the start on.
+    peak: f64,
+    /// Median of what is backed by files.
+    files: f64,
+    aim: f64,
+}
+
+fn main() -> ExitCode {
+    exit(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    let machine = Machine::here();
+    let mut site = Site::new()?;
+    let folder = site.folder("pictures");
+    pictures::write(&folder, &pictures::make(Motif::Scenes, args.frames, SIZE_PX.0, SIZE_PX.1)?)?;
+    let nodes: Vec<Name> = (0..args.nodes).map(|n| Name::new(format!("node-{n}"))).collect::<Result<_, _>>()?;
+    for node in &nodes {
+        site.start_node(node.as_str(), R_LIMIT_MS, "spread")?;
+    }
+    for node in &nodes {
+        site.wait_ready(node, 1)?;
+    }
+    site.play(&folder)?;
+    let mut samples: BTreeMap<&'static str, Vec<Resident>> = BTreeMap::new();
+    let mut next = Instant::now();
+    site.wait_for("end of the job", Duration::from_secs(900), |site, _| {
+        if Instant::now() >= next {
+            next = Instant::now() + SAMPLE;
+            sample(site, &nodes, &mut samples);
+        }
+        site.tally.agreed(&nodes).is_some()
+    })?;
+    sample(&mut site, &nodes, &mut samples);
+    let outcome = site.outcome(Duration::from_secs(60))?;
+    let rows = AIMS_MB.map(|(program, aim)| row(program, aim, samples.get(program)));
+    let rows = rows.into_iter().collect::<Option<Vec<Row>>>().ok_or("a process was never seen")?;
+    let aims: Vec<Aim> = rows.iter().map(aim).collect();
+    let (frames, steps, samples) = (outcome.frames, site.steps.len(), samples.values().map(Vec::len).max().unwrap_or(0));
+    let figures = serde_json::json!({ "rows": rows, "aims": aims, "frames": frames, "steps": steps, "samples": samples });
+    let header = ["program", "median, MB", "largest sample, MB", "`VmHWM`, MB", "of the median in files, MB", "aim, MB"];
+    let cells = |row: &Row| {
+        let figures = [row.median, row.largest_sample, row.peak, row.files].map(|mb| format!("{mb:.1}"));
+        [row.program.to_owned()].into_iter().chain(figures).chain([format!("{:.0}", row.aim)]).collect()
+    };
+    let text = format!(
+        "A camera agent played {frames} pictures of {}×{} px to {} edge agents; {steps} steps. Resident memory (`VmRSS`) of every process,\n\
+         {samples} samples; MB of 10^6 bytes. `VmHWM` is the highest that the kernel ever counted, from the start of the process on.\n\n{}\n{}",
+        SIZE_PX.0,
+        SIZE_PX.1,
+        args.nodes,
+        table(&header, &rows.iter().map(cells).collect::<Vec<_>>()),
+        Aim::list(&aims),
+    );
+    publish(&args.common, &Finding { name: "memory", text, figures: &figures, machine: &machine })
+}
+
+fn aim(row: &Row) -> Aim {
+    Aim {
+        aim: format!("{} at most {:.0} MB resident", row.program, row.aim),
+        measured: format!("{:.1} MB at the highest", row.peak),
+        met: row.peak <= row.aim,
+    }
+}
+
+fn row(program: &'static str, aim: f64, samples: Option<&Vec<Resident>>) -> Option<Row> {
+    let samples = samples?;
+    let now = Stats::of(samples.iter().map(|sample| sample.now))?;
+    let peak = Stats::of(samples.iter().map(|sample| sample.peak))?.max;
+    let files = Stats::of(samples.iter().map(|sample| sample.files))?.p50;
+    Some(Row { program, median: now.p50, largest_sample: now.max, peak, files, aim })
+}
+
+fn sample(site: &mut Site, nodes: &[Name], samples: &mut BTreeMap<&'static str, Vec<Resident>>) {
+    let mut pids = Vec::new();
+    for node in nodes {
+        if let Ok(agent) = site.node(node) {
+            pids.extend(agent.pid().map(|pid| ("edge-agent", pid)));
+            pids.extend(agent.children().into_iter().map(|pid| ("face-worker", pid)));
+        }
+    }
+    pids.extend(site.camera().ok().and_then(|agent| agent.pid()).map(|pid| ("camera-agent", pid)));
+    for (program, pid) in pids {
+        if let Some(resident) = resident(pid) {
+            samples.entry(program).or_default().push(resident);
+        }
+    }
+}
+
+/// What a process has resident; `None` if it is gone.
+fn resident(pid: u32) -> Option<Resident> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mb = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().ok()?;
+        Some(kib * 1_024.0 / 1e6)
+    };
+    Some(Resident { now: mb("VmRSS")?, peak: mb("VmHWM")?, files: mb("RssFile")? + mb("RssShmem")? })
+}

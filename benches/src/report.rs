@@ -1,0 +1,137 @@
+//! Where results go: a table on the terminal, JSON for machines, and a section of `docs/benchmarks.md`.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::{Common, Error, Machine, workspace};
+
+/// The benchmarks in the order of the page, with their titles.
+const SECTIONS: [(&str, &str); 4] = [
+    ("budget", "Budget: is the limit kept, and used?"),
+    ("handover", "Hand-over: from one step to the next"),
+    ("recovery", "Recovery: a node is killed in the middle of a step"),
+    ("memory", "Memory at 1280×720"),
+];
+
+const PREFACE: &str = "\
+# Benchmarks
+
+Written by `make bench`; each section is replaced by the run of its benchmark and names the machine it ran on.
+Nothing here was measured on a Raspberry Pi or any other small computer. Do not scale these figures to one: measure there, with the
+same commands. `cargo bench -p microlambda-benches --bench NAME -- --help` lists what can be changed; the figures as JSON are in
+`target/bench/NAME.json`.
+";
+
+/// What a benchmark found.
+#[derive(Debug)]
+pub struct Finding<'a, T> {
+    /// Its name, one of the four.
+    pub name: &'a str,
+    /// What was done and found, as Markdown.
+    pub text: String,
+    /// All figures.
+    pub figures: &'a T,
+    /// Where.
+    pub machine: &'a Machine,
+}
+
+/// A goal, and whether it was met.
+#[derive(Debug, Clone, Serialize)]
+pub struct Aim {
+    /// What was to be reached.
+    pub aim: String,
+    /// What was measured.
+    pub measured: String,
+    /// Whether it was.
+    pub met: bool,
+}
+
+impl Aim {
+    /// All aims as a Markdown list.
+    pub fn list(aims: &[Self]) -> String {
+        let line = |aim: &Self| {
+            let verdict = if aim.met { "met" } else { "**missed**" };
+            format!("- {}: {verdict} ({}).\n", aim.aim, aim.measured)
+        };
+        aims.iter().map(line).collect()
+    }
+}
+
+/// A Markdown table.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let line = |cells: &mut dyn Iterator<Item = &str>| format!("|{}\n", cells.map(|cell| format!(" {cell} |")).collect::<String>());
+    let mut text = line(&mut header.iter().copied());
+    text += &line(&mut header.iter().map(|_| "---"));
+    for row in rows {
+        text += &line(&mut row.iter().map(String::as_str));
+    }
+    text
+}
+
+/// Prints what was found, and keeps it unless the run is dry.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn publish<T: Serialize>(common: &Common, finding: &Finding<'_, T>) -> Result<(), Error> {
+    let text = format!("Measured on {}.\n\n{}", finding.machine.text(), finding.text.trim_end());
+    println!("{text}");
+    if common.dry {
+        return Ok(());
+    }
+    let folder = workspace().join("target/bench");
+    fs::create_dir_all(&folder)?;
+    let json = serde_json::json!({ "bench": finding.name, "machine": finding.machine, "figures": finding.figures });
+    fs::write(folder.join(format!("{}.json", finding.name)), serde_json::to_string_pretty(&json)?)?;
+    let page = workspace().join("docs/benchmarks.md");
+    let old = if page.exists() { fs::read_to_string(&page)? } else { String::new() };
+    write_new(&page, &with_section(&old, finding.name, &text))
+}
+
+fn write_new(page: &Path, text: &str) -> Result<(), Error> {
+    if let Some(folder) = page.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    Ok(fs::write(page, text)?)
+}
+
+/// The page with one section replaced; the others stay as they are.
+fn with_section(page: &str, name: &str, text: &str) -> String {
+    let mut new = PREFACE.to_owned();
+    for (section, title) in SECTIONS {
+        let old = section_of(page, title).unwrap_or("Not run yet.");
+        let text = if section == name { text } else { old };
+        new += &format!("\n## {title}\n\n{}\n", text.trim());
+    }
+    new
+}
+
+fn section_of<'a>(page: &'a str, title: &str) -> Option<&'a str> {
+    let (_, rest) = page.split_once(&format!("\n## {title}\n"))?;
+    Some(rest.split_once("\n## ").map_or(rest, |(section, _)| section).trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_replaces_its_own_section_and_no_other() {
+        let first = with_section("", "handover", "| one |");
+        assert!(first.contains("Nothing here was measured on a Raspberry Pi"));
+        assert_eq!(section_of(&first, SECTIONS[1].1), Some("| one |"));
+        assert_eq!(section_of(&first, SECTIONS[0].1), Some("Not run yet."));
+        let second = with_section(&first, "memory", "| two |");
+        let third = with_section(&second, "handover", "| three |");
+        assert_eq!(section_of(&third, SECTIONS[1].1), Some("| three |"));
+        assert_eq!(section_of(&third, SECTIONS[3].1), Some("| two |"));
+        assert_eq!(third.matches("\n## ").count(), 4);
+    }
+
+    #[test]
+    fn a_table_has_a_rule_below_its_header() {
+        let text = table(&["a", "b"], &[vec!["1".into(), "2".into()]]);
+        assert_eq!(text, "| a | b |\n| --- | --- |\n| 1 | 2 |\n");
+    }
+}

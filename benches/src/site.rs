@@ -1,0 +1,240 @@
+//! A site of real agents beside each other on this machine: mosquitto, a camera that plays a folder, edge nodes.
+//!
+//! No namespaces and no relays: what is measured is what agents, broker and disk take.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use microlambda::{Digest, Head};
+use microlambda_demo::{
+    Agent, Broker, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally, Walls,
+};
+use microlambda_wire::{EventKind, Name, StepTiming};
+use tempfile::TempDir;
+
+use crate::{Error, data_dir};
+
+/// A lease is the limit and this, ms: the default of edge agents.
+pub const GRACE_MS: u64 = 500;
+/// Repetitions of heads, ms.
+const ANNOUNCE_MS: u64 = 1_000;
+/// A wait looks at the agents and at its condition at least this often.
+const LOOK: Duration = Duration::from_millis(50);
+/// An agent ends within this time of SIGTERM.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A step as its node announced it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepSeen {
+    /// Who ran it.
+    pub node: Name,
+    /// The state it started from.
+    pub parent: Head,
+    /// What it made of that.
+    pub head: Head,
+    /// Its times.
+    pub timing: StepTiming,
+}
+
+/// What a job came to: equal for equal pictures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Digest of the final state.
+    pub digest: Digest,
+    /// Frames searched.
+    pub frames: u64,
+    /// Every event: sequence, face index, whether it tells of somebody new, label of the frame.
+    pub events: BTreeSet<(u64, u32, bool, String)>,
+}
+
+/// A running site; everything ends on drop.
+pub struct Site {
+    nodes: Vec<(Name, Agent)>,
+    camera: Option<Agent>,
+    observer: Observer,
+    /// All that was seen on the bus.
+    pub tally: Tally,
+    /// All announced steps, in the order seen.
+    pub steps: Vec<StepSeen>,
+    /// The broker.
+    pub broker: Broker,
+    rig: Rig,
+    name: Name,
+    dir: TempDir,
+}
+
+impl Site {
+    /// A site with mosquitto and nobody on it yet.
+    ///
+    /// # Errors
+    /// What it needs is missing.
+    pub fn new() -> Result<Self, Error> {
+        let dir = tempfile::Builder::new().prefix("microlambda-bench").tempdir()?;
+        let programs = Programs::find()?;
+        programs.check()?;
+        let broker = Broker::mosquitto(&dir.path().join("broker"), None)?;
+        let walls = Walls::new(Isolation::None, &programs, dir.path(), broker.url())?;
+        let name = Name::new("bench")?;
+        let observer = broker.observe(&name)?;
+        let rig =
+            Rig { programs, dir: dir.path().join("agents"), broker: broker.url().clone(), walls, private: Vec::new() };
+        let (nodes, camera, tally, steps) = (Vec::new(), None, Tally::default(), Vec::new());
+        Ok(Self { nodes, camera, observer, tally, steps, broker, rig, name, dir })
+    }
+
+    /// A folder on the file system that the databases are on.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts the camera on a folder of pictures, and waits until all are in its spool.
+    ///
+    /// # Errors
+    /// It does not start, or ends.
+    pub fn play(&mut self, folder: &Path) -> Result<(), Error> {
+        let setup = CameraSetup {
+            site: self.name.clone(),
+            camera: Name::new("door")?,
+            photos: folder.to_path_buf(),
+            exit_when_done: false,
+            extra: toml::Table::new(),
+        };
+        self.camera = Some(self.rig.camera("camera", &setup)?);
+        self.wait_for("complete spool", Duration::from_secs(120), |site, _| {
+            site.tally.camera.as_ref().is_some_and(|head| head.end.is_some())
+        })
+    }
+
+    /// Starts a node and waits until its worker has loaded the models.
+    ///
+    /// # Errors
+    /// It does not start, or ends.
+    pub fn start_node(&mut self, node: &str, r_limit_ms: u64, placement: &str) -> Result<(), Error> {
+        let node = Name::new(node)?;
+        let setup = EdgeSetup {
+            site: self.name.clone(),
+            node: node.clone(),
+            models: data_dir().join("models").canonicalize().map_err(|_| "no models: run `make setup`")?,
+            r_limit_ms,
+            placement: placement.into(),
+            announce_ms: ANNOUNCE_MS,
+            grace_ms: GRACE_MS,
+            extra: toml::Table::new(),
+        };
+        let agent = self.rig.edge(node.as_str(), &setup)?;
+        self.nodes.push((node, agent));
+        Ok(())
+    }
+
+    /// The camera, once started.
+    ///
+    /// # Errors
+    /// It was not.
+    pub fn camera(&self) -> Result<&Agent, Error> {
+        self.camera.as_ref().ok_or_else(|| "the camera was not started".into())
+    }
+
+    /// The node of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn node(&mut self, node: &Name) -> Result<&mut Agent, Error> {
+        let found = self.nodes.iter_mut().find(|(known, _)| known == node);
+        found.map(|(_, agent)| agent).ok_or_else(|| format!("no node {node}").into())
+    }
+
+    /// How many workers a node has had that loaded their models, by its log.
+    ///
+    /// # Errors
+    /// Its log cannot be read.
+    pub fn workers_ready(&mut self, node: &Name) -> Result<usize, Error> {
+        let log = self.node(node)?.log().to_path_buf();
+        Ok(std::fs::read_to_string(log)?.matches("worker ready").count())
+    }
+
+    /// Takes the next message, waiting at most `patience` for it.
+    pub fn next(&mut self, patience: Duration) -> Option<Seen> {
+        let Report::Seen(seen) = self.observer.next(patience)? else { return None };
+        self.tally.take(&seen);
+        if let Note::Continuation(note) = &seen.note
+            && let Some(timing) = note.timing.filter(|_| !note.again)
+            && !self.steps.iter().rev().take(64).any(|step| step.node == note.node && step.head == note.head)
+        {
+            self.steps.push(StepSeen { node: note.node.clone(), parent: note.parent, head: note.head, timing });
+        }
+        Some(*seen)
+    }
+
+    /// Takes messages until `wanted` holds; it is asked after each message and every 50 ms.
+    ///
+    /// # Errors
+    /// It does not hold within `patience`, or an agent that should run has ended; with the ends of the logs.
+    pub fn wait_for(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        mut wanted: impl FnMut(&mut Self, Option<&Seen>) -> bool,
+    ) -> Result<(), Error> {
+        let until = Instant::now() + patience;
+        loop {
+            let seen = self.next(LOOK);
+            if wanted(self, seen.as_ref()) {
+                return Ok(());
+            }
+            for (_, agent) in &mut self.nodes {
+                // One that was killed has no pid until it is started again.
+                if agent.pid().is_some() {
+                    agent.check_running()?;
+                }
+            }
+            if let Some(camera) = &mut self.camera {
+                camera.check_running()?;
+            }
+            if Instant::now() >= until {
+                return Err(format!("no {what} within {} s\n{}", patience.as_secs(), self.logs()).into());
+            }
+        }
+    }
+
+    /// Waits until every node has a worker that is ready for the `times`th time.
+    ///
+    /// # Errors
+    /// As [`Site::wait_for`].
+    pub fn wait_ready(&mut self, node: &Name, times: usize) -> Result<(), Error> {
+        self.wait_for("worker that is ready", Duration::from_secs(60), |site, _| {
+            site.workers_ready(node).is_ok_and(|ready| ready >= times)
+        })
+    }
+
+    /// Waits for the end of the job on all nodes, says what it came to, stops the nodes and checks their databases.
+    ///
+    /// # Errors
+    /// As [`Site::wait_for`]; or a node does not end, or its database is not sound.
+    pub fn outcome(&mut self, patience: Duration) -> Result<Outcome, Error> {
+        let names: Vec<Name> = self.nodes.iter().map(|(name, _)| name.clone()).collect();
+        self.wait_for("agreement of all nodes on the finished job", patience, |site, _| {
+            let people = site.tally.done.as_ref().map_or(usize::MAX, |done| done.people.len());
+            site.tally.agreed(&names).is_some() && site.tally.new_faces().len() >= people
+        })?;
+        let done = self.tally.done.clone().ok_or("the job has no output")?;
+        let events = self.tally.events.values();
+        let events = events
+            .map(|e| (e.sequence, e.face_index, e.kind == EventKind::NewFace, e.label.clone()))
+            .collect();
+        for (name, agent) in &mut self.nodes {
+            let status = agent.terminate(END_PATIENCE).ok_or_else(|| format!("{name} does not end"))?;
+            if !status.success() {
+                return Err(format!("{name} ended with {status}\n{}", agent.log_tail(12)).into());
+            }
+            agent.ask(&["check"])?;
+        }
+        Ok(Outcome { digest: done.head.digest, frames: done.frames, events })
+    }
+
+    fn logs(&self) -> String {
+        let camera = self.camera.iter().map(|agent| ("camera", agent));
+        let nodes = self.nodes.iter().map(|(name, agent)| (name.as_str(), agent));
+        camera.chain(nodes).map(|(name, agent)| format!("--- {name}\n{}\n", agent.log_tail(12))).collect()
+    }
+}
