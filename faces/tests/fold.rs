@@ -1,4 +1,5 @@
 //! The fold: people and events out of analyses, the same however they were cut into deltas.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use microlambda::{Digest, Head};
 use microlambda_faces::content::{ContentError, Delta, Entry, PartialEntry};

@@ -128,8 +128,10 @@ pub enum Commit {
 /// What happened to a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The camera holds all records below `next`.
+    /// The camera holds the records from `oldest` on, below `next`.
     InputSeen {
+        /// The oldest record still held; what is below it was released, because nodes hold its results.
+        oldest: u64,
         /// One more than the newest record.
         next: u64,
     },
@@ -296,6 +298,7 @@ pub struct Chain {
     holder: Option<String>,
     done: bool,
     stopping: bool,
+    input_oldest: u64,
     input_next: u64,
     phase: Phase,
     lease: Option<Lease>,
@@ -327,6 +330,7 @@ impl Chain {
             holder: None,
             done,
             stopping: false,
+            input_oldest: 0,
             input_next: 0,
             phase: Phase::Idle,
             lease: None,
@@ -365,6 +369,11 @@ impl Chain {
     /// Whether there is input that the head has not folded.
     pub fn has_work(&self) -> bool {
         !self.done && self.head.version.sequence < self.input_next
+    }
+
+    /// Whether the record that comes next was released: only a peer's state helps.
+    pub fn is_behind_input(&self) -> bool {
+        !self.done && self.head.version.sequence < self.input_oldest
     }
 
     /// One more than the newest record known to exist.
@@ -409,7 +418,7 @@ impl Chain {
     pub fn handle(&mut self, event: Event, ctx: &Context<'_>) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
-            Event::InputSeen { next } => self.input_seen(next, ctx),
+            Event::InputSeen { oldest, next } => self.input_seen(oldest, next, ctx),
             Event::HeadSeen { from, head, content_applies } => {
                 self.head_seen(from, head, content_applies, ctx, &mut effects);
             }
@@ -431,7 +440,14 @@ impl Chain {
         effects
     }
 
-    fn input_seen(&mut self, next: u64, ctx: &Context<'_>) {
+    fn input_seen(&mut self, oldest: u64, next: u64, ctx: &Context<'_>) {
+        if oldest > self.input_oldest {
+            self.input_oldest = oldest;
+            if self.is_behind_input() {
+                // Its frames are gone, so peers hold the results: the announcement of an old head makes them speak.
+                self.announce_at_us = ctx.now_us;
+            }
+        }
         if next > self.input_next {
             if !self.has_work() {
                 self.open_since_us = ctx.now_us;
@@ -515,7 +531,12 @@ impl Chain {
     }
 
     fn claim_seen(&mut self, claim: Claim, ctx: &Context<'_>) {
-        if claim.node == self.config.node || claim.step < self.head.version {
+        if claim.node == self.config.node {
+            return;
+        }
+        if claim.step < self.head.version {
+            // The claimer lags: tell it what is known, before it runs what is done.
+            self.announce_at_us = self.announce_at_us.min(ctx.now_us.saturating_add(self.config.slot_us));
             return;
         }
         if claim.lease_ms == 0 {
@@ -619,7 +640,7 @@ impl Chain {
         if self.announce_at_us <= ctx.now_us {
             let pause = if self.done { DONE_ANNOUNCE_FACTOR } else { 1 };
             self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us.saturating_mul(pause));
-            if self.head.version > Version::default() {
+            if self.head.version > Version::default() || self.is_behind_input() {
                 effects.push(Effect::Reannounce);
             }
         }
@@ -650,7 +671,7 @@ impl Chain {
     }
 
     fn may_bid(&self) -> bool {
-        self.phase == Phase::Idle && !self.stopping && self.has_work()
+        self.phase == Phase::Idle && !self.stopping && self.has_work() && !self.is_behind_input()
     }
 
     fn bid_at_us(&self, ctx: &Context<'_>) -> u64 {
@@ -672,7 +693,7 @@ impl Chain {
     /// `head`, so that going on costs no sync of its own.
     fn next_attempt_if_ours(&self, head: Head, holder: Option<&str>, ctx: &Context<'_>) -> Option<Attempt> {
         let idle = self.phase == Phase::Idle && !self.stopping;
-        let work = head.version.sequence < self.input_next;
+        let work = (self.input_oldest..self.input_next).contains(&head.version.sequence);
         let allowed = ctx.worker_free && !ctx.yield_worker;
         let claimed = self.lease.as_ref().is_some_and(|lease| lease.claim.step >= head.version);
         let ours = idle && work && allowed && !claimed && self.delay_us(head, holder, ctx) == 0;

@@ -111,7 +111,7 @@ fn claimed(effects: &[Effect]) -> Option<Claim> {
 /// A bench whose chain runs the first step.
 fn running() -> Bench {
     let mut bench = Bench::new();
-    bench.feed(Event::InputSeen { next: 100 });
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     let effects = bench.at(2 * SLOT_US);
     assert!(started(&effects).is_some(), "{effects:?}");
     bench
@@ -125,7 +125,7 @@ fn nothing_is_started_without_input() {
 #[test]
 fn a_start_is_claimed_then_made_durable_then_done() {
     let mut bench = Bench::new();
-    bench.feed(Event::InputSeen { next: 1 });
+    bench.feed(Event::InputSeen { oldest: 0, next: 1 });
     let effects = bench.at(2 * SLOT_US);
     let order: Vec<&str> = effects
         .iter()
@@ -143,7 +143,7 @@ fn a_start_is_claimed_then_made_durable_then_done() {
 fn a_claim_of_a_peer_prevents_a_start_until_its_lease_ends() {
     let mut bench = Bench::new();
     bench.claim_of_b(0, 0);
-    assert_eq!(started(&bench.feed(Event::InputSeen { next: 100 })), None);
+    assert_eq!(started(&bench.feed(Event::InputSeen { oldest: 0, next: 100 })), None);
     assert_eq!(started(&bench.at(R_LIMIT_US + GRACE_US - 1)), None);
     let effects = bench.at(R_LIMIT_US + GRACE_US + SLOT_US);
     let claim = claimed(&effects).expect("expired lease is claimable by a peer");
@@ -155,7 +155,7 @@ fn a_claim_of_a_peer_prevents_a_start_until_its_lease_ends() {
 #[test]
 fn a_step_taken_over_runs_one_unit_at_a_time() {
     let mut bench = Bench::new();
-    bench.feed(Event::InputSeen { next: 100 });
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     bench.claim_of_b(0, 0);
     let effects = bench.at(R_LIMIT_US + GRACE_US + SLOT_US);
     assert_eq!(started(&effects).map(|attempt| attempt.mode), Some(StepMode::OneUnit));
@@ -173,7 +173,7 @@ fn a_claim_never_stops_a_run() {
 #[test]
 fn a_claim_with_a_past_epoch_is_ignored() {
     let mut bench = Bench::new();
-    bench.feed(Event::InputSeen { next: 100 });
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     bench.claim_of_b(0, 2);
     bench.worker_free = false;
     bench.at(R_LIMIT_US + GRACE_US + 1);
@@ -214,7 +214,7 @@ fn a_batch_step_yields_to_a_live_chain_at_its_boundary() {
 #[test]
 fn content_that_continues_the_head_is_adopted_and_older_content_is_not() {
     let mut bench = Bench::new();
-    bench.feed(Event::InputSeen { next: 100 });
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     bench.claim_of_b(0, 0);
     bench.feed(Event::HeadSeen { from: "b".into(), head: head(4), content_applies: true });
     assert_eq!(bench.chain.head(), head(4));
@@ -250,7 +250,7 @@ fn a_step_that_another_node_finished_first_is_counted_and_changes_nothing() {
 fn an_attempt_found_at_the_head_after_a_restart_is_retried_one_unit_at_a_time() {
     let attempt = Attempt { step: head(0), epoch: 0, mode: StepMode::Normal };
     let mut bench = Bench::open(Some(attempt));
-    bench.feed(Event::InputSeen { next: 100 });
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     let effects = bench.at(2 * SLOT_US);
     assert_eq!(started(&effects).map(|attempt| attempt.mode), Some(StepMode::OneUnit));
 }
@@ -259,7 +259,7 @@ fn an_attempt_found_at_the_head_after_a_restart_is_retried_one_unit_at_a_time() 
 fn an_attempt_for_another_state_says_nothing() {
     let attempt = Attempt { step: head(7), epoch: 0, mode: StepMode::OneUnit };
     let mut bench = Bench::open(Some(attempt));
-    bench.feed(Event::InputSeen { next: 100 });
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     assert_eq!(started(&bench.at(2 * SLOT_US)).map(|attempt| attempt.mode), Some(StepMode::Normal));
 }
 
@@ -310,7 +310,7 @@ fn a_unit_killed_at_the_limit_is_slow_and_never_set_aside() {
 #[test]
 fn the_report_that_a_claimer_is_gone_shortens_its_lease() {
     let mut bench = Bench::new();
-    bench.feed(Event::InputSeen { next: 100 });
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     bench.claim_of_b(0, 0);
     bench.feed(Event::PeerGone { node: "b".into() });
     assert_eq!(started(&bench.at(50_000)), None);
@@ -329,7 +329,7 @@ fn a_stopping_node_gives_its_step_up_and_starts_no_other() {
 #[test]
 fn a_hostile_lease_cannot_silence_a_node_for_ever() {
     let mut bench = Bench::new();
-    bench.feed(Event::InputSeen { next: 100 });
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     let claim = Claim { step: Version::at(u64::MAX), epoch: u32::MAX, node: "x".into(), lease_ms: u32::MAX };
     bench.feed(Event::ClaimSeen(claim));
     let effects = bench.at(16 * (R_LIMIT_US + GRACE_US) + 2 * SLOT_US);
@@ -337,9 +337,27 @@ fn a_hostile_lease_cannot_silence_a_node_for_ever() {
 }
 
 #[test]
+fn a_node_whose_next_frames_were_released_asks_instead_of_bidding() {
+    let mut bench = Bench::new();
+    let effects = bench.feed(Event::InputSeen { oldest: 7, next: 100 });
+    assert_eq!(effects, [Effect::Reannounce], "its old head makes the others speak");
+    assert_eq!(started(&bench.at(10 * SLOT_US)), None);
+    bench.feed(Event::HeadSeen { from: "b".into(), head: head(8), content_applies: true });
+    assert!(started(&bench.at(20 * SLOT_US)).is_some());
+}
+
+#[test]
+fn a_node_that_hears_a_claim_for_an_old_step_tells_the_claimer_its_head() {
+    let mut bench = running();
+    bench.ended(head(3), StepEnd::Finished);
+    bench.claim_of_b(1, 0);
+    assert!(bench.at(4 * SLOT_US).contains(&Effect::Reannounce));
+}
+
+#[test]
 fn an_idle_chain_says_what_it_waits_for() {
     let mut bench = Bench::new();
-    bench.feed(Event::InputSeen { next: 100 });
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     bench.claim_of_b(0, 0);
     let ctx = Context { now_us: 0, worker_free: true, yield_worker: false, peers: &bench.peers };
     assert_eq!(bench.chain.next_timer(&ctx), (R_LIMIT_US + GRACE_US, TimerReason::Lease));

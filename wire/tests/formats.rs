@@ -1,10 +1,11 @@
 //! Topics and payloads both ways, and what is refused.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use microlambda::{Claim, Digest, Head, Version};
 use microlambda_wire::{
-    Blob, CameraHead, ChainClass, ClaimNote, Continuation, EventNote, FrameError, FrameMeta, Name, Payload, PayloadError,
-    RecordNote, SyncHave, Topic, TopicError, TopicPrefix, Want, from_payload, read_frame_meta, strip_frame_meta, to_payload,
-    write_frame_meta,
+    Blob, CameraHead, CameraStatus, ChainClass, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, FrameError, FrameMeta,
+    Name, NodeStatus, Payload, PayloadError, RecordNote, SyncHave, SyncWant, Topic, TopicError, TopicPrefix, Want, from_payload,
+    read_frame_meta, strip_frame_meta, to_payload, write_frame_meta,
 };
 use proptest::prelude::*;
 
@@ -171,4 +172,38 @@ fn a_picture_that_is_not_the_one_named_is_refused() {
     assert_eq!(strip_frame_meta(&frame), Err(FrameError::WrongDigest));
     assert_eq!(strip_frame_meta(&picture), Err(FrameError::NoMeta));
     assert_eq!(strip_frame_meta(b"GIF89a"), Err(FrameError::NotJpeg));
+}
+
+/// Reads a documented example as its type and writes it back.
+fn example<T: Payload>(json: &str) {
+    let note: T = from_payload(json.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{json}"));
+    assert!(to_payload(&note).is_ok());
+}
+
+#[test]
+fn every_example_of_the_documentation_is_a_payload() {
+    let text = include_str!("../../docs/topics.md");
+    let mut seen = Vec::new();
+    for block in text.split("```json ").skip(1) {
+        let (kind, rest) = block.split_once('\n').unwrap();
+        let (json, _) = rest.split_once("```").unwrap();
+        match kind {
+            "camera-status" => example::<CameraStatus>(json),
+            "camera-head" => example::<CameraHead>(json),
+            "want" => example::<Want>(json),
+            "frame-metadata" => assert!(serde_json::from_str::<FrameMeta>(json).is_ok()),
+            "record" => example::<RecordNote>(json),
+            "continuation" => example::<Continuation>(json),
+            "claim" => example::<ClaimNote>(json),
+            "done" => example::<DoneNote>(json),
+            "sync-want" => example::<SyncWant>(json),
+            "sync-have" => example::<SyncHave>(json),
+            "face" => example::<FaceNote>(json),
+            "event" => example::<EventNote>(json),
+            "node-status" => example::<NodeStatus>(json),
+            other => panic!("an example of {other}, which is no payload"),
+        }
+        seen.push(kind);
+    }
+    assert_eq!(seen.len(), 13, "{seen:?}");
 }

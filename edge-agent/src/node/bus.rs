@@ -95,9 +95,9 @@ impl<S: Store> Node<S> {
         if !self.chain_of(&head)? {
             return Ok(());
         }
-        let (chain, next) = (head.chain.clone(), head.next);
+        let (chain, oldest, next) = (head.chain.clone(), head.oldest, head.next);
         self.cameras.insert(head.camera.clone(), head);
-        self.drive(&chain, Event::InputSeen { next })
+        self.drive(&chain, Event::InputSeen { oldest, next })
     }
 
     fn frame(&mut self, camera: &Name, payload: &[u8]) -> Result<(), NodeError> {

@@ -34,7 +34,7 @@ impl<S: Store> Node<S> {
         if let Some(want) = &mut run.want {
             want.progress_at_us = now_us;
         }
-        self.drive(chain, microlambda::Event::InputSeen { next })?;
+        self.drive(chain, microlambda::Event::InputSeen { oldest: 0, next })?;
         if let Some(event) = self.pump(chain)? {
             self.drive(chain, event)?;
         }

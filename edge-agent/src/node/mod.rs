@@ -351,6 +351,9 @@ impl<S: Store> Node<S> {
         if run.chain.is_done() {
             return "nothing: done".into();
         }
+        if run.chain.is_behind_input() {
+            return "a peer's state: the next frames were released".into();
+        }
         if !run.chain.has_work() {
             return "new frames".into();
         }
