@@ -192,8 +192,18 @@ fn aims(rows: &[Row]) -> Vec<Aim> {
 
 fn text(rows: &[Row], aims: &[Aim], cpus: usize) -> String {
     let header = [
-        "series", "unit, ms", "`r_limit`", "ms", "invocations", "units", "overruns", "largest, ms", "killed", "no unit fits",
-        "use, mean", "use, p10",
+        "series",
+        "unit, ms",
+        "`r_limit`",
+        "ms",
+        "invocations",
+        "units",
+        "overruns",
+        "largest, ms",
+        "killed",
+        "no unit fits",
+        "use, mean",
+        "use, p10",
     ];
     let cells = |row: &Row| {
         let rate = row.overruns as f64 / row.invocations.max(1) as f64 * 100.0;
@@ -246,8 +256,11 @@ impl Session {
     async fn open(pictures: Vec<Vec<u8>>) -> Result<Self, Error> {
         let programs = Programs::find()?;
         programs.check()?;
-        let command =
-            WorkerCommand { program: programs.worker, models_dir: data_dir().join("models"), memory_mb: WORKER_MEMORY_MB };
+        let command = WorkerCommand {
+            program: programs.worker,
+            models_dir: data_dir().join("models"),
+            memory_mb: WORKER_MEMORY_MB,
+        };
         let (sender, events) = mpsc::channel(64);
         let worker = Worker::spawn(&command, 0, sender)?;
         let (budget, next_step, sequence, resume, costs_us) = (Budget::default(), 1, 0, None, Vec::new());

@@ -1,7 +1,7 @@
 //! From a step's last unit to the next step's first unit: on the same node, on another, and what disk and bus take.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,8 @@ const PROBES: usize = 150;
 const BLOCK_BYTES: usize = 4_096;
 /// Longest wait for anything but the job.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer hand-overs are listed one by one on standard error, ms.
+const OUTLIER_MS: f64 = 50.0;
 /// What a hand-over may take beside syncs and round trips, ms.
 const ALLOWANCE_MS: f64 = 1.0;
 
@@ -48,6 +50,8 @@ struct Args {
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Gap {
     moved: bool,
+    /// The record that the next step began with.
+    at: u64,
     total: f64,
     /// The transaction with the step's result.
     commit: f64,
@@ -61,6 +65,7 @@ struct Gap {
 #[derive(Debug, Clone, Default)]
 struct Probes {
     sync: Vec<f64>,
+    overwrite: Vec<f64>,
     commit: Vec<f64>,
     round_trip: Vec<f64>,
 }
@@ -81,9 +86,9 @@ fn run(args: &Args) -> Result<(), Error> {
     };
     let same = of(&stay, false, |gap| gap.total).ok_or_else(none)?;
     let moved = of(&spread, true, |gap| gap.total).ok_or_else(none)?;
-    let [sync, commit, round_trip] =
-        [probes.sync, probes.commit, probes.round_trip].map(|values| Stats::of(values).ok_or_else(none));
-    let (sync, commit, round_trip) = (sync?, commit?, round_trip?);
+    let probe = |values: Vec<f64>| Stats::of(values).ok_or_else(none);
+    let (sync, overwrite) = (probe(probes.sync)?, probe(probes.overwrite)?);
+    let (commit, round_trip) = (probe(probes.commit)?, probe(probes.round_trip)?);
     let bound_same = 2.0 * sync.p50 + ALLOWANCE_MS;
     let bound_moved = bound_same + 3.0 * round_trip.p50;
     let aim = |what: &str, stats: Stats, bound: f64| Aim {
@@ -106,11 +111,12 @@ fn run(args: &Args) -> Result<(), Error> {
         ("… of it the rest, with the peer's transaction", of(&spread, true, |gap| gap.rest)),
         ("hand-over, same node (*spread*)", of(&spread, false, |gap| gap.total)),
         ("sync: append 4 KB, `fdatasync`", Some(sync)),
+        ("sync: write 4 KB over old ones, `fdatasync`", Some(overwrite)),
         ("SQLite transaction of 4 KB, WAL, `synchronous=FULL`", Some(commit)),
         ("MQTT round trip: 4 KB there and back, QoS 1", Some(round_trip)),
     ];
     let figures = serde_json::json!({
-        "r_limit_ms": args.r_limit_ms, "stay": stay, "spread": spread, "sync_ms": sync, "sqlite_commit_ms": commit,
+        "r_limit_ms": args.r_limit_ms, "stay": stay, "spread": spread, "sync_ms": sync, "sync_overwrite_ms": overwrite, "sqlite_commit_ms": commit,
         "round_trip_ms": round_trip, "same_node_ms": same, "other_node_ms": moved, "aims": aims,
     });
     let text = text(args, &rows, &aims);
@@ -154,9 +160,18 @@ fn job(args: &Args, pictures: &[Vec<u8>], placement: &str, probes: &mut Probes) 
     let complete_at_us = microlambda_demo::monotonic_us();
     site.outcome(Duration::from_secs(900))?;
     probe(&site, probes)?;
-    let later: Vec<&StepSeen> =
-        site.steps.iter().filter(|step| step.timing.last_unit_at_us > complete_at_us).collect();
-    Ok(later.iter().filter_map(|next| gap(later.iter().find(|step| step.head == next.parent)?, next)).collect())
+    for (node, status) in &site.tally.nodes {
+        let counted = status.counters.iter().filter(|(_, count)| *count > 0);
+        let counted: Vec<String> = counted.map(|(name, count)| format!("{name} {count}")).collect();
+        eprintln!("{node}: {}", counted.join(", "));
+    }
+    let later: Vec<&StepSeen> = site.steps.iter().filter(|step| step.timing.last_unit_at_us > complete_at_us).collect();
+    let gaps = later.iter().filter_map(|next| gap(later.iter().find(|step| step.head == next.parent)?, next));
+    let gaps: Vec<Gap> = gaps.collect();
+    for gap in gaps.iter().filter(|gap| gap.total > OUTLIER_MS) {
+        eprintln!("{placement}, outlier: {gap:?}");
+    }
+    Ok(gaps)
 }
 
 fn gap(step: &StepSeen, next: &StepSeen) -> Option<Gap> {
@@ -164,6 +179,7 @@ fn gap(step: &StepSeen, next: &StepSeen) -> Option<Gap> {
     let (commit_us, claim_us) = (step.timing.commit_us, next.timing.claim_us);
     Some(Gap {
         moved: step.node != next.node,
+        at: next.parent.version.sequence,
         total: ms(total_us),
         commit: ms(commit_us),
         claim: ms(claim_us),
@@ -174,7 +190,9 @@ fn gap(step: &StepSeen, next: &StepSeen) -> Option<Gap> {
 fn probe(site: &Site, probes: &mut Probes) -> Result<(), Error> {
     let folder = site.folder("probes");
     std::fs::create_dir_all(&folder)?;
-    probes.sync.extend(syncs(&folder.join("sync"))?);
+    probes.sync.extend(syncs(&folder.join("append"), PROBES)?);
+    // A write-ahead log that was checkpointed is written over: no block is new, and the file system's own journal stays out.
+    probes.overwrite.extend(syncs(&folder.join("overwrite"), 1)?);
     probes.commit.extend(commits(&folder.join("probe.sqlite"))?);
     probes.round_trip.extend(round_trips(site.broker.url())?);
     Ok(())
@@ -186,14 +204,18 @@ fn timed<E>(work: impl FnOnce() -> Result<(), E>) -> Result<f64, E> {
     Ok(start.elapsed().as_secs_f64() * 1_000.0)
 }
 
-fn syncs(path: &Path) -> Result<Vec<f64>, Error> {
-    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+/// Writes blocks one behind the other and syncs each; after every `blocks` of them it begins again at the file's start.
+fn syncs(path: &Path, blocks: usize) -> Result<Vec<f64>, Error> {
+    let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(path)?;
     let block = vec![0x5a; BLOCK_BYTES];
-    let mut sync = || {
+    let mut sync = |number: usize| {
+        if number.is_multiple_of(blocks) {
+            file.rewind()?;
+        }
         file.write_all(&block)?;
         file.sync_data()
     };
-    Ok((0..PROBES).map(|_| timed(&mut sync)).collect::<Result<_, std::io::Error>>()?)
+    Ok((0..PROBES).map(|number| timed(|| sync(number))).collect::<Result<_, std::io::Error>>()?)
 }
 
 /// Transactions as the edge agent's store makes them.
@@ -209,6 +231,10 @@ fn commits(path: &Path) -> Result<Vec<f64>, Error> {
         transaction.execute("INSERT INTO probe (body) VALUES (?1)", [&block])?;
         transaction.commit()
     };
+    // The log of a running agent has been through its first checkpoint.
+    for _ in 0..PROBES {
+        commit()?;
+    }
     Ok((0..PROBES).map(|_| timed(&mut commit)).collect::<Result<_, rusqlite::Error>>()?)
 }
 
@@ -221,7 +247,9 @@ fn round_trips(broker: &BrokerUrl) -> Result<Vec<f64>, Error> {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                if let Ok(Ok(Event::Incoming(Packet::Publish(message)))) = answerer.recv_timeout(Duration::from_millis(100)) {
+                if let Ok(Ok(Event::Incoming(Packet::Publish(message)))) =
+                    answerer.recv_timeout(Duration::from_millis(100))
+                {
                     // An answer that cannot be sent shows as a missing one.
                     let _ = answering.try_publish(pong, QoS::AtLeastOnce, false, message.payload.to_vec());
                 }
@@ -254,7 +282,8 @@ fn connect(broker: &BrokerUrl, id: &str, filter: &str) -> Result<(Client, Connec
 fn wait(connection: &mut Connection, wanted: impl Fn(&Packet) -> bool) -> Result<(), Error> {
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
-        match connection.recv_timeout(PATIENCE)?? {
+        let event = connection.recv_timeout(PATIENCE).map_err(|why| format!("no answer of the broker: {why:?}"))?;
+        match event? {
             Event::Incoming(packet) if wanted(&packet) => return Ok(()),
             Event::Incoming(_) | Event::Outgoing(_) => {}
         }

@@ -88,9 +88,12 @@ fn run(args: &Args) -> Result<(), Error> {
     let rows = AIMS_MB.map(|(program, aim)| row(program, aim, samples.get(program)));
     let rows = rows.into_iter().collect::<Option<Vec<Row>>>().ok_or("a process was never seen")?;
     let aims: Vec<Aim> = rows.iter().map(aim).collect();
-    let (frames, steps, samples) = (outcome.frames, site.steps.len(), samples.values().map(Vec::len).max().unwrap_or(0));
-    let figures = serde_json::json!({ "rows": rows, "aims": aims, "frames": frames, "steps": steps, "samples": samples });
-    let header = ["program", "median, MB", "largest sample, MB", "`VmHWM`, MB", "of the median in files, MB", "aim, MB"];
+    let (frames, steps, samples) =
+        (outcome.frames, site.steps.len(), samples.values().map(Vec::len).max().unwrap_or(0));
+    let figures =
+        serde_json::json!({ "rows": rows, "aims": aims, "frames": frames, "steps": steps, "samples": samples });
+    let header =
+        ["program", "median, MB", "largest sample, MB", "`VmHWM`, MB", "of the median in files, MB", "aim, MB"];
     let cells = |row: &Row| {
         let figures = [row.median, row.largest_sample, row.peak, row.files].map(|mb| format!("{mb:.1}"));
         [row.program.to_owned()].into_iter().chain(figures).chain([format!("{:.0}", row.aim)]).collect()

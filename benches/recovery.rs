@@ -113,15 +113,7 @@ fn run(args: &Args) -> Result<(), Error> {
     publish(&args.common, &Finding { name: "recovery", text, figures: &figures, machine: &machine })
 }
 
-fn text(
-    args: &Args,
-    stats: Stats,
-    inside: usize,
-    between: usize,
-    jobs: usize,
-    bound_ms: f64,
-    aims: &[Aim],
-) -> String {
+fn text(args: &Args, stats: Stats, inside: usize, between: usize, jobs: usize, bound_ms: f64, aims: &[Aim]) -> String {
     let header = ["kills", "p50, ms", "p99, ms", "largest, ms", "`r_limit` + grace, ms"];
     let figures = [stats.p50, stats.p99, stats.max, bound_ms].map(|ms| format!("{ms:.0}"));
     let row: Vec<String> = [inside.to_string()].into_iter().chain(figures).collect();

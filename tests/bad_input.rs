@@ -66,7 +66,9 @@ fn payloads_that_are_not_ours_are_counted_and_change_nothing() {
     let photos = site.photos(&["people/obama.jpg", "people/astronaut.png"]);
     site.start_node("a", 1_000, "stay");
     site.wait_for("the node", |tally, _| tally.nodes.contains_key(&name("a")));
-    for topic in ["chain/door-1/continuation", "camera/door/head", "chain/door-1/claim", "sync/a/have", "event", "node/b/status"] {
+    for topic in
+        ["chain/door-1/continuation", "camera/door/head", "chain/door-1/claim", "sync/a/have", "event", "node/b/status"]
+    {
         site.publish_raw(topic, b"\x00\xffno json", false);
         site.publish_raw(topic, br#"{"v":99}"#, false);
     }

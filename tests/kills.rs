@@ -36,6 +36,7 @@ fn whatever_is_killed_the_outcome_is_the_same() {
     killed_worker(&long);
     killed_camera(&long);
     killed_broker(&long);
+    frozen_claimer(&long);
 }
 
 /// The node that has claimed a step is killed; the other goes on within the lease.
@@ -96,6 +97,27 @@ fn killed_broker(long: &Outcome) {
     expect_same(&mut site, long);
 }
 
+/// A node that stands still keeps its connection, so that only its lease tells; what it says later changes nothing.
+fn frozen_claimer(long: &Outcome) {
+    let mut site = busy_site();
+    let claimer = site.claimer_from(Version::at(1));
+    let peer = if claimer.as_str() == "a" { name("b") } else { name("a") };
+    let frozen = site.node(claimer.as_str());
+    let pids: Vec<u32> = frozen.pids().into_iter().chain(frozen.children()).collect();
+    for &pid in &pids {
+        signal("-STOP", pid);
+    }
+    let version = site.tally.front();
+    site.wait_for("takeover by the other node", |_, seen| match seen.map(|seen| &seen.note) {
+        Some(Note::Continuation(note)) => note.node == peer && note.timing.is_some() && note.head.version > version,
+        _ => false,
+    });
+    for &pid in &pids {
+        signal("-CONT", pid);
+    }
+    expect_same(&mut site, long);
+}
+
 #[test]
 fn a_node_that_is_asked_to_stop_hands_the_chain_on_at_once() {
     let mut site = busy_site();
@@ -119,6 +141,11 @@ fn a_node_that_is_asked_to_stop_hands_the_chain_on_at_once() {
 }
 
 fn kill(pid: u32) {
-    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
-    assert!(status.expect("kill").success());
+    signal("-9", pid);
+}
+
+fn signal(signal: &str, pid: u32) {
+    // A process that has just ended by itself needs none.
+    let status = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
+    assert!(status.is_ok(), "no program `kill`");
 }

@@ -32,7 +32,8 @@ impl Machine {
             let value = text.lines().find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix(':'));
             value.map(|value| value.trim().to_owned())
         };
-        let board = || Some(read("/proc/device-tree/model").trim_matches('\0').to_owned()).filter(|name| !name.is_empty());
+        let board =
+            || Some(read("/proc/device-tree/model").trim_matches('\0').to_owned()).filter(|name| !name.is_empty());
         let memory = field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
         let memory_kib: u64 = memory.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
         Self {
@@ -40,7 +41,8 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_mb: memory_kib * 1_024 / 1_000_000,
             kernel: format!("{} {}", read("/proc/sys/kernel/ostype").trim(), read("/proc/sys/kernel/osrelease").trim()),
-            virtual_machine: field(&cpu, "flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
+            virtual_machine: field(&cpu, "flags")
+                .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             file_system: file_system(&std::env::temp_dir()),
             load: load_average(),
         }

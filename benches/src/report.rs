@@ -61,7 +61,9 @@ impl Aim {
 
 /// A Markdown table.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let line = |cells: &mut dyn Iterator<Item = &str>| format!("|{}\n", cells.map(|cell| format!(" {cell} |")).collect::<String>());
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        format!("|{}\n", cells.map(|cell| format!(" {cell} |")).collect::<String>())
+    };
     let mut text = line(&mut header.iter().copied());
     text += &line(&mut header.iter().map(|_| "---"));
     for row in rows {

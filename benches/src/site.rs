@@ -219,9 +219,8 @@ impl Site {
         })?;
         let done = self.tally.done.clone().ok_or("the job has no output")?;
         let events = self.tally.events.values();
-        let events = events
-            .map(|e| (e.sequence, e.face_index, e.kind == EventKind::NewFace, e.label.clone()))
-            .collect();
+        let events =
+            events.map(|e| (e.sequence, e.face_index, e.kind == EventKind::NewFace, e.label.clone())).collect();
         for (name, agent) in &mut self.nodes {
             let status = agent.terminate(END_PATIENCE).ok_or_else(|| format!("{name} does not end"))?;
             if !status.success() {

@@ -54,11 +54,7 @@ impl Programs {
         }
         let here = std::env::current_exe().map_err(|e| Error::file(Path::new("/proc/self/exe"), e))?;
         let dir = here.parent().unwrap_or(Path::new("/"));
-        let dir = if dir.ends_with("deps") {
-            dir.parent().unwrap_or(dir)
-        } else {
-            dir
-        };
+        let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
         Ok(Self::in_dir(dir))
     }
 
@@ -146,23 +142,9 @@ impl Rig {
         config.insert("site".into(), setup.site.to_string().into());
         config.insert("camera".into(), setup.camera.to_string().into());
         let source = [("kind", Value::from("folder")), ("path", path_value(&setup.photos)?)];
-        config.insert(
-            "source".into(),
-            Value::Table(source.map(|(k, v)| (k.to_string(), v)).into_iter().collect()),
-        );
-        let flags: &[&str] = if setup.exit_when_done {
-            &["--exit-when-done"]
-        } else {
-            &[]
-        };
-        self.start(
-            name,
-            &self.programs.camera,
-            flags,
-            config,
-            &setup.extra,
-            std::slice::from_ref(&setup.photos),
-        )
+        config.insert("source".into(), Value::Table(source.map(|(k, v)| (k.to_string(), v)).into_iter().collect()));
+        let flags: &[&str] = if setup.exit_when_done { &["--exit-when-done"] } else { &[] };
+        self.start(name, &self.programs.camera, flags, config, &setup.extra, std::slice::from_ref(&setup.photos))
     }
 
     /// Starts an edge agent in the directory `name`.
@@ -182,18 +164,8 @@ impl Rig {
             ("announce-ms", number(setup.announce_ms)),
             ("placement", setup.placement.clone().into()),
         ];
-        config.insert(
-            "chain".into(),
-            Value::Table(chain.map(|(k, v)| (k.to_string(), v)).into_iter().collect()),
-        );
-        self.start(
-            name,
-            &self.programs.edge,
-            &[],
-            config,
-            &setup.extra,
-            std::slice::from_ref(&setup.models),
-        )
+        config.insert("chain".into(), Value::Table(chain.map(|(k, v)| (k.to_string(), v)).into_iter().collect()));
+        self.start(name, &self.programs.edge, &[], config, &setup.extra, std::slice::from_ref(&setup.models))
     }
 
     fn start(
@@ -218,11 +190,7 @@ impl Rig {
                 Some(Sandbox::new(&self.programs, socket, &cover, &keep, &log)?)
             }
         };
-        let url = if sandbox.is_some() {
-            Sandbox::broker_url(&self.broker)
-        } else {
-            self.broker.clone()
-        };
+        let url = if sandbox.is_some() { Sandbox::broker_url(&self.broker) } else { self.broker.clone() };
         config.insert("state-dir".into(), path_value(&state)?);
         config.insert("broker".into(), Value::Table(broker_table(&url, &dir)?));
         overlay(&mut config, extra);
@@ -236,12 +204,7 @@ impl Rig {
             None => argv,
         };
         let process = Process::start(name, argv, &dir.join("log"))?;
-        Ok(Agent {
-            process,
-            program: program.to_path_buf(),
-            config: path,
-            sandbox,
-        })
+        Ok(Agent { process, program: program.to_path_buf(), config: path, sandbox })
     }
 }
 
@@ -252,24 +215,13 @@ impl Agent {
     /// [`Error::Command`] with what it says if it fails.
     pub fn ask(&self, args: &[&str]) -> Result<String, Error> {
         let mut command = Command::new(&self.program);
-        command
-            .args(args)
-            .arg("--config")
-            .arg(&self.config)
-            .stdin(Stdio::null());
-        let output = command
-            .output()
-            .map_err(|e| spawn_error(self.program.as_os_str(), &e))?;
+        command.args(args).arg("--config").arg(&self.config).stdin(Stdio::null());
+        let output = command.output().map_err(|e| spawn_error(self.program.as_os_str(), &e))?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         Err(Error::Command {
-            command: format!(
-                "{} {} --config {}",
-                self.program.display(),
-                args.join(" "),
-                self.config.display()
-            ),
+            command: format!("{} {} --config {}", self.program.display(), args.join(" "), self.config.display()),
             status: output.status.to_string(),
             message: String::from_utf8_lossy(&output.stderr).trim().to_string(),
         })
@@ -283,9 +235,7 @@ impl Agent {
     /// Pids of all processes that belong to it, its namespaces' holder included.
     pub fn pids(&self) -> Vec<u32> {
         let own = self.process.pid().into_iter();
-        own.chain(self.process.children())
-            .chain(self.sandbox.as_ref().map(Sandbox::pid))
-            .collect()
+        own.chain(self.process.children()).chain(self.sandbox.as_ref().map(Sandbox::pid)).collect()
     }
 }
 
@@ -323,8 +273,7 @@ fn broker_table(url: &BrokerUrl, dir: &Path) -> Result<Table, Error> {
         let path = dir.join("password");
         let mut options = fs::OpenOptions::new();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
-        file.and_then(|mut file| writeln!(file, "{password}"))
-            .map_err(|e| Error::file(&path, e))?;
+        file.and_then(|mut file| writeln!(file, "{password}")).map_err(|e| Error::file(&path, e))?;
         table.insert("username".into(), user.into());
         table.insert("password-file".into(), path_value(&path)?);
     }
@@ -332,9 +281,7 @@ fn broker_table(url: &BrokerUrl, dir: &Path) -> Result<Table, Error> {
 }
 
 fn path_value(path: &Path) -> Result<Value, Error> {
-    path.to_str()
-        .map(Value::from)
-        .ok_or_else(|| Error::file(path, "the path is not UTF-8: rename it"))
+    path.to_str().map(Value::from).ok_or_else(|| Error::file(path, "the path is not UTF-8: rename it"))
 }
 
 /// Lays `over` on `base`: tables are merged, everything else is replaced.

@@ -60,12 +60,7 @@ impl Broker {
     /// [`Error::Port`] if the port is taken, [`Error::Binary`], or [`Error::Exited`] with its log.
     pub fn embedded(programs: &Programs, dir: &Path, port: Option<u16>) -> Result<Self, Error> {
         let port = free_port(port)?;
-        let argv = vec![
-            programs.demo.clone().into(),
-            "broker".into(),
-            "--port".into(),
-            port.to_string().into(),
-        ];
+        let argv = vec![programs.demo.clone().into(), "broker".into(), "--port".into(), port.to_string().into()];
         Self::start(BrokerKind::Embedded, argv, dir, port)
     }
 
@@ -93,28 +88,18 @@ impl Broker {
     /// # Errors
     /// [`Error::Broker`] if the address is none, or nobody answers.
     pub fn external(url: &str) -> Result<Self, Error> {
-        let broker = Self {
-            kind: BrokerKind::External,
-            url: url.parse()?,
-            process: None,
-        };
-        broker
-            .wait_until_it_answers(ANSWER_PATIENCE)
-            .map_err(|why| Error::Broker {
-                url: broker.url.to_string(),
-                why: format!("{why}; check that it runs and that the address is right"),
-            })?;
+        let broker = Self { kind: BrokerKind::External, url: url.parse()?, process: None };
+        broker.wait_until_it_answers(ANSWER_PATIENCE).map_err(|why| Error::Broker {
+            url: broker.url.to_string(),
+            why: format!("{why}; check that it runs and that the address is right"),
+        })?;
         Ok(broker)
     }
 
     fn start(kind: BrokerKind, argv: Vec<OsString>, dir: &Path, port: u16) -> Result<Self, Error> {
         fs::create_dir_all(dir).map_err(|e| Error::file(dir, e))?;
         let process = Process::start("broker", argv, &dir.join("broker.log"))?;
-        let mut broker = Self {
-            kind,
-            url: BrokerUrl::loopback(port),
-            process: Some(process),
-        };
+        let mut broker = Self { kind, url: BrokerUrl::loopback(port), process: Some(process) };
         broker.ready()?;
         Ok(broker)
     }
@@ -220,11 +205,7 @@ impl Broker {
 /// mosquitto lives in a directory that is not on everybody's path.
 fn mosquitto_program() -> OsString {
     let usual = Path::new("/usr/sbin/mosquitto");
-    if usual.exists() {
-        usual.into()
-    } else {
-        PathBuf::from("mosquitto").into()
-    }
+    if usual.exists() { usual.into() } else { PathBuf::from("mosquitto").into() }
 }
 
 /// `port` if it is free, or any free one.
@@ -259,28 +240,17 @@ pub fn run_embedded(port: u16) -> Result<(), Error> {
         dynamic_filters: true,
     };
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port(None)?));
-    let server = rumqttd::ServerSettings {
-        name: "v4".into(),
-        listen,
-        tls: None,
-        next_connection_delay_ms: 1,
-        connections,
-    };
-    let config = rumqttd::Config {
-        router,
-        v4: Some([("v4".to_string(), server)].into()),
-        ..rumqttd::Config::default()
-    };
+    let server =
+        rumqttd::ServerSettings { name: "v4".into(), listen, tls: None, next_connection_delay_ms: 1, connections };
+    let config =
+        rumqttd::Config { router, v4: Some([("v4".to_string(), server)].into()), ..rumqttd::Config::default() };
     // The router's own threads end with the process; the broker's main thread returns only if it cannot listen.
     thread::spawn(move || {
         let ended = rumqttd::Broker::new(config).start();
         eprintln!("the embedded broker ended: {ended:?}");
         std::process::exit(1);
     });
-    relay::run(
-        &Endpoint::Tcp(format!("127.0.0.1:{port}")),
-        &Endpoint::Tcp(listen.to_string()),
-    )
+    relay::run(&Endpoint::Tcp(format!("127.0.0.1:{port}")), &Endpoint::Tcp(listen.to_string()))
 }
 
 #[cfg(test)]
@@ -292,21 +262,14 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
         let error = free_port(Some(port)).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("port {port}")) && error.contains("--port"),
-            "{error}"
-        );
+        assert!(error.contains(&format!("port {port}")) && error.contains("--port"), "{error}");
     }
 
     #[test]
     fn a_broker_that_is_absent_is_named_with_a_remedy() {
         let port = free_port(None).unwrap();
         let url: BrokerUrl = BrokerUrl::loopback(port);
-        let broker = Broker {
-            kind: BrokerKind::External,
-            url,
-            process: None,
-        };
+        let broker = Broker { kind: BrokerKind::External, url, process: None };
         let why = broker.wait_until_it_answers(Duration::from_millis(100)).unwrap_err();
         assert!(why.contains("refused"), "{why}");
     }

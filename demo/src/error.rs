@@ -102,9 +102,6 @@ pub enum Error {
 impl Error {
     /// An error about a file, from what the system says.
     pub(crate) fn file(path: &Path, why: impl ToString) -> Self {
-        Self::File {
-            path: path.to_path_buf(),
-            why: why.to_string(),
-        }
+        Self::File { path: path.to_path_buf(), why: why.to_string() }
     }
 }

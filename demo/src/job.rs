@@ -49,26 +49,13 @@ pub(crate) enum Kill {
     /// Wait for a claim once this many records are done.
     Waiting(u64),
     /// In the middle of this step, unless it ends before.
-    Aimed {
-        claim: ClaimSeen,
-        at: Instant,
-        worker_cpu_us: u64,
-    },
+    Aimed { claim: ClaimSeen, at: Instant, worker_cpu_us: u64 },
     /// Killed; no peer has gone on yet.
     Killed { node: Name, at_us: u64, front: Version },
     /// A peer went on (or the job was done already); the node comes back later.
-    Away {
-        node: Name,
-        recovery: Option<Recovery>,
-        back_at: Instant,
-    },
+    Away { node: Name, recovery: Option<Recovery>, back_at: Instant },
     /// Started again; not online yet.
-    Returning {
-        node: Name,
-        recovery: Option<Recovery>,
-        since_us: u64,
-        boot_before: Option<Name>,
-    },
+    Returning { node: Name, recovery: Option<Recovery>, since_us: u64, boot_before: Option<Name> },
     /// Online again.
     Back(Option<Recovery>),
 }
@@ -82,15 +69,7 @@ pub(crate) struct Limits {
 
 impl<'a> Job<'a> {
     pub fn new(observer: Observer, camera: Agent, bounds: Bounds<'a>, aloud: bool) -> Self {
-        Self {
-            observer,
-            tally: Tally::default(),
-            camera,
-            edges: Vec::new(),
-            refused: 0,
-            aloud,
-            bounds,
-        }
+        Self { observer, tally: Tally::default(), camera, edges: Vec::new(), refused: 0, aloud, bounds }
     }
 
     /// Takes reports until `enough` says so.
@@ -169,11 +148,7 @@ impl<'a> Job<'a> {
                 agent.log_tail(8)
             );
         }
-        Error::Timeout {
-            what: what.into(),
-            after_s: self.bounds.timeout.as_secs(),
-            logs,
-        }
+        Error::Timeout { what: what.into(), after_s: self.bounds.timeout.as_secs(), logs }
     }
 
     /// Runs until the chain is done, everybody agrees, and a killed node is back. Returns the digest and the kill.
@@ -195,10 +170,7 @@ impl<'a> Job<'a> {
     }
 
     fn edge(&mut self, name: &Name) -> Option<&mut Agent> {
-        self.edges
-            .iter_mut()
-            .find(|(edge, _)| edge == name)
-            .map(|(_, agent)| agent)
+        self.edges.iter_mut().find(|(edge, _)| edge == name).map(|(_, agent)| agent)
     }
 
     /// What a piece of news means for the kill.
@@ -213,22 +185,12 @@ impl<'a> Job<'a> {
                     recovery.by, recovery.recovery_ms, recovery.bound_ms
                 );
                 self.say(&show::deed(&text));
-                Kill::Away {
-                    node,
-                    recovery: Some(recovery),
-                    back_at: Instant::now() + AWAY,
-                }
+                Kill::Away { node, recovery: Some(recovery), back_at: Instant::now() + AWAY }
             }
-            (Kill::Killed { node, .. }, News::Done(_)) => Kill::Away {
-                node,
-                recovery: None,
-                back_at: Instant::now(),
-            },
-            (Kill::Away { node, recovery, .. }, News::Done(_)) => Kill::Away {
-                node,
-                recovery,
-                back_at: Instant::now(),
-            },
+            (Kill::Killed { node, .. }, News::Done(_)) => Kill::Away { node, recovery: None, back_at: Instant::now() },
+            (Kill::Away { node, recovery, .. }, News::Done(_)) => {
+                Kill::Away { node, recovery, back_at: Instant::now() }
+            }
             (kill, _) => kill,
         }
     }
@@ -243,17 +205,11 @@ impl<'a> Job<'a> {
                 };
                 let at = Instant::now() + Duration::from_millis(limits.r_limit_ms * 2 / 5);
                 let worker_cpu_us = self.edge(&claim.node).map_or(0, |agent| agent.children_usage().cpu_us);
-                Ok(Kill::Aimed {
-                    claim,
-                    at,
-                    worker_cpu_us,
-                })
+                Ok(Kill::Aimed { claim, at, worker_cpu_us })
             }
-            Kill::Aimed {
-                claim,
-                at,
-                worker_cpu_us,
-            } if Instant::now() >= at => Ok(self.strike(claim, worker_cpu_us, limits)),
+            Kill::Aimed { claim, at, worker_cpu_us } if Instant::now() >= at => {
+                Ok(self.strike(claim, worker_cpu_us, limits))
+            }
             Kill::Killed { node, at_us, front } if self.edges.len() == 1 => {
                 // There is no peer: it goes on when it is back.
                 if self.edge(&node).is_some_and(|agent| agent.pid().is_none()) {
@@ -261,47 +217,22 @@ impl<'a> Job<'a> {
                 }
                 Ok(Kill::Killed { node, at_us, front })
             }
-            Kill::Away {
-                node,
-                recovery,
-                back_at,
-            } if Instant::now() >= back_at => {
+            Kill::Away { node, recovery, back_at } if Instant::now() >= back_at => {
                 if self.edge(&node).is_some_and(|agent| agent.pid().is_some()) {
                     return Ok(Kill::Back(recovery));
                 }
                 let boot_before = self.tally.nodes.get(&node).map(|status| status.boot.clone());
                 self.revive(&node)?;
-                Ok(Kill::Returning {
-                    node,
-                    recovery,
-                    since_us: crate::monotonic_us(),
-                    boot_before,
-                })
+                Ok(Kill::Returning { node, recovery, since_us: crate::monotonic_us(), boot_before })
             }
-            Kill::Returning {
-                node,
-                recovery,
-                since_us,
-                boot_before,
-            } => {
-                let back = self
-                    .tally
-                    .nodes
-                    .get(&node)
-                    .is_some_and(|s| s.online && Some(&s.boot) != boot_before.as_ref());
+            Kill::Returning { node, recovery, since_us, boot_before } => {
+                let back =
+                    self.tally.nodes.get(&node).is_some_and(|s| s.online && Some(&s.boot) != boot_before.as_ref());
                 if !back {
-                    return Ok(Kill::Returning {
-                        node,
-                        recovery,
-                        since_us,
-                        boot_before,
-                    });
+                    return Ok(Kill::Returning { node, recovery, since_us, boot_before });
                 }
                 let back_ms = ms(crate::monotonic_us().saturating_sub(since_us));
-                Ok(Kill::Back(recovery.map(|recovery| Recovery {
-                    back_ms: Some(back_ms),
-                    ..recovery
-                })))
+                Ok(Kill::Back(recovery.map(|recovery| Recovery { back_ms: Some(back_ms), ..recovery })))
             }
             kill => Ok(kill),
         }
@@ -309,11 +240,7 @@ impl<'a> Job<'a> {
 
     fn strike(&mut self, claim: ClaimSeen, worker_cpu_us: u64, limits: Limits) -> Kill {
         let front = self.tally.front();
-        let held = self
-            .tally
-            .claim
-            .as_ref()
-            .is_some_and(|now| now.node == claim.node && now.step == claim.step);
+        let held = self.tally.claim.as_ref().is_some_and(|now| now.node == claim.node && now.step == claim.step);
         let Some(agent) = self.edge(&claim.node) else {
             return Kill::Waiting(0);
         };
@@ -322,24 +249,15 @@ impl<'a> Job<'a> {
             return Kill::Waiting(0);
         }
         let at_us = agent.kill();
-        self.say(&show::deed(&format!(
-            "{} was killed (SIGKILL) in the middle of step {}",
-            claim.node, claim.step
-        )));
-        Kill::Killed {
-            node: claim.node,
-            at_us,
-            front,
-        }
+        self.say(&show::deed(&format!("{} was killed (SIGKILL) in the middle of step {}", claim.node, claim.step)));
+        Kill::Killed { node: claim.node, at_us, front }
     }
 
     fn revive(&mut self, node: &Name) -> Result<(), Error> {
         if let Some(agent) = self.edge(node) {
             agent.respawn()?;
         }
-        self.say(&show::deed(&format!(
-            "{node} is started again, on the database it left"
-        )));
+        self.say(&show::deed(&format!("{node} is started again, on the database it left")));
         Ok(())
     }
 
@@ -351,11 +269,7 @@ impl<'a> Job<'a> {
 
     /// All pids of the job's agents.
     pub fn pids(&self) -> Vec<u32> {
-        self.edges
-            .iter()
-            .flat_map(|(_, agent)| agent.pids())
-            .chain(self.camera.pids())
-            .collect()
+        self.edges.iter().flat_map(|(_, agent)| agent.pids()).chain(self.camera.pids()).collect()
     }
 }
 

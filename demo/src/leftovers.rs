@@ -38,10 +38,7 @@ impl RunDir {
             }
             fs::remove_dir_all(path).map_err(|e| Error::file(path, e))?;
         } else if path.exists() {
-            return Err(Error::file(
-                path,
-                "not of a former run: remove it, or choose another `--out`",
-            ));
+            return Err(Error::file(path, "not of a former run: remove it, or choose another `--out`"));
         }
         fs::create_dir_all(path).map_err(|e| Error::file(path, e))?;
         fs::write(&list, "").map_err(|e| Error::file(&list, e))?;

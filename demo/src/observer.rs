@@ -111,10 +111,7 @@ impl Observer {
         let repeats = Arc::new(AtomicU64::new(0));
         let poll = Poll {
             prefix: TopicPrefix::new(site),
-            filters: FILTERS
-                .iter()
-                .map(|filter| format!("microlambda/{site}/{filter}"))
-                .collect(),
+            filters: FILTERS.iter().map(|filter| format!("microlambda/{site}/{filter}")).collect(),
             client: client.clone(),
             sender,
             stop: Arc::clone(&stop),
@@ -122,13 +119,7 @@ impl Observer {
             events: HashSet::new(),
         };
         let thread = Some(thread::spawn(move || poll.run(connection)));
-        let observer = Self {
-            reports,
-            client,
-            stop,
-            repeats,
-            thread,
-        };
+        let observer = Self { reports, client, stop, repeats, thread };
         let until = Instant::now() + CONNECT_PATIENCE;
         let mut why = "no answer".to_string();
         loop {
@@ -137,10 +128,7 @@ impl Observer {
                 Some(Report::Lost(reason)) => why = reason,
                 Some(Report::Seen(_) | Report::Refused { .. }) => {}
                 None => {
-                    return Err(Error::Broker {
-                        url: url.to_string(),
-                        why,
-                    });
+                    return Err(Error::Broker { url: url.to_string(), why });
                 }
             }
         }
@@ -198,10 +186,7 @@ impl Poll {
             let report = match connection.recv() {
                 Ok(Ok(Event::Incoming(Packet::ConnAck(_)))) => {
                     // Subscriptions do not outlive a connection without a session.
-                    let filters = self
-                        .filters
-                        .iter()
-                        .map(|f| SubscribeFilter::new(f.clone(), QoS::AtLeastOnce));
+                    let filters = self.filters.iter().map(|f| SubscribeFilter::new(f.clone(), QoS::AtLeastOnce));
                     let _ = self.client.try_subscribe_many(filters);
                     None
                 }
@@ -223,12 +208,7 @@ impl Poll {
     /// `None` for an event that was seen before.
     fn read(&mut self, publish: &Publish) -> Option<Report> {
         let at_us = monotonic_us();
-        let refused = |why: String| {
-            Some(Report::Refused {
-                topic: publish.topic.clone(),
-                why,
-            })
-        };
+        let refused = |why: String| Some(Report::Refused { topic: publish.topic.clone(), why });
         let topic = match Topic::parse(&self.prefix, &publish.topic) {
             Ok(topic) => topic,
             Err(error) => return refused(error.to_string()),
@@ -243,12 +223,7 @@ impl Poll {
             self.repeats.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        Some(Report::Seen(Box::new(Seen {
-            at_us,
-            retained: publish.retain,
-            topic,
-            note,
-        })))
+        Some(Report::Seen(Box::new(Seen { at_us, retained: publish.retain, topic, note })))
     }
 }
 

@@ -8,10 +8,7 @@ use crate::{Error, Isolation, Programs};
 /// Endings of pictures that the camera agent plays.
 const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
 /// Models that recognition needs.
-const MODELS: [&str; 2] = [
-    "dlib_face_recognition_resnet_model_v1.dat",
-    "shape_predictor_5_face_landmarks.dat",
-];
+const MODELS: [&str; 2] = ["dlib_face_recognition_resnet_model_v1.dat", "shape_predictor_5_face_landmarks.dat"];
 
 /// Plays a folder of photos as a camera, lets edge nodes find out who is new in short steps that travel between them,
 /// kills one half way, and compares the result with that of one long run.
@@ -105,25 +102,15 @@ impl Plan {
 
 /// Pictures of a folder, by their endings.
 fn count_pictures(folder: &Path) -> Result<u64, Error> {
-    let error = |why: String| Error::Photos {
-        path: folder.to_path_buf(),
-        why,
-    };
+    let error = |why: String| Error::Photos { path: folder.to_path_buf(), why };
     let entries = std::fs::read_dir(folder).map_err(|e| error(e.to_string()))?;
     let is_picture = |path: &Path| {
         path.extension()
             .and_then(|ending| ending.to_str())
             .is_some_and(|ending| PICTURES.iter().any(|picture| ending.eq_ignore_ascii_case(picture)))
     };
-    let count = entries
-        .flatten()
-        .filter(|entry| is_picture(&entry.path()) && entry.path().is_file())
-        .count();
-    if count == 0 {
-        Err(error("no file ends in .jpg, .jpeg or .png".into()))
-    } else {
-        Ok(count as u64)
-    }
+    let count = entries.flatten().filter(|entry| is_picture(&entry.path()) && entry.path().is_file()).count();
+    if count == 0 { Err(error("no file ends in .jpg, .jpeg or .png".into())) } else { Ok(count as u64) }
 }
 
 #[cfg(test)]

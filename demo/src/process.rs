@@ -42,12 +42,7 @@ impl Process {
     /// # Errors
     /// [`Error::Spawn`] or [`Error::File`].
     pub fn start(label: &str, argv: Vec<OsString>, log: &Path) -> Result<Self, Error> {
-        let mut process = Self {
-            label: label.to_string(),
-            argv,
-            log: log.to_path_buf(),
-            child: None,
-        };
+        let mut process = Self { label: label.to_string(), argv, log: log.to_path_buf(), child: None };
         process.respawn()?;
         Ok(process)
     }
@@ -59,11 +54,8 @@ impl Process {
     pub fn respawn(&mut self) -> Result<(), Error> {
         let running = self.exited().is_none() && self.child.is_some();
         assert!(!running, "{} is still running", self.label);
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .map_err(|e| Error::file(&self.log, e))?;
+        let log =
+            OpenOptions::new().create(true).append(true).open(&self.log).map_err(|e| Error::file(&self.log, e))?;
         let errors = log.try_clone().map_err(|e| Error::file(&self.log, e))?;
         let (program, args) = self.argv.split_first().ok_or_else(|| Error::Spawn {
             program: self.label.clone(),
@@ -157,13 +149,10 @@ impl Process {
 
     /// What its children use together.
     pub fn children_usage(&self) -> Usage {
-        self.children()
-            .into_iter()
-            .map(usage)
-            .fold(Usage::default(), |sum, one| Usage {
-                cpu_us: sum.cpu_us + one.cpu_us,
-                rss_bytes: sum.rss_bytes + one.rss_bytes,
-            })
+        self.children().into_iter().map(usage).fold(Usage::default(), |sum, one| Usage {
+            cpu_us: sum.cpu_us + one.cpu_us,
+            rss_bytes: sum.rss_bytes + one.rss_bytes,
+        })
     }
 
     /// Where its output goes.
@@ -183,11 +172,9 @@ impl Process {
     pub fn check_running(&mut self) -> Result<(), Error> {
         match self.exited() {
             None => Ok(()),
-            Some(status) => Err(Error::Exited {
-                label: self.label.clone(),
-                status: status.to_string(),
-                log: self.log_tail(12),
-            }),
+            Some(status) => {
+                Err(Error::Exited { label: self.label.clone(), status: status.to_string(), log: self.log_tail(12) })
+            }
         }
     }
 }
@@ -209,17 +196,11 @@ impl Drop for Process {
 pub(crate) fn spawn_error(program: &std::ffi::OsStr, error: &std::io::Error) -> Error {
     let path = Path::new(program);
     if error.kind() == std::io::ErrorKind::NotFound && path.is_absolute() {
-        return Error::Binary {
-            path: path.to_path_buf(),
-        };
+        return Error::Binary { path: path.to_path_buf() };
     }
     let program = path.display().to_string();
     let remedy = format!("install the package that holds `{program}`");
-    Error::Spawn {
-        program,
-        why: error.to_string(),
-        remedy,
-    }
+    Error::Spawn { program, why: error.to_string(), remedy }
 }
 
 /// Sends `signal` to `pid`; a process that is gone already is fine.
@@ -336,15 +317,9 @@ mod tests {
     fn an_early_end_is_reported_with_the_last_lines() {
         let dir = tempfile::tempdir().unwrap();
         let mut process = shell("echo one; echo two >&2; exit 3", dir.path());
-        assert_eq!(
-            process.wait(Duration::from_secs(10)).and_then(|status| status.code()),
-            Some(3)
-        );
+        assert_eq!(process.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(3));
         let message = process.check_running().unwrap_err().to_string();
-        assert!(
-            message.contains("exit status: 3") && message.contains("one\ntwo"),
-            "{message}"
-        );
+        assert!(message.contains("exit status: 3") && message.contains("one\ntwo"), "{message}");
     }
 
     #[test]

@@ -34,9 +34,7 @@ impl FromStr for Endpoint {
         match text.split_once(':') {
             Some(("tcp", address)) if address.contains(':') => Ok(Self::Tcp(address.to_string())),
             Some(("unix", path)) if Path::new(path).is_absolute() => Ok(Self::Unix(path.into())),
-            _ => Err(format!(
-                "{text:?} is no end of a relay: write tcp:host:port or unix:/path"
-            )),
+            _ => Err(format!("{text:?} is no end of a relay: write tcp:host:port or unix:/path")),
         }
     }
 }
@@ -134,10 +132,7 @@ pub fn run(from: &Endpoint, to: &Endpoint) -> Result<(), Error> {
     };
     match from {
         Endpoint::Tcp(address) => {
-            let refused = |e: io::Error| Error::Broker {
-                url: format!("tcp:{address}"),
-                why: e.to_string(),
-            };
+            let refused = |e: io::Error| Error::Broker { url: format!("tcp:{address}"), why: e.to_string() };
             let listener = TcpListener::bind(address.as_str()).map_err(refused)?;
             say_ready();
             for stream in listener.incoming().flatten() {
@@ -167,10 +162,7 @@ mod tests {
         assert_eq!("tcp:127.0.0.1:1".parse(), Ok(Endpoint::Tcp("127.0.0.1:1".into())));
         assert_eq!("unix:/run/x".parse(), Ok(Endpoint::Unix("/run/x".into())));
         for text in ["", "tcp:1", "unix:x", "udp:1:2"] {
-            assert!(
-                text.parse::<Endpoint>().unwrap_err().contains("tcp:host:port"),
-                "{text}"
-            );
+            assert!(text.parse::<Endpoint>().unwrap_err().contains("tcp:host:port"), "{text}");
         }
     }
 

@@ -52,22 +52,13 @@ pub fn run(args: &DemoArgs) -> Result<(), Error> {
             .map_err(|e| Error::file(Path::new("signal handler"), e))?;
     }
     let plan = Plan::new(args, Programs::find()?)?;
-    let bounds = Bounds {
-        interrupted: &interrupted,
-        until: Instant::now() + plan.timeout,
-        timeout: plan.timeout,
-    };
+    let bounds = Bounds { interrupted: &interrupted, until: Instant::now() + plan.timeout, timeout: plan.timeout };
     let summary_path = plan.out.join("summary.json");
     let _ = fs::remove_file(&summary_path);
 
     let (dir, ended) = RunDir::renew(&plan.out.join("run"))?;
     if ended > 0 {
-        say!(
-            "{}",
-            show::deed(&format!(
-                "{ended} processes of a former run were still there and were ended"
-            ))
-        );
+        say!("{}", show::deed(&format!("{ended} processes of a former run were still there and were ended")));
     }
     let mut broker = match &plan.broker {
         Some(url) => Broker::external(url)?,
@@ -81,19 +72,12 @@ pub fn run(args: &DemoArgs) -> Result<(), Error> {
         private: vec![plan.data.clone(), plan.photos.clone()],
     };
     greet(&plan, &broker, &rig);
-    let base: Vec<u32> = broker
-        .process()
-        .and_then(|p| p.pid())
-        .into_iter()
-        .chain(rig.walls.process().and_then(|p| p.pid()))
-        .collect();
+    let base: Vec<u32> =
+        broker.process().and_then(|p| p.pid()).into_iter().chain(rig.walls.process().and_then(|p| p.pid())).collect();
 
     say!("\n{}", show::heading("The job in short steps"));
     let outcome = short_steps(&plan, &rig, &broker, &dir, &base, bounds)?;
-    say!(
-        "\n{}",
-        show::heading("The same photos in one long run, on an empty database")
-    );
+    say!("\n{}", show::heading("The same photos in one long run, on an empty database"));
     let long = long_run(&plan, &rig, &broker, &dir, &base, bounds)?;
 
     let summary = summarise(&plan, &rig, &broker, &outcome, &long);
@@ -102,11 +86,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Error> {
 }
 
 fn greet(plan: &Plan, broker: &Broker, rig: &Rig) {
-    let nodes = if plan.nodes == 1 {
-        "1 edge node".into()
-    } else {
-        format!("{} edge nodes", plan.nodes)
-    };
+    let nodes = if plan.nodes == 1 { "1 edge node".into() } else { format!("{} edge nodes", plan.nodes) };
     say!(
         "{} photos of {} on a camera, {nodes}, r_limit {} ms, {} broker at {}",
         plan.photos_len,
@@ -121,11 +101,7 @@ fn greet(plan: &Plan, broker: &Broker, rig: &Rig) {
 
 /// Topics on somebody else's broker may hold what a former run left there: each run is a site of its own then.
 fn site(plan: &Plan, suffix: &str) -> Result<Name, Error> {
-    let run = if plan.broker.is_some() {
-        format!("-{:x}", crate::monotonic_us())
-    } else {
-        String::new()
-    };
+    let run = if plan.broker.is_some() { format!("-{:x}", crate::monotonic_us()) } else { String::new() };
     name(&format!("demo{run}{suffix}"))
 }
 
@@ -179,10 +155,7 @@ fn short_steps(
     bounds: Bounds<'_>,
 ) -> Result<Outcome, Error> {
     let site = site(plan, "")?;
-    let _sweep = Sweep {
-        broker,
-        site: site.clone(),
-    };
+    let _sweep = Sweep { broker, site: site.clone() };
     let observer = broker.observe(&site)?;
     let begun = Instant::now();
     let camera = rig.camera("camera", &camera_setup(plan, &site)?)?;
@@ -193,15 +166,8 @@ fn short_steps(
         job.edges.push((node, agent));
     }
     dir.record(base.iter().copied().chain(job.pids()))?;
-    let kill = if plan.kill {
-        Kill::Waiting(plan.photos_len.div_ceil(2))
-    } else {
-        Kill::Off
-    };
-    let limits = Limits {
-        r_limit_ms: plan.r_limit_ms,
-        grace_ms: GRACE_MS,
-    };
+    let kill = if plan.kill { Kill::Waiting(plan.photos_len.div_ceil(2)) } else { Kill::Off };
+    let limits = Limits { r_limit_ms: plan.r_limit_ms, grace_ms: GRACE_MS };
     let (digest, kill) = job.run(kill, limits)?;
     conclude(job, digest.to_string(), kill, begun)
 }
@@ -216,10 +182,7 @@ fn long_run(
     bounds: Bounds<'_>,
 ) -> Result<Outcome, Error> {
     let site = site(plan, "-long")?;
-    let _sweep = Sweep {
-        broker,
-        site: site.clone(),
-    };
+    let _sweep = Sweep { broker, site: site.clone() };
     let observer = broker.observe(&site)?;
     let camera = rig.camera("long-camera", &camera_setup(plan, &site)?)?;
     let mut job = Job::new(observer, camera, bounds, true);
@@ -231,10 +194,7 @@ fn long_run(
     let agent = rig.edge("long-node", &edge_setup(plan, &site, &node, UNLIMITED_MS))?;
     job.edges.push((node, agent));
     dir.record(base.iter().copied().chain(job.pids()))?;
-    let limits = Limits {
-        r_limit_ms: UNLIMITED_MS,
-        grace_ms: GRACE_MS,
-    };
+    let limits = Limits { r_limit_ms: UNLIMITED_MS, grace_ms: GRACE_MS };
     let (digest, kill) = job.run(Kill::Off, limits)?;
     conclude(job, digest.to_string(), kill, begun)
 }
@@ -254,32 +214,18 @@ fn conclude(mut job: Job<'_>, digest: String, kill: Kill, begun: Instant) -> Res
         memory.insert("camera".into(), memory_of(&job.camera));
     }
     // What is still on its way on the bus belongs to the result: faces and events follow the commit.
-    let expected: BTreeSet<String> = lists
-        .iter()
-        .flat_map(|(_, list)| list)
-        .map(|face| face.face.clone())
-        .collect();
+    let expected: BTreeSet<String> = lists.iter().flat_map(|(_, list)| list).map(|face| face.face.clone()).collect();
     let patience = Instant::now() + Duration::from_millis(2 * ANNOUNCE_MS + GRACE_MS);
     job.watch("events", |job, _| {
-        let missing = expected
-            .iter()
-            .any(|face| Name::new(face.as_str()).is_ok_and(|face| !complete(&job.tally, &face)));
+        let missing =
+            expected.iter().any(|face| Name::new(face.as_str()).is_ok_and(|face| !complete(&job.tally, &face)));
         Ok(!missing || Instant::now() >= patience)
     })?;
     for (_, agent) in &mut job.edges {
         agent.terminate(END_PATIENCE);
     }
     let event_repeats = job.observer.event_repeats();
-    Ok(Outcome {
-        tally: job.tally,
-        digest,
-        kill,
-        wall_s,
-        lists,
-        memory,
-        refused: job.refused,
-        event_repeats,
-    })
+    Ok(Outcome { tally: job.tally, digest, kill, wall_s, lists, memory, refused: job.refused, event_repeats })
 }
 
 /// True once a face and the event that it was new have both been seen on the bus.
@@ -302,10 +248,7 @@ fn known_faces(agent: &Agent) -> Result<Vec<KnownFace>, Error> {
 }
 
 fn memory_of(agent: &Agent) -> Memory {
-    Memory {
-        agent_bytes: agent.usage().rss_bytes,
-        worker_bytes: agent.children_usage().rss_bytes,
-    }
+    Memory { agent_bytes: agent.usage().rss_bytes, worker_bytes: agent.children_usage().rss_bytes }
 }
 
 /// What of a job's result does not fit together.
@@ -316,9 +259,7 @@ fn problems(outcome: &Outcome, whose: &str) -> Vec<String> {
     };
     for (node, other) in &outcome.lists[1..] {
         if other != list {
-            problems.push(format!(
-                "{whose}: {node} and {first} do not know the same faces in the same frames"
-            ));
+            problems.push(format!("{whose}: {node} and {first} do not know the same faces in the same frames"));
         }
     }
     let known: BTreeSet<&str> = list.iter().map(|face| face.face.as_str()).collect();
@@ -326,22 +267,11 @@ fn problems(outcome: &Outcome, whose: &str) -> Vec<String> {
     let announced: BTreeSet<&str> = announced.iter().map(Name::as_str).collect();
     if known != announced {
         let (all, events) = (known.len(), announced.len());
-        problems.push(format!(
-            "{whose}: {all} faces are known, but events announced {events} new ones, or others"
-        ));
+        problems.push(format!("{whose}: {all} faces are known, but events announced {events} new ones, or others"));
     }
-    let people = outcome
-        .tally
-        .done
-        .as_ref()
-        .map(|done| done.people.as_slice())
-        .unwrap_or_default();
+    let people = outcome.tally.done.as_ref().map(|done| done.people.as_slice()).unwrap_or_default();
     if people.iter().map(Name::as_str).collect::<BTreeSet<_>>() != known {
-        problems.push(format!(
-            "{whose}: the output names {} people, {} are known",
-            people.len(),
-            known.len()
-        ));
+        problems.push(format!("{whose}: the output names {} people, {} are known", people.len(), known.len()));
     }
     problems
 }
@@ -359,14 +289,8 @@ fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: &
         _ => None,
     };
     let done = tally.done.as_ref();
-    let order: Vec<&str> = done
-        .map(|done| done.people.iter().map(Name::as_str).collect())
-        .unwrap_or_default();
-    let list = outcome
-        .lists
-        .first()
-        .map(|(_, list)| list.as_slice())
-        .unwrap_or_default();
+    let order: Vec<&str> = done.map(|done| done.people.iter().map(Name::as_str).collect()).unwrap_or_default();
+    let list = outcome.lists.first().map(|(_, list)| list.as_slice()).unwrap_or_default();
     let mut known: Vec<&KnownFace> = list.iter().collect();
     known.sort_by_key(|face| order.iter().position(|id| *id == face.face).unwrap_or(usize::MAX));
     let overruns_us = tally.overruns_us();
@@ -407,11 +331,7 @@ fn write_results(plan: &Plan, summary: &Summary, tally: &Tally) -> Result<(), Er
     let path = plan.out.join("summary.json");
     let json = serde_json::to_string_pretty(summary).map_err(|e| Error::file(&path, e))?;
     fs::write(&path, json + "\n").map_err(|e| Error::file(&path, e))?;
-    let thumbnails = tally
-        .faces
-        .values()
-        .map(|face| (face.face.to_string(), face.thumbnail.0.clone()))
-        .collect();
+    let thumbnails = tally.faces.values().map(|face| (face.face.to_string(), face.thumbnail.0.clone())).collect();
     let camera = tally.camera.as_ref().map_or("folder", |head| head.camera.as_str());
     let path = plan.out.join("faces.html");
     fs::write(&path, sheet::html(summary, camera, &thumbnails)).map_err(|e| Error::file(&path, e))
@@ -423,10 +343,7 @@ fn finish(plan: &Plan, summary: &Summary) -> Result<(), Error> {
     say!("  {:<18}{}", "contact sheet", plan.out.join("faces.html").display());
     say!("  {:<18}{}", "as JSON", plan.out.join("summary.json").display());
     if plan.kill && summary.kill.is_none() {
-        say!(
-            "{}",
-            show::deed("the job was over before a node could be killed in the middle of a step")
-        );
+        say!("{}", show::deed("the job was over before a node could be killed in the middle of a step"));
     }
     if !summary.ok {
         return Err(Error::Wrong(summary.problems.join("; ")));

@@ -105,10 +105,7 @@ impl Walls {
         let bus = dir.join("bus");
         let socket = bus.join("broker.sock");
         if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
-            return Err(Error::Isolation(format!(
-                "the path {} is too long for a socket",
-                socket.display()
-            )));
+            return Err(Error::Isolation(format!("the path {} is too long for a socket", socket.display())));
         }
         std::fs::create_dir_all(&bus).map_err(|e| Error::file(&bus, e))?;
         // Tried once with nothing to do, so that a system without namespaces is known before any agent starts.
@@ -121,31 +118,18 @@ impl Walls {
             .map_err(|e| Error::Isolation(format!("unshare: {e}")))?;
         if !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr);
-            return Err(Error::Isolation(
-                why.trim().lines().last().unwrap_or("refused by the system").to_string(),
-            ));
+            return Err(Error::Isolation(why.trim().lines().last().unwrap_or("refused by the system").to_string()));
         }
         let (host, port) = broker.address();
-        let host = if host.contains(':') {
-            format!("[{host}]")
-        } else {
-            host.to_string()
-        };
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
         let _ = std::fs::remove_file(&socket);
-        let argv = relay_argv(
-            programs,
-            &format!("unix:{}", socket.display()),
-            &format!("tcp:{host}:{port}"),
-        );
+        let argv = relay_argv(programs, &format!("unix:{}", socket.display()), &format!("tcp:{host}:{port}"));
         let mut outer = Process::start("relay", argv, &bus.join("relay.log"))?;
         while !socket.exists() {
             outer.check_running()?;
             std::thread::sleep(crate::process::POLL);
         }
-        Ok(Self::Namespaces {
-            socket,
-            outer: Box::new(outer),
-        })
+        Ok(Self::Namespaces { socket, outer: Box::new(outer) })
     }
 
     /// True if agents see only what is theirs.
@@ -190,11 +174,7 @@ impl Sandbox {
         argv.push(keep.len().to_string().into());
         argv.extend(keep.into_iter().map(OsString::from));
         let (host, port) = INSIDE;
-        argv.extend(relay_argv(
-            programs,
-            &format!("tcp:{host}:{port}"),
-            &format!("unix:{}", socket.display()),
-        ));
+        argv.extend(relay_argv(programs, &format!("tcp:{host}:{port}"), &format!("unix:{}", socket.display())));
 
         let errors = std::fs::File::create(log).map_err(|e| Error::file(log, e))?;
         let mut holder = Command::new(&argv[0])
@@ -209,18 +189,13 @@ impl Sandbox {
             let _ = BufReader::new(out).read_line(&mut line);
         }
         let sandbox = Self { holder };
-        if line.trim() == relay::READY {
-            Ok(sandbox)
-        } else {
-            Err(Error::Isolation(tail(log, 3)))
-        }
+        if line.trim() == relay::READY { Ok(sandbox) } else { Err(Error::Isolation(tail(log, 3))) }
     }
 
     /// The command that runs `argv` inside, under the pid of the command itself.
     pub fn enter(&self, argv: Vec<OsString>) -> Vec<OsString> {
-        let mut command: Vec<OsString> = ["nsenter", "--target", &self.holder.id().to_string(), "--mount", "--net"]
-            .map(OsString::from)
-            .into();
+        let mut command: Vec<OsString> =
+            ["nsenter", "--target", &self.holder.id().to_string(), "--mount", "--net"].map(OsString::from).into();
         if !rustix::process::geteuid().is_root() {
             command.extend(["--user", "--preserve-credentials"].map(OsString::from));
         }
@@ -248,20 +223,12 @@ impl Drop for Sandbox {
 }
 
 fn relay_argv(programs: &Programs, from: &str, to: &str) -> Vec<OsString> {
-    vec![
-        programs.demo.clone().into(),
-        "relay".into(),
-        "--from".into(),
-        from.into(),
-        "--to".into(),
-        to.into(),
-    ]
+    vec![programs.demo.clone().into(), "relay".into(), "--from".into(), from.into(), "--to".into(), to.into()]
 }
 
 fn unshare() -> Vec<OsString> {
-    let mut argv: Vec<OsString> = ["unshare", "--mount", "--net", "--propagation", "private"]
-        .map(OsString::from)
-        .into();
+    let mut argv: Vec<OsString> =
+        ["unshare", "--mount", "--net", "--propagation", "private"].map(OsString::from).into();
     if !rustix::process::geteuid().is_root() {
         argv.extend(["--user", "--map-root-user"].map(OsString::from));
     }

@@ -53,11 +53,7 @@ pub fn html(summary: &Summary, camera: &str, thumbnails: &BTreeMap<String, Vec<u
     for (index, person) in summary.people.iter().enumerate() {
         page.push_str(&card(index + 1, person, thumbnails.get(&person.face)));
     }
-    let same = if summary.digests_equal {
-        "the same as"
-    } else {
-        "different from"
-    };
+    let same = if summary.digests_equal { "the same as" } else { "different from" };
     let _ = write!(
         page,
         "</ul>\n</main>\n<footer>Digest of the final state: {}, {same} that of one long run.</footer>\n</body>\n</html>\n",
@@ -67,11 +63,7 @@ pub fn html(summary: &Summary, camera: &str, thumbnails: &BTreeMap<String, Vec<u
 }
 
 fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
-    let nodes: Vec<String> = summary
-        .steps_per_node
-        .iter()
-        .map(|(node, steps)| format!("{node} {steps}"))
-        .collect();
+    let nodes: Vec<String> = summary.steps_per_node.iter().map(|(node, steps)| format!("{node} {steps}")).collect();
     let mut facts = vec![
         ("Steps", summary.steps.to_string()),
         ("By node", nodes.join(", ")),
@@ -86,30 +78,16 @@ fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
 }
 
 fn card(number: usize, person: &Person, thumbnail: Option<&Vec<u8>>) -> String {
-    let name = if person.name.is_empty() {
-        format!("Person {number}")
-    } else {
-        person.name.clone()
-    };
+    let name = if person.name.is_empty() { format!("Person {number}") } else { person.name.clone() };
     let name = escape(&name);
     let picture = match thumbnail {
         Some(jpeg) if !jpeg.is_empty() => {
-            format!(
-                "<img class=\"face\" alt=\"{name}\" src=\"data:image/jpeg;base64,{}\">",
-                STANDARD.encode(jpeg)
-            )
+            format!("<img class=\"face\" alt=\"{name}\" src=\"data:image/jpeg;base64,{}\">", STANDARD.encode(jpeg))
         }
         _ => "<div class=\"face\">no picture</div>".to_string(),
     };
-    let first = person
-        .frames
-        .first()
-        .map_or(String::new(), |label| format!(" in <b>{}</b>", escape(label)));
-    let list: String = person
-        .frames
-        .iter()
-        .map(|label| format!("<li>{}</li>", escape(label)))
-        .collect();
+    let first = person.frames.first().map_or(String::new(), |label| format!(" in <b>{}</b>", escape(label)));
+    let list: String = person.frames.iter().map(|label| format!("<li>{}</li>", escape(label))).collect();
     let count = plural(person.frames.len() as u64, "photo", "photos");
     let frames = if list.is_empty() {
         String::new()
@@ -184,14 +162,8 @@ mod tests {
             }
         }
         assert!(open.is_empty(), "{open:?}");
-        assert!(
-            page.contains("no picture") && page.contains("13 September 2020, 12:26 UTC"),
-            "{page}"
-        );
-        assert!(
-            page.contains("<h1>1 person in 7 photos</h1>") && page.contains("2 photos"),
-            "{page}"
-        );
+        assert!(page.contains("no picture") && page.contains("13 September 2020, 12:26 UTC"), "{page}");
+        assert!(page.contains("<h1>1 person in 7 photos</h1>") && page.contains("2 photos"), "{page}");
     }
 
     #[test]

@@ -19,13 +19,8 @@ const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const MARK: Style = AnsiColor::Yellow.on_default();
 /// Nodes in the order of their letters.
-const NODES: [AnsiColor; 5] = [
-    AnsiColor::Cyan,
-    AnsiColor::Magenta,
-    AnsiColor::Blue,
-    AnsiColor::Green,
-    AnsiColor::Yellow,
-];
+const NODES: [AnsiColor; 5] =
+    [AnsiColor::Cyan, AnsiColor::Magenta, AnsiColor::Blue, AnsiColor::Green, AnsiColor::Yellow];
 
 /// Prints a line. A reader that has gone away does not end the job.
 macro_rules! say {
@@ -76,10 +71,7 @@ pub fn news(news: &News) -> Option<String> {
         News::InputEnds(count) => styled(DIM, format!("the input ends after {count} frames")),
         News::Step(step) => self::step(step),
         News::TakeOver { claim, from } => {
-            let text = format!(
-                "* {} takes step {} over from {from} (epoch {})",
-                claim.node, claim.step, claim.epoch
-            );
+            let text = format!("* {} takes step {} over from {from} (epoch {})", claim.node, claim.step, claim.epoch);
             styled(MARK, text)
         }
         News::Failed { node, step, why } => bad(&format!("! {node} failed at {step}: {}", one_line(why))),
@@ -88,11 +80,7 @@ pub fn news(news: &News) -> Option<String> {
                 EventKind::NewFace => styled(GOOD, "new"),
                 EventKind::Recognised => "again".to_string(),
             };
-            format!(
-                "      {what} person {} in {}",
-                short(event.face.as_str()),
-                one_line(&event.label)
-            )
+            format!("      {what} person {} in {}", short(event.face.as_str()), one_line(&event.label))
         }
         News::NodeUp(name) => styled(DIM, format!("{name} is online")),
         News::NodeDown(name) => styled(DIM, format!("{name} is offline")),
@@ -108,11 +96,7 @@ pub fn step(step: &Step) -> String {
     let bar = bar(timing.used_us, timing.r_limit_us);
     let bar = if over { styled(BAD, bar) } else { bar };
     let new: u32 = step.frames.iter().map(|frame| frame.new_people).sum();
-    let new = if new > 0 {
-        format!("  {}", styled(GOOD, format!("+{new} new")))
-    } else {
-        String::new()
-    };
+    let new = if new > 0 { format!("  {}", styled(GOOD, format!("+{new} new"))) } else { String::new() };
     let moved = if step.moved { ">" } else { " " };
     format!(
         "step {:>4} {moved} {} [{bar}] {:>4}/{} ms {:>3} units  claim {:>5} ms  commit {:>5} ms  {}{new}",
@@ -130,9 +114,7 @@ pub fn step(step: &Step) -> String {
 /// Filled in proportion to the use of the limit; the last cell shows `!` beyond it.
 fn bar(used_us: u64, limit_us: u64) -> String {
     let cells = (used_us.saturating_mul(BAR_CELLS) / limit_us.max(1)).min(BAR_CELLS);
-    let mut text: String = (0..BAR_CELLS)
-        .map(|cell| if cell < cells { '#' } else { '.' })
-        .collect();
+    let mut text: String = (0..BAR_CELLS).map(|cell| if cell < cells { '#' } else { '.' }).collect();
     if used_us > limit_us {
         text.pop();
         text.push('!');
@@ -149,19 +131,11 @@ fn frames(frames: &[FrameSummary]) -> String {
         return styled(DIM, "inside a frame");
     }
     let label = |frame: &FrameSummary| {
-        if frame.label.is_empty() {
-            format!("#{}", frame.sequence)
-        } else {
-            one_line(&frame.label)
-        }
+        if frame.label.is_empty() { format!("#{}", frame.sequence) } else { one_line(&frame.label) }
     };
     let named: Vec<String> = frames.iter().take(LABELS_MAX).map(label).collect();
     let rest = frames.len().saturating_sub(LABELS_MAX);
-    let rest = if rest > 0 {
-        format!(" and {rest} more")
-    } else {
-        String::new()
-    };
+    let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
     format!("{}{rest}", named.join(", "))
 }
 
@@ -187,13 +161,7 @@ mod tests {
     }
 
     fn frame(label: &str, new_people: u32) -> FrameSummary {
-        FrameSummary {
-            sequence: 9,
-            label: label.into(),
-            faces: 1,
-            usable: 1,
-            new_people,
-        }
+        FrameSummary { sequence: 9, label: label.into(), faces: 1, usable: 1, new_people }
     }
 
     fn sample(used_us: u64, frames: Vec<FrameSummary>) -> Step {
@@ -228,21 +196,15 @@ mod tests {
     fn an_overrun_and_many_frames_are_shown() {
         let frames = ["a", "b", "c", "d", "e"].map(|label| frame(label, 0)).to_vec();
         let line = plain(&step(&sample(400_001, frames)));
-        assert!(
-            line.contains("[#########!]") && line.ends_with("a, b, c and 2 more"),
-            "{line}"
-        );
+        assert!(line.contains("[#########!]") && line.ends_with("a, b, c and 2 more"), "{line}");
         assert_eq!(bar(0, 0), "..........");
         assert_eq!(bar(400, 400), "##########");
     }
 
     #[test]
     fn text_from_the_bus_cannot_drive_the_terminal() {
-        let line = news(&News::Failed {
-            node: name("a"),
-            step: Version::at(3),
-            why: "bad\n\u{1b}[2Jthing\u{7}".into(),
-        });
+        let line =
+            news(&News::Failed { node: name("a"), step: Version::at(3), why: "bad\n\u{1b}[2Jthing\u{7}".into() });
         let line = line.unwrap();
         let line = plain(&line);
         assert!(!line.contains(['\n', '\u{1b}', '\u{7}']), "{line:?}");

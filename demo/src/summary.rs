@@ -157,34 +157,17 @@ impl Summary {
         let mut line = |label: &str, value: String| {
             let _ = writeln!(text, "  {label:<18}{value}");
         };
-        let unreadable = if self.unreadable > 0 {
-            format!(", {} unreadable", self.unreadable)
-        } else {
-            String::new()
-        };
+        let unreadable = if self.unreadable > 0 { format!(", {} unreadable", self.unreadable) } else { String::new() };
         line("frames", format!("{}{unreadable}", self.frames));
-        line(
-            "people",
-            format!("{} ({} faces seen)", self.people.len(), self.faces_seen),
-        );
-        let per_node: Vec<String> = self
-            .steps_per_node
-            .iter()
-            .map(|(node, n)| format!("{node} {n}"))
-            .collect();
+        line("people", format!("{} ({} faces seen)", self.people.len(), self.faces_seen));
+        let per_node: Vec<String> = self.steps_per_node.iter().map(|(node, n)| format!("{node} {n}")).collect();
         line("steps", format!("{} ({})", self.steps, per_node.join(", ")));
         line("migrations", self.migrations.to_string());
-        let largest = if self.overruns > 0 {
-            format!(", the largest {:.1} ms", self.overrun_max_ms)
-        } else {
-            String::new()
-        };
+        let largest =
+            if self.overruns > 0 { format!(", the largest {:.1} ms", self.overrun_max_ms) } else { String::new() };
         line(
             "limit overruns",
-            format!(
-                "{} of {} steps (r_limit {} ms){largest}",
-                self.overruns, self.steps, self.r_limit_ms
-            ),
+            format!("{} of {} steps (r_limit {} ms){largest}", self.overruns, self.steps, self.r_limit_ms),
         );
         if self.worker_kills > 0 {
             line("workers killed", format!("{} ran beyond the limit", self.worker_kills));
@@ -194,25 +177,12 @@ impl Summary {
             None => line("recovery", "nobody was killed".into()),
         }
         line("event repeats", self.event_repeats.to_string());
-        line(
-            "time",
-            format!("{:.1} s, workers' CPU {:.1} s", self.wall_s, self.worker_cpu_s),
-        );
+        line("time", format!("{:.1} s, workers' CPU {:.1} s", self.wall_s, self.worker_cpu_s));
         line("apart", self.isolation.clone());
         line("digest", self.digest.clone());
-        let steps = if self.long_run_steps == 1 {
-            "1 step".into()
-        } else {
-            format!("{} steps", self.long_run_steps)
-        };
+        let steps = if self.long_run_steps == 1 { "1 step".into() } else { format!("{} steps", self.long_run_steps) };
         let same = if self.digests_equal { "the same" } else { "DIFFERENT" };
-        line(
-            "one long run",
-            format!(
-                "{} ({same}; {steps}, {:.1} s)",
-                self.digest_long_run, self.long_run_wall_s
-            ),
-        );
+        line("one long run", format!("{} ({same}; {steps}, {:.1} s)", self.digest_long_run, self.long_run_wall_s));
         for problem in &self.problems {
             line("PROBLEM", problem.clone());
         }
@@ -221,21 +191,9 @@ impl Summary {
 }
 
 fn kill_text(kill: &Recovery) -> String {
-    let Recovery {
-        node,
-        by,
-        recovery_ms,
-        bound_ms,
-        ..
-    } = kill;
-    let within = if *recovery_ms <= *bound_ms as f64 {
-        "within"
-    } else {
-        "over"
-    };
-    let back = kill.back_ms.map_or(String::new(), |ms| {
-        format!("; {node} was back {ms:.0} ms after its restart")
-    });
+    let Recovery { node, by, recovery_ms, bound_ms, .. } = kill;
+    let within = if *recovery_ms <= *bound_ms as f64 { "within" } else { "over" };
+    let back = kill.back_ms.map_or(String::new(), |ms| format!("; {node} was back {ms:.0} ms after its restart"));
     format!("{by} went on {recovery_ms:.0} ms after {node} was killed ({within} {bound_ms} ms){back}")
 }
 
@@ -300,17 +258,10 @@ pub(crate) mod tests {
     #[test]
     fn the_text_tells_the_recovery_its_bound_and_the_digests() {
         let text = summary().text();
-        assert!(
-            text.contains("node-b went on 612 ms after node-a was killed (within 900 ms)"),
-            "{text}"
-        );
+        assert!(text.contains("node-b went on 612 ms after node-a was killed (within 900 ms)"), "{text}");
         assert!(text.contains("ab (the same; 1 step, 4.2 s)"), "{text}");
         assert!(text.contains("12 (node-a 5, node-b 7)"), "{text}");
-        let late = Summary {
-            digests_equal: false,
-            problems: vec!["digests differ".into()],
-            ..summary()
-        };
+        let late = Summary { digests_equal: false, problems: vec!["digests differ".into()], ..summary() };
         assert!(late.text().contains("DIFFERENT") && late.text().contains("PROBLEM           digests differ"));
     }
 

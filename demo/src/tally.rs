@@ -119,11 +119,7 @@ impl Tally {
             Note::Done(done) => {
                 let news = self.done.is_none();
                 self.done = Some(done.clone());
-                if news {
-                    vec![News::Done(done.clone())]
-                } else {
-                    Vec::new()
-                }
+                if news { vec![News::Done(done.clone())] } else { Vec::new() }
             }
             Note::Event(event) => match self.events.insert(event.id.clone(), event.clone()) {
                 Some(_) => Vec::new(),
@@ -173,11 +169,7 @@ impl Tally {
         for step in &self.steps {
             let now_us = step.timing.worker_cpu_us;
             let before_us = last.insert(&step.node, now_us).unwrap_or(0);
-            sum_us += if now_us >= before_us {
-                now_us - before_us
-            } else {
-                now_us
-            };
+            sum_us += if now_us >= before_us { now_us - before_us } else { now_us };
         }
         sum_us
     }
@@ -192,19 +184,12 @@ impl Tally {
     /// The digest that all of `nodes` announce for the finished chain; `None` until they do.
     pub fn agreed<'a>(&self, nodes: impl IntoIterator<Item = &'a Name>) -> Option<Digest> {
         let done = self.done.as_ref()?.head;
-        nodes
-            .into_iter()
-            .all(|node| self.heads.get(node) == Some(&done))
-            .then_some(done.digest)
+        nodes.into_iter().all(|node| self.heads.get(node) == Some(&done)).then_some(done.digest)
     }
 
     /// Ids of the faces that events announced as new.
     pub fn new_faces(&self) -> BTreeSet<Name> {
-        self.events
-            .values()
-            .filter(|event| event.kind == EventKind::NewFace)
-            .map(|event| event.face.clone())
-            .collect()
+        self.events.values().filter(|event| event.kind == EventKind::NewFace).map(|event| event.face.clone()).collect()
     }
 
     fn camera_head(&mut self, head: &CameraHead) -> Vec<News> {
@@ -225,10 +210,7 @@ impl Tally {
             return Vec::new();
         };
         // QoS 1 may deliver a message twice; the same step twice under one boot id is the same step.
-        if !self
-            .announced
-            .insert((note.node.clone(), note.boot.clone(), note.head.version))
-        {
+        if !self.announced.insert((note.node.clone(), note.boot.clone(), note.head.version)) {
             return Vec::new();
         }
         let step = Step {
@@ -249,11 +231,7 @@ impl Tally {
         };
         let step = note.claim.step;
         if let Some(failure) = &note.failed {
-            return vec![News::Failed {
-                node,
-                step,
-                why: failure.why.clone(),
-            }];
+            return vec![News::Failed { node, step, why: failure.why.clone() }];
         }
         // A lease of 0 gives a step up.
         if note.claim.lease_ms == 0 {
@@ -262,20 +240,12 @@ impl Tally {
             }
             return Vec::new();
         }
-        let claim = ClaimSeen {
-            node,
-            step,
-            epoch: note.claim.epoch,
-            at_us,
-        };
+        let claim = ClaimSeen { node, step, epoch: note.claim.epoch, at_us };
         let before = self.claim.replace(claim.clone());
         match before {
             Some(before) if before.step == step && before.node != claim.node && claim.epoch > before.epoch => {
                 self.takeovers += 1;
-                vec![News::TakeOver {
-                    claim,
-                    from: before.node,
-                }]
+                vec![News::TakeOver { claim, from: before.node }]
             }
             _ => Vec::new(),
         }
@@ -286,9 +256,7 @@ impl Tally {
             self.kills.insert((status.node.clone(), status.boot.clone()), *kills);
         }
         let before = self.nodes.insert(status.node.clone(), status.clone());
-        let was_online = before
-            .as_ref()
-            .is_some_and(|before| before.online && before.boot == status.boot);
+        let was_online = before.as_ref().is_some_and(|before| before.online && before.boot == status.boot);
         let mut news = match (was_online, status.online) {
             (false, true) => vec![News::NodeUp(status.node.clone())],
             (true, false) => vec![News::NodeDown(status.node.clone())],
@@ -303,10 +271,7 @@ impl Tally {
         if what.is_empty() || before == what {
             return Vec::new();
         }
-        vec![News::Trouble {
-            who: who.clone(),
-            what: what.to_string(),
-        }]
+        vec![News::Trouble { who: who.clone(), what: what.to_string() }]
     }
 }
 
@@ -322,20 +287,11 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn seen(note: Note) -> Seen {
-        Seen {
-            at_us: 1_000,
-            retained: false,
-            topic: Topic::Event,
-            note,
-        }
+        Seen { at_us: 1_000, retained: false, topic: Topic::Event, note }
     }
 
     pub(crate) fn head(sequence: u64) -> Head {
-        Head {
-            version: Version::at(sequence),
-            digest: Digest::of(&sequence.to_le_bytes()),
-            set_aside: 0,
-        }
+        Head { version: Version::at(sequence), digest: Digest::of(&sequence.to_le_bytes()), set_aside: 0 }
     }
 
     pub(crate) fn step(node: &str, sequence: u64, used_us: u64, worker_cpu_us: u64) -> Continuation {
@@ -348,12 +304,7 @@ pub(crate) mod tests {
             head: head(sequence),
             delta: None,
             again: false,
-            timing: Some(StepTiming {
-                r_limit_us: 400_000,
-                used_us,
-                worker_cpu_us,
-                ..StepTiming::default()
-            }),
+            timing: Some(StepTiming { r_limit_us: 400_000, used_us, worker_cpu_us, ..StepTiming::default() }),
             frames: Vec::new(),
         }
     }
@@ -377,32 +328,19 @@ pub(crate) mod tests {
     #[test]
     fn steps_migrations_overruns_and_cpu_are_counted_once_each() {
         let mut tally = Tally::default();
-        for (node, sequence, used_us, cpu_us) in [
-            ("a", 1, 100, 50),
-            ("b", 2, 400_001, 70),
-            ("b", 3, 400_000, 90),
-            ("a", 4, 403_000, 20),
-        ] {
+        for (node, sequence, used_us, cpu_us) in
+            [("a", 1, 100, 50), ("b", 2, 400_001, 70), ("b", 3, 400_000, 90), ("a", 4, 403_000, 20)]
+        {
             let note = step(node, sequence, used_us, cpu_us);
             assert_eq!(take(&mut tally, note.clone()).len(), 1);
             assert!(take(&mut tally, note.clone()).is_empty(), "delivered twice");
-            assert!(
-                take(&mut tally, Continuation { again: true, ..note }).is_empty(),
-                "announced again"
-            );
+            assert!(take(&mut tally, Continuation { again: true, ..note }).is_empty(), "announced again");
         }
         assert_eq!(tally.steps.len(), 4);
         assert_eq!(tally.migrations(), 2);
         assert_eq!(tally.overruns_us(), [1, 3_000]);
-        assert_eq!(
-            tally.steps_per_node(),
-            [("a".to_string(), 2), ("b".to_string(), 2)].into()
-        );
-        assert_eq!(
-            tally.worker_cpu_us(),
-            50 + 20 + 90,
-            "node a's second count is a new worker's"
-        );
+        assert_eq!(tally.steps_per_node(), [("a".to_string(), 2), ("b".to_string(), 2)].into());
+        assert_eq!(tally.worker_cpu_us(), 50 + 20 + 90, "node a's second count is a new worker's");
         assert_eq!(tally.front(), Version::at(4));
     }
 
@@ -413,26 +351,14 @@ pub(crate) mod tests {
         take(&mut tally, step("a", 5, 1, 1));
         take(&mut tally, step("b", 5, 1, 1));
         assert_eq!(tally.agreed([&a, &b]), None, "not done");
-        assert!(matches!(
-            tally.take(&seen(Note::Done(done(5, &[]))))[..],
-            [News::Done(_)]
-        ));
+        assert!(matches!(tally.take(&seen(Note::Done(done(5, &[]))))[..], [News::Done(_)]));
         assert!(tally.take(&seen(Note::Done(done(5, &[])))).is_empty(), "retained again");
         assert_eq!(tally.agreed([&a, &b]), Some(head(5).digest));
         take(&mut tally, step("b", 4, 1, 1));
         assert_eq!(tally.agreed([&a, &b]), None, "b fell behind");
         assert_eq!(tally.agreed([&a]), Some(head(5).digest));
-        let other = Head {
-            digest: Digest::default(),
-            ..head(5)
-        };
-        take(
-            &mut tally,
-            Continuation {
-                head: other,
-                ..step("b", 5, 1, 1)
-            },
-        );
+        let other = Head { digest: Digest::default(), ..head(5) };
+        take(&mut tally, Continuation { head: other, ..step("b", 5, 1, 1) });
         assert_eq!(tally.agreed([&a, &b]), None, "b forked");
     }
 
@@ -440,18 +366,8 @@ pub(crate) mod tests {
     fn a_take_over_is_a_later_bid_of_another_node_for_the_same_step() {
         let mut tally = Tally::default();
         let mut claim = |node: &str, sequence: u64, epoch: u32, lease_ms: u32| {
-            let claim = Claim {
-                step: Version::at(sequence),
-                epoch,
-                node: node.into(),
-                lease_ms,
-            };
-            tally.take(&seen(Note::Claim(ClaimNote {
-                chain: name("c"),
-                boot: name("b"),
-                claim,
-                failed: None,
-            })))
+            let claim = Claim { step: Version::at(sequence), epoch, node: node.into(), lease_ms };
+            tally.take(&seen(Note::Claim(ClaimNote { chain: name("c"), boot: name("b"), claim, failed: None })))
         };
         assert!(claim("a", 1, 0, 900).is_empty());
         assert!(claim("b", 2, 0, 900).is_empty(), "another step");
@@ -473,14 +389,8 @@ pub(crate) mod tests {
             next: 3,
             end: None,
         };
-        assert!(matches!(
-            tally.take(&seen(Note::CameraHead(spool.clone())))[..],
-            [News::Chain(_)]
-        ));
-        spool.end = Some(microlambda_wire::EndMark {
-            count: 7,
-            manifest: Digest::default(),
-        });
+        assert!(matches!(tally.take(&seen(Note::CameraHead(spool.clone())))[..], [News::Chain(_)]));
+        spool.end = Some(microlambda_wire::EndMark { count: 7, manifest: Digest::default() });
         assert_eq!(tally.take(&seen(Note::CameraHead(spool.clone()))), [News::InputEnds(7)]);
         assert!(tally.take(&seen(Note::CameraHead(spool))).is_empty());
     }

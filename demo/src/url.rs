@@ -25,11 +25,7 @@ pub struct BrokerUrl {
 impl BrokerUrl {
     /// A broker on this machine.
     pub fn loopback(port: u16) -> Self {
-        Self {
-            credentials: None,
-            host: "127.0.0.1".into(),
-            port,
-        }
+        Self { credentials: None, host: "127.0.0.1".into(), port }
     }
 
     /// Host and port.
@@ -40,18 +36,12 @@ impl BrokerUrl {
     /// The same user and password at another address.
     #[must_use]
     pub fn at(&self, host: &str, port: u16) -> Self {
-        Self {
-            credentials: self.credentials.clone(),
-            host: host.into(),
-            port,
-        }
+        Self { credentials: self.credentials.clone(), host: host.into(), port }
     }
 
     /// User and password, if the broker wants some. [`fmt::Display`] leaves both out.
     pub fn credentials(&self) -> Option<(&str, &str)> {
-        self.credentials
-            .as_ref()
-            .map(|(user, password)| (user.as_str(), password.as_str()))
+        self.credentials.as_ref().map(|(user, password)| (user.as_str(), password.as_str()))
     }
 
     /// What a client needs to connect.
@@ -71,17 +61,13 @@ impl FromStr for BrokerUrl {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let error = |why: &str| Error::Broker {
-            url: text
-                .rsplit_once('@')
-                .map_or_else(|| text.to_string(), |(_, rest)| format!("mqtt://…@{rest}")),
+            url: text.rsplit_once('@').map_or_else(|| text.to_string(), |(_, rest)| format!("mqtt://…@{rest}")),
             why: format!("{why}; write it as mqtt://host:port"),
         };
-        let rest = text
-            .strip_prefix("mqtt://")
-            .ok_or_else(|| match text.split_once("://") {
-                Some(("mqtts" | "ssl", _)) => error("the demo speaks to brokers without TLS only"),
-                _ => error("not an address of a broker"),
-            })?;
+        let rest = text.strip_prefix("mqtt://").ok_or_else(|| match text.split_once("://") {
+            Some(("mqtts" | "ssl", _)) => error("the demo speaks to brokers without TLS only"),
+            _ => error("not an address of a broker"),
+        })?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (credentials, address) = match rest.rsplit_once('@') {
             Some((user, address)) => (Some(user.split_once(':').unwrap_or((user, ""))), address),
@@ -89,27 +75,17 @@ impl FromStr for BrokerUrl {
         };
         let (host, port) = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((host, port)) => (host, port.strip_prefix(':')),
-            None => address
-                .split_once(':')
-                .map_or((address, None), |(host, port)| (host, Some(port))),
+            None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
         };
         let port = match port {
-            Some(port) => port
-                .parse()
-                .ok()
-                .filter(|&port| port > 0)
-                .ok_or_else(|| error("the port is no number"))?,
+            Some(port) => port.parse().ok().filter(|&port| port > 0).ok_or_else(|| error("the port is no number"))?,
             None => PORT_DEFAULT,
         };
         if host.is_empty() || host.contains(['/', ' ']) {
             return Err(error("it names no host"));
         }
         let credentials = credentials.map(|(user, password)| (user.to_string(), password.to_string()));
-        Ok(Self {
-            credentials,
-            host: host.into(),
-            port,
-        })
+        Ok(Self { credentials, host: host.into(), port })
     }
 }
 
@@ -154,15 +130,7 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused_with_the_form_to_use() {
-        for text in [
-            "",
-            "host:1883",
-            "http://host",
-            "mqtts://host",
-            "mqtt://",
-            "mqtt://host:0",
-            "mqtt://host:99999",
-        ] {
+        for text in ["", "host:1883", "http://host", "mqtts://host", "mqtt://", "mqtt://host:0", "mqtt://host:99999"] {
             let error = text.parse::<BrokerUrl>().unwrap_err().to_string();
             assert!(error.contains("mqtt://host:port"), "{text}: {error}");
         }

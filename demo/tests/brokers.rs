@@ -30,9 +30,7 @@ fn publish(broker: &Broker, messages: &[(String, Vec<u8>, bool)]) {
     options.set_max_packet_size(1 << 20, 1 << 20);
     let (client, mut connection) = Client::new(options, messages.len() + 1);
     for (topic, payload, retain) in messages {
-        client
-            .try_publish(topic, QoS::AtLeastOnce, *retain, payload.clone())
-            .unwrap();
+        client.try_publish(topic, QoS::AtLeastOnce, *retain, payload.clone()).unwrap();
     }
     let mut left = messages.len();
     while left > 0 {
@@ -70,11 +68,7 @@ fn face(id: &str) -> (String, Vec<u8>, bool) {
         label: String::new(),
         thumbnail: microlambda_wire::Blob(vec![0xff; 12 << 10]),
     };
-    (
-        Topic::Face { face: name(id) }.build(&prefix()),
-        to_payload(&note).unwrap(),
-        true,
-    )
+    (Topic::Face { face: name(id) }.build(&prefix()), to_payload(&note).unwrap(), true)
 }
 
 fn next_event(observer: &Observer) -> Name {
@@ -88,10 +82,7 @@ fn next_event(observer: &Observer) -> Name {
 
 fn events_are_typed_and_repeats_are_counted(broker: &Broker) {
     let observer = broker.observe(&name("demo")).unwrap();
-    publish(
-        broker,
-        &[event("e1"), event("e1"), event("e2"), event("e1"), event("e3")],
-    );
+    publish(broker, &[event("e1"), event("e1"), event("e2"), event("e1"), event("e3")]);
     let ids: Vec<Name> = (0..3).map(|_| next_event(&observer)).collect();
     assert_eq!(ids, ["e1", "e2", "e3"].map(name));
     assert_eq!(observer.event_repeats(), 2);
@@ -99,11 +90,7 @@ fn events_are_typed_and_repeats_are_counted(broker: &Broker) {
 
 fn what_is_not_ours_is_refused_and_the_rest_goes_on(broker: &Broker) {
     let observer = broker.observe(&name("demo")).unwrap();
-    let status = (
-        Topic::NodeStatus { node: name("n") }.build(&prefix()),
-        b"hello".to_vec(),
-        false,
-    );
+    let status = (Topic::NodeStatus { node: name("n") }.build(&prefix()), b"hello".to_vec(), false);
     let other_site = (event("e").0.replace("demo", "elsewhere"), event("e").1, false);
     publish(broker, &[status, other_site, event("e9")]);
     let refused = observer.next(PATIENCE).unwrap();
@@ -121,11 +108,9 @@ fn retained_faces_reach_who_comes_later(broker: &Broker) {
     let mut found = std::collections::BTreeSet::new();
     let until = Instant::now() + PATIENCE;
     while found.len() < faces.len() {
-        let note = observer.wait(until.saturating_duration_since(Instant::now()), |seen| {
-            match &seen.note {
-                Note::Face(face) if seen.retained => Some(face.clone()),
-                _ => None,
-            }
+        let note = observer.wait(until.saturating_duration_since(Instant::now()), |seen| match &seen.note {
+            Note::Face(face) if seen.retained => Some(face.clone()),
+            _ => None,
         });
         let note = note.unwrap_or_else(|| panic!("only {} of {} retained faces came", found.len(), faces.len()));
         assert_eq!(note.thumbnail.0.len(), 12 << 10);
@@ -133,21 +118,14 @@ fn retained_faces_reach_who_comes_later(broker: &Broker) {
     }
     let cleared = Topic::Face { face: name("f7") };
     publish(broker, &[(cleared.build(&prefix()), Vec::new(), true)]);
-    let seen = observer.wait(PATIENCE, |seen| {
-        (seen.note == Note::Cleared).then(|| seen.topic.clone())
-    });
+    let seen = observer.wait(PATIENCE, |seen| (seen.note == Note::Cleared).then(|| seen.topic.clone()));
     assert_eq!(seen, Some(cleared));
     broker.clear_retained(&name("demo"));
     publish(broker, &[event("after")]);
     let later = broker.observe(&name("demo")).unwrap();
     publish(broker, &[event("last")]);
-    let Some(Report::Seen(seen)) = later.next(PATIENCE) else {
-        panic!("nothing came")
-    };
-    assert!(
-        matches!(&seen.note, Note::Event(event) if event.id == name("last")),
-        "something was left: {seen:?}"
-    );
+    let Some(Report::Seen(seen)) = later.next(PATIENCE) else { panic!("nothing came") };
+    assert!(matches!(&seen.note, Note::Event(event) if event.id == name("last")), "something was left: {seen:?}");
 }
 
 fn a_restarted_broker_is_found_again(broker: &mut Broker) {
@@ -197,10 +175,7 @@ fn a_broker_outlives_nothing_but_its_handle_and_its_port_is_checked() {
     assert!(matches!(error, Error::Port { port: taken } if taken == port), "{error}");
     let pid = broker.process().and_then(|process| process.pid()).unwrap();
     assert_eq!(Broker::external(&url).unwrap().kind(), BrokerKind::External);
-    assert!(
-        Path::new(&format!("/proc/{pid}")).exists(),
-        "an external handle ends nothing"
-    );
+    assert!(Path::new(&format!("/proc/{pid}")).exists(), "an external handle ends nothing");
     drop(broker);
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
@@ -215,9 +190,7 @@ fn a_status_goes_from_sender_to_observer_unchanged() {
     let before_us = microlambda_demo::monotonic_us();
     let topic = Topic::NodeStatus { node: name("n") };
     publish(&broker, &[(topic.build(&prefix()), to_payload(&status).unwrap(), true)]);
-    let Some(Report::Seen(seen)) = observer.next(PATIENCE) else {
-        panic!("nothing came")
-    };
+    let Some(Report::Seen(seen)) = observer.next(PATIENCE) else { panic!("nothing came") };
     assert_eq!(seen.topic, topic);
     assert_eq!(seen.note, Note::NodeStatus(status));
     assert!(!seen.retained, "it came live");

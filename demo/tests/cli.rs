@@ -50,16 +50,10 @@ fn an_empty_folder_and_missing_parts_are_refused_before_anything_starts() {
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
     let message = refusal(&demo(dir.path(), &["--photos", empty.to_str().unwrap()]));
-    assert!(
-        message.contains("no photos in") && message.contains("make setup"),
-        "{message}"
-    );
+    assert!(message.contains("no photos in") && message.contains("make setup"), "{message}");
     fs::remove_file(dir.path().join("data/models/shape_predictor_5_face_landmarks.dat")).unwrap();
     let message = refusal(&demo(dir.path(), &[]));
-    assert!(
-        message.contains("shape_predictor_5_face_landmarks.dat is missing: run `make setup`"),
-        "{message}"
-    );
+    assert!(message.contains("shape_predictor_5_face_landmarks.dat is missing: run `make setup`"), "{message}");
     assert!(!dir.path().join("out/run").exists());
 }
 
@@ -73,21 +67,13 @@ fn a_broker_that_is_not_there_is_named() {
     let port = taken.local_addr().unwrap().port().to_string();
     let message = refusal(&demo(dir.path(), &["--port", &port]));
     // The program of this directory is empty, so that nothing could have been started.
-    assert!(
-        message.contains(&format!("port {port} on 127.0.0.1 is in use")),
-        "{message}"
-    );
+    assert!(message.contains(&format!("port {port} on 127.0.0.1 is in use")), "{message}");
 }
 
 #[test]
 fn wrong_options_are_a_usage_error_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
-    for args in [
-        &["--nodes", "0"][..],
-        &["--r-limit-ms", "1"],
-        &["--port", "1", "--broker", "mqtt://h"],
-        &["--kill"],
-    ] {
+    for args in [&["--nodes", "0"][..], &["--r-limit-ms", "1"], &["--port", "1", "--broker", "mqtt://h"], &["--kill"]] {
         assert_eq!(demo(dir.path(), args).status.code(), Some(2), "{args:?}");
     }
 }

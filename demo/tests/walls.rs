@@ -21,10 +21,7 @@ fn argv(parts: &[&str]) -> Vec<OsString> {
 fn inside(sandbox: &Sandbox, script: &str) -> String {
     let command = sandbox.enter(argv(&["sh", "-c", script]));
     let output = Command::new(&command[0]).args(&command[1..]).output().unwrap();
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{script}: {out}{err}");
     out.trim().to_string()
 }
@@ -50,19 +47,12 @@ fn setting() -> Option<Setting> {
         eprintln!("no namespaces on this system: {why}");
         return None;
     }
-    Some(Setting {
-        _dir: dir,
-        root,
-        broker,
-        walls,
-    })
+    Some(Setting { _dir: dir, root, broker, walls })
 }
 
 impl Setting {
     fn sandbox(&self, keep: &[&str]) -> Sandbox {
-        let Walls::Namespaces { socket, .. } = &self.walls else {
-            unreachable!("checked at the start")
-        };
+        let Walls::Namespaces { socket, .. } = &self.walls else { unreachable!("checked at the start") };
         let cover = [self.root.join("run"), self.root.join("photos")];
         let keep: Vec<PathBuf> = keep.iter().map(|path| self.root.join(path)).collect();
         Sandbox::new(&programs(), socket, &cover, &keep, &self.root.join("sandbox.log")).unwrap()
@@ -76,27 +66,17 @@ fn an_agent_sees_its_own_directory_and_what_it_was_given_alone() {
     let node = setting.sandbox(&["run/own"]);
     let camera = setting.sandbox(&["run/other", "photos"]);
     assert_eq!(
-        inside(
-            &node,
-            &format!("cat {root}/run/own/secret; ls {root}/run {root}/photos")
-        ),
+        inside(&node, &format!("cat {root}/run/own/secret; ls {root}/run {root}/photos")),
         format!("run/own{root}/photos:\n\n{root}/run:\nbus\nown")
     );
-    assert_eq!(
-        inside(&camera, &format!("cat {root}/photos/secret; ls {root}/run")),
-        "photosbus\nother"
-    );
+    assert_eq!(inside(&camera, &format!("cat {root}/photos/secret; ls {root}/run")), "photosbus\nother");
     inside(&node, &format!("echo kept > {root}/run/own/state"));
     assert_eq!(
         fs::read_to_string(setting.root.join("run/own/state")).unwrap(),
         "kept\n",
         "its directory is the real one"
     );
-    assert_eq!(
-        fs::read_to_string(setting.root.join("photos/secret")).unwrap(),
-        "photos",
-        "outside nothing is covered"
-    );
+    assert_eq!(fs::read_to_string(setting.root.join("photos/secret")).unwrap(), "photos", "outside nothing is covered");
 }
 
 #[test]
@@ -115,16 +95,9 @@ fn an_agent_reaches_the_broker_and_nothing_else() {
         try: socket.create_connection(("127.0.0.1", PORT), 10)
         except ConnectionRefusedError: print("refused")
     "#;
-    let script: String = script
-        .lines()
-        .map(|line| line.trim_start_matches("        "))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let script: String = script.lines().map(|line| line.trim_start_matches("        ")).collect::<Vec<_>>().join("\n");
     let script = script.replace("PORT", &port.to_string());
-    assert_eq!(
-        inside(&node, &format!("python3 - <<'END'\n{script}\nEND")),
-        "20020000\nrefused"
-    );
+    assert_eq!(inside(&node, &format!("python3 - <<'END'\n{script}\nEND")), "20020000\nrefused");
     assert_eq!(Sandbox::broker_url(setting.broker.url()).address(), ("127.0.0.1", 1883));
 }
 
@@ -137,11 +110,8 @@ fn a_killed_agent_enters_the_same_sandbox_again_under_its_own_pid() {
     assert_ne!(home, namespace(std::process::id()));
     for _ in 0..2 {
         let command = node.enter(argv(&["cat"]));
-        let mut agent = Command::new(&command[0])
-            .args(&command[1..])
-            .stdin(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut agent =
+            Command::new(&command[0]).args(&command[1..]).stdin(std::process::Stdio::piped()).spawn().unwrap();
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while fs::read_to_string(format!("/proc/{}/comm", agent.id())).unwrap().trim() != "cat" {
             assert!(std::time::Instant::now() < until, "the command never became the agent");
@@ -158,15 +128,7 @@ fn namespaces_that_were_demanded_and_not_got_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let broker = "mqtt://127.0.0.1:1".parse().unwrap();
     let deep = dir.path().join("x".repeat(120));
-    let error = Walls::new(Isolation::Namespaces, &programs(), &deep, &broker)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("too long for a socket") && error.contains("--isolation auto"),
-        "{error}"
-    );
-    assert!(matches!(
-        Walls::new(Isolation::Auto, &programs(), &deep, &broker).unwrap(),
-        Walls::None(_)
-    ));
+    let error = Walls::new(Isolation::Namespaces, &programs(), &deep, &broker).unwrap_err().to_string();
+    assert!(error.contains("too long for a socket") && error.contains("--isolation auto"), "{error}");
+    assert!(matches!(Walls::new(Isolation::Auto, &programs(), &deep, &broker).unwrap(), Walls::None(_)));
 }

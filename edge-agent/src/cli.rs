@@ -13,12 +13,16 @@ use crate::{inspect, report};
 
 /// An edge node of MicroLambda: runs face-recognition steps of at most r-limit-ms each, hands the state on, reports new faces
 #[derive(Debug, Parser)]
-#[command(name = "edge-agent", version, after_help = "Examples:
+#[command(
+    name = "edge-agent",
+    version,
+    after_help = "Examples:
   edge-agent example-config > edge.toml      write a configuration to edit
   edge-agent validate --config edge.toml     check it
   edge-agent run --config edge.toml          run the node
   edge-agent faces list                      who has been seen
-  edge-agent inspect photo.jpg               look at a picture without a broker")]
+  edge-agent inspect photo.jpg               look at a picture without a broker"
+)]
 pub struct Cli {
     #[command(flatten)]
     verbosity: Verbosity,
@@ -53,7 +57,9 @@ enum Command {
     #[command(after_help = "Example:\n  edge-agent check --config /etc/microlambda/edge.toml")]
     Check(ReportArgs),
     /// Show the faces of pictures: box, size, sharpness, usable or why not; needs no broker
-    #[command(after_help = "Examples:\n  edge-agent inspect --models target/data/models photo.jpg\n  edge-agent inspect --json --encodings a.jpg b.png")]
+    #[command(
+        after_help = "Examples:\n  edge-agent inspect --models target/data/models photo.jpg\n  edge-agent inspect --json --encodings a.jpg b.png"
+    )]
     Inspect(inspect::InspectArgs),
 }
 
@@ -142,7 +148,8 @@ fn dispatch(command: Command) -> Result<(), CommandError> {
 fn run_node(config: Config) -> Result<(), CommandError> {
     let store = SqliteStore::open(&config.state_dir)?;
     runtime()?.block_on(async {
-        let stop = shutdown_signal().map_err(|error| CommandError::Failed(format!("cannot handle signals: {error}")))?;
+        let stop =
+            shutdown_signal().map_err(|error| CommandError::Failed(format!("cannot handle signals: {error}")))?;
         node::run(config, store, async {
             let signal = stop.await;
             log::info!(signal:? = signal; "asked to stop");

@@ -156,7 +156,8 @@ impl Config {
         }
         let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
         let host = host.split('.').next().unwrap_or_default().to_owned();
-        Name::new(host).map_err(|why| ConfigError::value("node", format!("{why}: the host name cannot serve, set `node`")))
+        Name::new(host)
+            .map_err(|why| ConfigError::value("node", format!("{why}: the host name cannot serve, set `node`")))
     }
 
     /// The worker program.

@@ -77,7 +77,11 @@ async fn inspect(args: &InspectArgs, params: FaceParams, command: &WorkerCommand
     if args.json {
         print_json(&pictures)?;
     }
-    if failed == 0 { Ok(()) } else { Err(CommandError::Failed(format!("{failed} of {} pictures could not be read", args.photos.len()))) }
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(CommandError::Failed(format!("{failed} of {} pictures could not be read", args.photos.len())))
+    }
 }
 
 fn read(photo: &Path) -> Result<Vec<u8>, String> {

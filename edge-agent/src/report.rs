@@ -33,7 +33,9 @@ pub(crate) fn validated(path: &Path, config: &Config, as_json: bool) -> Result<(
     let node = config.node_name()?;
     if as_json {
         let lambda = lambda_digest(&config.faces);
-        return print_json(&json!({ "valid": true, "node": node, "site": config.site, "lambda": lambda, "config": config }));
+        return print_json(
+            &json!({ "valid": true, "node": node, "site": config.site, "lambda": lambda, "config": config }),
+        );
     }
     print(&format!(
         "{} is valid: node {node} of site {}, r_limit {} ms, broker {}\n",
@@ -54,7 +56,8 @@ pub(crate) fn faces(config: &Config, as_json: bool) -> Result<(), CommandError> 
     }
     let mut text = String::new();
     for face in &faces {
-        let labels: Vec<&str> = face.frames.iter().map(|frame| frame.label.as_str()).filter(|l| !l.is_empty()).collect();
+        let labels: Vec<&str> =
+            face.frames.iter().map(|frame| frame.label.as_str()).filter(|l| !l.is_empty()).collect();
         let first = face.frames.first().map_or(0, |frame| frame.sequence);
         text += &format!(
             "{}  camera {}  first in frame {first}, {} frames  {}\n",
@@ -72,7 +75,8 @@ pub(crate) fn picture(config: &Config, face: &str, file: &Path) -> Result<(), Co
     let jpeg = jpeg.ok_or_else(|| {
         CommandError::Failed(format!("no picture of face {face} is kept here: `edge-agent faces list` shows all ids"))
     })?;
-    std::fs::write(file, jpeg).map_err(|error| CommandError::Failed(format!("cannot write {}: {error}", file.display())))
+    std::fs::write(file, jpeg)
+        .map_err(|error| CommandError::Failed(format!("cannot write {}: {error}", file.display())))
 }
 
 pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError> {
@@ -89,7 +93,9 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
             })
         });
         let chains: Vec<_> = chains.collect();
-        return print_json(&json!({ "node": config.node_name()?, "site": config.site, "running": running, "chains": chains }));
+        return print_json(
+            &json!({ "node": config.node_name()?, "site": config.site, "running": running, "chains": chains }),
+        );
     }
     let state = if running { "running" } else { "not running: start it with `edge-agent run`" };
     let mut text = format!("node {} of site {}: {state}\n", config.node_name()?, config.site);
@@ -122,7 +128,9 @@ pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), CommandError> 
         }
     }
     if as_json {
-        print_json(&json!({ "sound": problems.is_empty(), "chains": chains.len(), "records": records, "problems": problems }))?;
+        print_json(
+            &json!({ "sound": problems.is_empty(), "chains": chains.len(), "records": records, "problems": problems }),
+        )?;
     } else if problems.is_empty() {
         print(&format!("sound: {} chains, {records} records folded again with the same digests\n", chains.len()))?;
     } else {
@@ -138,7 +146,9 @@ pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), CommandError> 
 /// Folds a chain's records from its genesis and compares every digest and the gallery; how many records there are.
 fn check_chain(store: &SqliteStore, config: &Config, chain: &StoredChain) -> Result<u64, String> {
     if chain.lambda != lambda_digest(&config.faces) {
-        return Err("it was folded with other [faces] settings or another version, and cannot be checked with these".into());
+        return Err(
+            "it was folded with other [faces] settings or another version, and cannot be checked with these".into()
+        );
     }
     let mut fold = FoldState::genesis(config.faces);
     let mut records = 0;

@@ -45,7 +45,11 @@ impl Worker {
     ///
     /// # Errors
     /// The program cannot be started.
-    pub fn spawn(command: &WorkerCommand, incarnation: u64, events: mpsc::Sender<WorkerEvent>) -> std::io::Result<Self> {
+    pub fn spawn(
+        command: &WorkerCommand,
+        incarnation: u64,
+        events: mpsc::Sender<WorkerEvent>,
+    ) -> std::io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let stream = UnixStream::from_std(ours)?;

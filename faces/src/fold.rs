@@ -106,7 +106,9 @@ pub enum FoldError {
         found: Head,
     },
     /// It leads elsewhere: the sender folds differently, or the content was changed on the way.
-    #[error("leads to {found:?}, but announces {announced:?}: do both nodes run the same version and [faces] settings?")]
+    #[error(
+        "leads to {found:?}, but announces {announced:?}: do both nodes run the same version and [faces] settings?"
+    )]
     OtherHead {
         /// What it says.
         announced: Head,

@@ -15,6 +15,6 @@ pub mod plan;
 pub mod proto;
 
 pub use analysis::{
-    Analysis, ENCODING_LEN, Encoding, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace, Tile,
-    Unusable,
+    Analysis, ENCODING_LEN, Encoding, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace,
+    Tile, Unusable,
 };

@@ -4,9 +4,7 @@
 use microlambda::{Digest, Head};
 use microlambda_faces::content::{ContentError, Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{EXEMPLARS_MAX, FoldError, FoldState, Folded, event_id, lambda_digest};
-use microlambda_faces::{
-    Analysis, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace, Unusable,
-};
+use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace, Unusable};
 use microlambda_wire::{EventKind, GapReason, Record};
 use proptest::prelude::*;
 
@@ -17,11 +15,7 @@ fn face(person: u8, offset: f32, score: f32) -> Face {
     let mut encoding = vec![0.0; 128];
     encoding[usize::from(person)] = 1.0;
     encoding[127] = offset;
-    Face {
-        seen: SeenFace { rect: RECT, score },
-        sharpness: 100.0,
-        outcome: FaceOutcome::Encoded(encoding.into()),
-    }
+    Face { seen: SeenFace { rect: RECT, score }, sharpness: 100.0, outcome: FaceOutcome::Encoded(encoding.into()) }
 }
 
 fn frame(sequence: u64, faces: Vec<Face>) -> Entry {
@@ -165,7 +159,8 @@ fn an_encoding_that_is_not_128_finite_numbers_never_reaches_the_fold() {
 fn stream() -> impl Strategy<Value = Vec<Entry>> {
     let faces = prop::collection::vec((0_u8..8, 0.0_f32..0.5, 0.1_f32..2.0), 0..3);
     prop::collection::vec(faces, 1..30).prop_map(|frames| {
-        let faces = |faces: Vec<(u8, f32, f32)>| faces.into_iter().map(|(p, offset, score)| face(p, offset, score)).collect();
+        let faces =
+            |faces: Vec<(u8, f32, f32)>| faces.into_iter().map(|(p, offset, score)| face(p, offset, score)).collect();
         frames.into_iter().zip(0..).map(|(of_frame, sequence)| frame(sequence, faces(of_frame))).collect()
     })
 }

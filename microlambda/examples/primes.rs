@@ -9,9 +9,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use microlambda::{
-    Budget, CostClass, Digest, DigestBuilder, Lambda, Next, StepLimit, Stop, UnitCost, run_step,
-};
+use microlambda::{Budget, CostClass, Digest, DigestBuilder, Lambda, Next, StepLimit, Stop, UnitCost, run_step};
 
 /// Numbers tested in one unit.
 const UNIT_NUMBERS: u64 = 1_000;
@@ -98,7 +96,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         state.save(&checkpoint)?;
         steps += 1;
         overruns += usize::from(report.used_us > limit.r_limit_us);
-        println!("step {steps:3} on node {node}: {:4} units in {:5} µs, at {}", report.units, report.used_us, state.next);
+        println!(
+            "step {steps:3} on node {node}: {:4} units in {:5} µs, at {}",
+            report.units, report.used_us, state.next
+        );
         if report.stop == Stop::Done {
             break;
         }

@@ -2,8 +2,8 @@
 
 use microlambda::placement::{Peer, Spread, Stay};
 use microlambda::{
-    Attempt, Chain, ChainConfig, Claim, Commit, Context, Digest, Effect, Event, Head, Phase, StepEnd, StepMode, TimerReason,
-    Version,
+    Attempt, Chain, ChainConfig, Claim, Commit, Context, Digest, Effect, Event, Head, Phase, StepEnd, StepMode,
+    TimerReason, Version,
 };
 
 const R_LIMIT_US: u64 = 1_000_000;
@@ -269,7 +269,8 @@ fn a_unit_that_fails_on_two_nodes_is_set_aside_and_the_chain_goes_on() {
     let effects = bench.ended(head(0), StepEnd::Died { why: "abort".into() });
     assert!(effects.iter().any(|effect| matches!(effect, Effect::PublishFailure { times: 1, .. })));
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Persist(Commit::SetAside { .. }))));
-    let failure = Event::FailureSeen { node: "b".into(), at: bench.chain.head().version, times: 1, why: "abort".into() };
+    let failure =
+        Event::FailureSeen { node: "b".into(), at: bench.chain.head().version, times: 1, why: "abort".into() };
     let effects = bench.feed(failure);
     let why = effects.iter().find_map(|effect| match effect {
         Effect::Persist(Commit::SetAside { why, .. }) => Some(why.clone()),

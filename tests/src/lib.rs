@@ -145,6 +145,23 @@ impl Site {
         self.camera = Some(self.rig.camera("camera", &setup).expect("a camera agent"));
     }
 
+    /// Starts a second camera whose stream never ends: it shows these photos in turn, `pause_s` apart.
+    pub fn start_live_camera(&mut self, photos: &Path, pause_s: f64) -> Agent {
+        let script =
+            format!("while :; do for p in '{}'/*.jpg; do cat \"$p\"; sleep {pause_s}; done; done", photos.display());
+        let mut source = toml::Table::new();
+        source.insert("kind".into(), "command".into());
+        source.insert("command".into(), ["sh", "-c", &script].map(toml::Value::from).to_vec().into());
+        let setup = CameraSetup {
+            site: self.name.clone(),
+            camera: name("live"),
+            photos: photos.to_path_buf(),
+            exit_when_done: false,
+            extra: [("source".to_owned(), toml::Value::Table(source))].into_iter().collect(),
+        };
+        self.rig.camera("live", &setup).expect("a live camera")
+    }
+
     /// Starts a node with the given limit and placement policy.
     pub fn start_node(&mut self, node: &str, r_limit_ms: u64, placement: &str) {
         let setup = EdgeSetup {

@@ -3,9 +3,9 @@
 
 use microlambda::{Claim, Digest, Head, Version};
 use microlambda_wire::{
-    Blob, CameraHead, CameraStatus, ChainClass, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, FrameError, FrameMeta,
-    Name, NodeStatus, Payload, PayloadError, RecordNote, SyncHave, SyncWant, Topic, TopicError, TopicPrefix, Want, from_payload,
-    read_frame_meta, strip_frame_meta, to_payload, write_frame_meta,
+    Blob, CameraHead, CameraStatus, ChainClass, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, FrameError,
+    FrameMeta, Name, NodeStatus, Payload, PayloadError, RecordNote, SyncHave, SyncWant, Topic, TopicError, TopicPrefix,
+    Want, from_payload, read_frame_meta, strip_frame_meta, to_payload, write_frame_meta,
 };
 use proptest::prelude::*;
 
@@ -136,7 +136,8 @@ fn payloads_out_of_bounds_are_refused() {
     assert!(refused::<CameraHead>(head).to_string().contains("oldest 6"));
     let want = r#"{"v":1,"node":"a","boot":"b","chain":"c","cursor":0,"credit":5000,"committed":0,"expires_ms":1}"#;
     assert!(refused::<Want>(want).to_string().contains("credit"));
-    let gap = r#"{"v":1,"chain":"c","sequence":1,"record":{"kind":"gap","count":18446744073709551615,"reason":"unused"}}"#;
+    let gap =
+        r#"{"v":1,"chain":"c","sequence":1,"record":{"kind":"gap","count":18446744073709551615,"reason":"unused"}}"#;
     assert!(refused::<RecordNote>(gap).to_string().contains("gap"));
     let long = format!("{}{}", head, " ".repeat(5_000));
     assert!(matches!(refused::<CameraHead>(&long), PayloadError::TooLong { bytes_max: 4_096, .. }));

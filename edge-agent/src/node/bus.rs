@@ -26,7 +26,8 @@ impl<S: Store> Node<S> {
             }
         };
         match topic {
-            Topic::CameraHead { camera } => match self.read::<CameraHead>(&topic_name("camera head", &camera), payload) {
+            Topic::CameraHead { camera } => match self.read::<CameraHead>(&topic_name("camera head", &camera), payload)
+            {
                 Some(head) if head.camera == camera => self.camera_head(head),
                 _ => Ok(()),
             },
@@ -35,10 +36,12 @@ impl<S: Store> Node<S> {
                 Some(RecordNote { chain, sequence, record }) => self.record(&chain, sequence, record, Vec::new()),
                 None => Ok(()),
             },
-            Topic::Continuation { chain } => match self.read::<Continuation>(&topic_name("continuation", &chain), payload) {
-                Some(note) if note.chain == chain => self.continuation(note),
-                _ => Ok(()),
-            },
+            Topic::Continuation { chain } => {
+                match self.read::<Continuation>(&topic_name("continuation", &chain), payload) {
+                    Some(note) if note.chain == chain => self.continuation(note),
+                    _ => Ok(()),
+                }
+            }
             Topic::Claim { chain } => match self.read::<ClaimNote>(&topic_name("claim", &chain), payload) {
                 Some(note) if note.chain == chain => self.claim(note),
                 _ => Ok(()),
@@ -264,7 +267,16 @@ impl<S: Store> Node<S> {
             }
         };
         let Some(run) = self.chains.get(&have.chain) else { return Ok(()) };
-        if have.lambda != self.lambda || !delta.head.beats(&run.chain.head()) {
+        if have.lambda != self.lambda {
+            return Ok(());
+        }
+        if !delta.head.beats(&run.chain.head()) {
+            if have.newest.beats(&run.chain.head()) {
+                // The winning branch leaves ours so far back that its first part alone does not beat our head.
+                self.counters.forks_too_deep += 1;
+                log::error!(chain:% = have.chain, node:% = have.node;
+                    "this node's branch lost long ago: stop it, move its database away and start it again, so that it takes the other branch");
+            }
             return Ok(());
         }
         if !self.fold_on_trial(&have.chain, delta, Vec::new()) {

@@ -6,7 +6,8 @@ use microlambda_faces::fold::{FoldState, Folded, event_id};
 use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis, plan};
 use microlambda_runtime::monotonic_us;
 use microlambda_wire::{
-    Blob, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, Record, Topic, UnitFailure,
+    Blob, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, Record, Topic,
+    UnitFailure,
 };
 
 use super::chain_run::{Announcement, Pending};
@@ -132,7 +133,8 @@ impl<S: Store> Node<S> {
             self.counters.suffixes_replaced += 1;
             log::warn!(chain:% = chain, from_sequence; "another branch of the chain wins: its records replace ours from here on");
         }
-        let fresh: Vec<(Entry, Folded)> = entries.iter().map(|(entry, folded)| ((*entry).clone(), (*folded).clone())).collect();
+        let fresh: Vec<(Entry, Folded)> =
+            entries.iter().map(|(entry, folded)| ((*entry).clone(), (*folded).clone())).collect();
         let started_us = monotonic_us();
         self.store.advance(&Advance {
             chain,
@@ -160,7 +162,13 @@ impl<S: Store> Node<S> {
                     commit_us: now_us.saturating_sub(started_us),
                     ..timing
                 }),
-                frames: delta.entries.iter().zip(&folded).filter_map(|(e, f)| summary(e, f)).take(SUMMARIES_MAX).collect(),
+                frames: delta
+                    .entries
+                    .iter()
+                    .zip(&folded)
+                    .filter_map(|(e, f)| summary(e, f))
+                    .take(SUMMARIES_MAX)
+                    .collect(),
             };
         }
         self.note_events(chain, &fresh, own);
@@ -336,7 +344,8 @@ impl<S: Store> Node<S> {
             return false;
         };
         let sequence = base.version.sequence;
-        let entry = |analysis| Entry { sequence, record: record.clone(), analysis: Some(analysis), engine: String::new() };
+        let entry =
+            |analysis| Entry { sequence, record: record.clone(), analysis: Some(analysis), engine: String::new() };
         let (entries, partial) = match run.partial.clone() {
             None => (vec![entry(Analysis::SetAside { why: why.to_owned() })], None),
             Some(PartialEntry { mut partial, .. }) => {

@@ -106,8 +106,7 @@ pub async fn run<S: Store>(config: Config, store: S, stop: impl Future<Output = 
     link_config.will = Some(status::last_will(&prefix, &name, &boot));
     link_config.inbox_bytes_max = 8 << 20;
     let program = config.worker_program()?;
-    let command =
-        WorkerCommand { program, models_dir: config.models_dir.clone(), memory_mb: config.worker_memory_mb };
+    let command = WorkerCommand { program, models_dir: config.models_dir.clone(), memory_mb: config.worker_memory_mb };
     let (worker_events, worker_rx) = mpsc::channel(64);
     let (link, link_events) = Link::start(link_config);
     let now_us = monotonic_us();
@@ -300,12 +299,8 @@ impl<S: Store> Node<S> {
         for name in self.chains_live_first() {
             let due = self.chains.get(&name).is_some_and(|run| {
                 let peers = self.live_peers();
-                let ctx = Context {
-                    now_us,
-                    worker_free: self.worker_free_for(&name),
-                    yield_worker: false,
-                    peers: &peers,
-                };
+                let ctx =
+                    Context { now_us, worker_free: self.worker_free_for(&name), yield_worker: false, peers: &peers };
                 run.chain.next_timer(&ctx).0 <= now_us
             });
             if due {
@@ -333,8 +328,7 @@ impl<S: Store> Node<S> {
             at_us = at_us.min(self.settled_at_us);
         }
         for (name, run) in &self.chains {
-            let ctx =
-                Context { now_us, worker_free: self.worker_free_for(name), yield_worker: false, peers: &peers };
+            let ctx = Context { now_us, worker_free: self.worker_free_for(name), yield_worker: false, peers: &peers };
             let feed_us = if self.link.is_connected() { run.feed_deadline_us() } else { u64::MAX };
             at_us = at_us.min(run.chain.next_timer(&ctx).0).min(feed_us);
         }

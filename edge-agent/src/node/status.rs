@@ -66,6 +66,8 @@ counters! {
     commits,
     /// Forks that lost against a peer's branch.
     suffixes_replaced,
+    /// Forks that are too long ago to be mended by themselves.
+    forks_too_deep,
     /// Content that did not fold to what it announced.
     deltas_refused,
     /// Times state was asked for.
@@ -124,9 +126,8 @@ impl<S: Store> Node<S> {
         let now_us = monotonic_us();
         let live = |peer: &PeerView| peer.online && peer.heard_at_us.saturating_add(SILENCE_US) > now_us;
         let others = self.peers.iter().filter(|(_, peer)| live(peer));
-        let mut peers: Vec<Peer> = others
-            .map(|(node, peer)| Peer { node: node.to_string(), load_permille: peer.load_permille })
-            .collect();
+        let mut peers: Vec<Peer> =
+            others.map(|(node, peer)| Peer { node: node.to_string(), load_permille: peer.load_permille }).collect();
         peers.push(Peer { node: self.name.to_string(), load_permille: 0 });
         peers
     }
@@ -170,11 +171,13 @@ impl<S: Store> Node<S> {
         if !self.worker.trouble.is_empty() {
             return self.worker.trouble.clone();
         }
-        let behind = self.chains.iter().find(|(name, run)| {
-            run.class == ChainClass::Live && self.lag(name) > BEHIND_RECORDS
-        });
+        let behind =
+            self.chains.iter().find(|(name, run)| run.class == ChainClass::Live && self.lag(name) > BEHIND_RECORDS);
         behind.map_or(String::new(), |(name, _)| {
-            format!("behind: {} frames of chain {name} wait; add a node, or let the camera take fewer frames", self.lag(name))
+            format!(
+                "behind: {} frames of chain {name} wait; add a node, or let the camera take fewer frames",
+                self.lag(name)
+            )
         })
     }
 

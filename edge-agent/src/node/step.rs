@@ -14,7 +14,7 @@ use crate::store::Store;
 use crate::worker::{Worker, WorkerCommand, WorkerEvent};
 
 /// A worker is killed this long after `r_limit`, µs: the way of its last message, not more time for its units.
-const KILL_SLACK_US: u64 = 20_000;
+const KILL_SLACK_US: u64 = 50_000;
 /// A step whose first frame does not come is given up after this, µs.
 const INPUT_US: u64 = 400_000;
 /// Frames handed to the worker and not finished at most.
@@ -228,8 +228,9 @@ impl<S: Store> Node<S> {
 
     fn worker_ready(&mut self, protocol: u32, engine: String, load_us: u64) -> Result<(), NodeError> {
         if protocol != PROTOCOL {
-            self.worker.trouble =
-                format!("face-worker speaks protocol {protocol}, this edge-agent {PROTOCOL}: install both from one release");
+            self.worker.trouble = format!(
+                "face-worker speaks protocol {protocol}, this edge-agent {PROTOCOL}: install both from one release"
+            );
             log::error!("{}", self.worker.trouble);
             self.worker.kill();
             return Ok(());

@@ -18,7 +18,9 @@ pub use sqlite::SqliteStore;
 #[non_exhaustive]
 pub enum StoreError {
     /// SQLite says no: disk full, damaged file, lost permission.
-    #[error("database {path}: {source}; run `edge-agent check` with the agent stopped, and see that its disk is neither full nor read-only")]
+    #[error(
+        "database {path}: {source}; run `edge-agent check` with the agent stopped, and see that its disk is neither full nor read-only"
+    )]
     Sqlite {
         /// Which file.
         path: PathBuf,
@@ -158,7 +160,13 @@ pub trait Store: Send {
     fn chains(&self) -> Result<Vec<StoredChain>, StoreError>;
 
     /// Adds a chain at its genesis, unless it is there.
-    fn add_chain(&mut self, name: &Name, camera: &Name, class: ChainClass, genesis: Head) -> Result<StoredChain, StoreError>;
+    fn add_chain(
+        &mut self,
+        name: &Name,
+        camera: &Name,
+        class: ChainClass,
+        genesis: Head,
+    ) -> Result<StoredChain, StoreError>;
 
     /// Records a start.
     fn begin(&mut self, chain: &Name, attempt: &Attempt) -> Result<(), StoreError>;

@@ -91,9 +91,7 @@ impl SqliteStore {
     }
 
     fn user_version(&self) -> Result<i64, StoreError> {
-        self.connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(|source| self.sqlite(source))
+        self.connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|source| self.sqlite(source))
     }
 
     fn migrate(&self) -> Result<(), StoreError> {
@@ -311,7 +309,8 @@ fn write_entry(
         folded.head.digest.0,
         folded.head.set_aside
     ])?;
-    let (Record::Frame { captured_at_ms, label, .. }, Some(Analysis::Frame(analysis))) = (&entry.record, &entry.analysis)
+    let (Record::Frame { captured_at_ms, label, .. }, Some(Analysis::Frame(analysis))) =
+        (&entry.record, &entry.analysis)
     else {
         return Ok(());
     };

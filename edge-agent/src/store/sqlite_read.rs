@@ -15,7 +15,8 @@ use super::{ChainTotals, FaceRow, FrameRow, StoreError, StoredChain};
 /// Events handed out at once.
 const EVENTS_MAX: usize = 1_024;
 
-const CHAIN_COLUMNS: &str = "id, name, camera, batch, lambda, generation, boundary_sequence, boundary_digest, boundary_set_aside,
+const CHAIN_COLUMNS: &str =
+    "id, name, camera, batch, lambda, generation, boundary_sequence, boundary_digest, boundary_set_aside,
     partial, head_unit, head_digest, head_set_aside, holder, done";
 
 /// A row of `chain` as it stands.
@@ -88,10 +89,12 @@ impl SqliteStore {
             (digest == row.head.digest.0).then_some(Attempt { step: row.head, epoch, mode })
         };
         let query = "SELECT digest, epoch, one_unit FROM attempt WHERE chain = ?1";
-        let attempted = self.connection.query_row(query, [row.id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).optional();
+        let attempted =
+            self.connection.query_row(query, [row.id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).optional();
         let attempt = attempted.map_err(|source| self.sqlite(source))?.and_then(attempt);
         let query = "SELECT times, why FROM failure WHERE chain = ?1 AND digest = ?2";
-        let failure = self.connection.query_row(query, params![row.id, row.head.digest.0], |r| Ok((r.get(0)?, r.get(1)?)));
+        let failure =
+            self.connection.query_row(query, params![row.id, row.head.digest.0], |r| Ok((r.get(0)?, r.get(1)?)));
         let failure = failure.optional().map_err(|source| self.sqlite(source))?;
         Ok(StoredChain {
             gallery: self.read_gallery(&name, row.boundary.version.sequence)?,
@@ -111,10 +114,11 @@ impl SqliteStore {
 
     pub(super) fn read_boundary(&self, chain: &Name, sequence: u64) -> Result<Option<Head>, StoreError> {
         let read = || {
-            let (id, generation, lambda): (i64, u32, [u8; 32]) =
-                self.connection.query_row("SELECT id, generation, lambda FROM chain WHERE name = ?1", [chain.as_str()], |r| {
-                    Ok((r.get(0)?, r.get(1)?, r.get(2)?))
-                })?;
+            let (id, generation, lambda): (i64, u32, [u8; 32]) = self.connection.query_row(
+                "SELECT id, generation, lambda FROM chain WHERE name = ?1",
+                [chain.as_str()],
+                |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
+            )?;
             let version = Version { generation, sequence, unit: 0 };
             if sequence == 0 {
                 return Ok(Some(Head { version, ..Head::genesis(Digest(lambda)) }));
@@ -138,8 +142,9 @@ impl SqliteStore {
             let mut locator = Vec::new();
             let (mut bound, mut distance) = (i64::MAX, 1_i64);
             // Growing distances: the common ancestor of a fork is found within a factor of two of its depth.
-            while let Some((sequence, digest)) =
-                statement.query_row(params![id, bound], |r| Ok((unsigned(r, 0)?, r.get::<_, [u8; 32]>(1)?))).optional()?
+            while let Some((sequence, digest)) = statement
+                .query_row(params![id, bound], |r| Ok((unsigned(r, 0)?, r.get::<_, [u8; 32]>(1)?)))
+                .optional()?
             {
                 locator.push((sequence, Digest(digest)));
                 if locator.len() >= 4 {
@@ -182,7 +187,8 @@ impl SqliteStore {
             from_bytes::<Entry>(&body).map_err(|why| self.damaged(format!("an entry of chain {chain} ({why})")))
         };
         let entries = bodies.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
-        let behind = entries.last().map(|entry| self.read_boundary(chain, entry.next_sequence())).transpose()?.flatten();
+        let behind =
+            entries.last().map(|entry| self.read_boundary(chain, entry.next_sequence())).transpose()?.flatten();
         Ok((entries, behind))
     }
 
@@ -240,7 +246,9 @@ impl SqliteStore {
             let rows = statement.query_map([EVENTS_MAX as i64], |row| {
                 let name = |column| {
                     let text: String = row.get(column)?;
-                    Name::new(text).map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
+                    Name::new(text).map_err(|e| {
+                        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
+                    })
                 };
                 let kind: String = row.get(1)?;
                 Ok(EventNote {
@@ -320,7 +328,8 @@ impl SqliteStore {
             let mut statement = self.connection.prepare("PRAGMA integrity_check(20)")?;
             let mut lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
             let mut statement = self.connection.prepare("SELECT \"table\" FROM pragma_foreign_key_check LIMIT 20")?;
-            let broken = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+            let broken =
+                statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
             lines.extend(broken.into_iter().map(|table| format!("{table}: a row refers to a chain that is not there")));
             lines.retain(|line| line != "ok");
             Ok(lines)
