@@ -21,8 +21,10 @@ use serde::Serialize;
 const SIZE_PX: (u32, u32) = (240, 180);
 /// The nodes.
 const NODES: [&str; 2] = ["a", "b"];
-/// Syncs and round trips measured before the agents start, and again after the job.
-const PROBES: usize = 150;
+/// Syncs, transactions and round trips measured before the agents start, and again after the job.
+const PROBES: usize = 75;
+/// Pause before each: a step syncs now and then, and disks may answer syncs that follow each other closely much later.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Written by one sync, and carried by one message, bytes: about what a step adds.
 const BLOCK_BYTES: usize = 4_096;
 /// Longest wait for anything but the job.
@@ -39,7 +41,7 @@ struct Args {
     #[command(flatten)]
     common: Common,
     /// Frames of the folder, for each of the two placements
-    #[arg(long, value_name = "N", default_value_t = 1_200)]
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
     frames: usize,
     /// Limit of a step, ms
     #[arg(long, value_name = "N", default_value_t = 150)]
@@ -133,7 +135,8 @@ fn text(args: &Args, rows: &[(&str, Option<Stats>)], aims: &[Aim]) -> String {
     format!(
         "Two edge agents and a camera agent on loopback over mosquitto; `r_limit` {} ms, {} pictures of {}×{} px, once with placement *stay* and\n\
          once with *spread*. A hand-over is the time from the last unit of a step to the first unit of the step that continues it. Syncs,\n\
-         transactions and round trips are measured in the same run, on the same file system and broker, before and after each job.\n\n{}\n{}",
+         transactions and round trips are measured in the same run, on the same file system and broker, before and after each job, each after a\n\
+         pause of 20 ms.\n\n{}\n{}",
         args.r_limit_ms,
         args.frames,
         SIZE_PX.0,
@@ -198,7 +201,9 @@ fn probe(site: &Site, probes: &mut Probes) -> Result<(), Error> {
     Ok(())
 }
 
+/// Does something after a pause, and says how long it took, ms.
 fn timed<E>(work: impl FnOnce() -> Result<(), E>) -> Result<f64, E> {
+    std::thread::sleep(PAUSE);
     let start = Instant::now();
     work()?;
     Ok(start.elapsed().as_secs_f64() * 1_000.0)

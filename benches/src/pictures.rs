@@ -25,7 +25,7 @@ const FACELESS: [&str; 6] = ["chelsea.png", "coffee.png", "coins.png", "brick.pn
 /// What the pictures show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Motif {
-    /// Photos with people and without, by turns, each filling the picture.
+    /// Photos with people and without, by turns, each whole with bars beside it.
     Scenes,
     /// No face, so that a frame is one search.
     Faceless,
@@ -43,7 +43,10 @@ pub fn make(motif: Motif, count: usize, width_px: u32, height_px: u32) -> Result
         let photo = image::open(&path).map_err(|error| format!("{}: {error}; run `make setup`", path.display()))?;
         let photo = if motif == Motif::Portraits { close_up(&photo) } else { photo };
         let (width, height) = (width_px + MOVES_PX, height_px + MOVES_PX);
-        sources.push(photo.resize_to_fill(width, height, FilterType::Triangle));
+        sources.push(match motif {
+            Motif::Scenes => letterboxed(&photo, width, height),
+            Motif::Faceless | Motif::Portraits => photo.resize_to_fill(width, height, FilterType::Triangle),
+        });
     }
     let picture = |number: usize| {
         let (source, turn) = (&sources[number % sources.len()], (number / sources.len()) as u32);
@@ -83,6 +86,15 @@ fn paths(motif: Motif) -> Vec<PathBuf> {
 fn close_up(photo: &DynamicImage) -> DynamicImage {
     let (width, height) = photo.dimensions();
     photo.crop_imm(width * 28 / 100, 0, width * 36 / 100, height * 36 / 100)
+}
+
+/// The whole photo on a black picture of this size.
+fn letterboxed(photo: &DynamicImage, width_px: u32, height_px: u32) -> DynamicImage {
+    let photo = photo.resize(width_px, height_px, FilterType::Triangle).to_rgb8();
+    let mut picture = image::RgbImage::new(width_px, height_px);
+    let (left, top) = ((width_px - photo.width()) / 2, (height_px - photo.height()) / 2);
+    image::imageops::replace(&mut picture, &photo, left.into(), top.into());
+    picture.into()
 }
 
 fn jpeg(picture: &DynamicImage) -> Result<Vec<u8>, Error> {

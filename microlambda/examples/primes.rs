@@ -5,6 +5,12 @@
 //! cargo run --release -p microlambda --example primes -- 2000000 20
 //! ```
 //! Arguments: the bound, and `r_limit` in ms. The result is compared with one long run.
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    reason = "an example is a driver: it owns the clock, the files and the terminal that the library must not touch"
+)]
 
 use std::path::Path;
 use std::time::Instant;

@@ -160,6 +160,13 @@ impl ChainRun {
         missing
     }
 
+    /// Drops a record whose analysis is in the running step: a long step would fill the buffer with what it is done with.
+    pub fn buffer_drop(&mut self, sequence: u64) {
+        if let Some(buffered) = self.buffer.remove(&sequence) {
+            self.buffer_bytes = self.buffer_bytes.saturating_sub(buffered.jpeg.len());
+        }
+    }
+
     /// Drops what is folded.
     pub fn buffer_trim(&mut self) {
         let keep = self.buffer.split_off(&self.boundary());

@@ -45,18 +45,20 @@ impl<S: Store> Node<S> {
     pub(super) fn want_frames(&mut self, chain: &Name, now_us: u64) {
         let lease_us = self.lease_us();
         let Some(run) = self.chains.get(chain) else { return };
-        let missing = run.next_missing();
+        let (from, missing) = (run.next_needed(), run.next_missing());
         let open = run.want.filter(|want| want.expires_at_us > now_us && want.end >= missing);
         let stalled = open.is_some() && run.stalls_at_us().is_some_and(|at_us| at_us <= now_us);
         let credit = (run.frames_per_step_x16 / 8).clamp(*CREDIT.start(), *CREDIT.end());
-        let enough = open.is_some_and(|want| want.end.saturating_sub(missing) > credit / 2);
-        let ended = run.class == ChainClass::Batch && missing >= run.chain.input_next();
-        if (enough && !stalled) || ended {
-            return;
-        }
         // A want that continues the former one asks only for what that one did not cover.
         let cursor = open.filter(|_| !stalled).map_or(missing, |want| want.end);
-        self.send_want(chain, cursor, credit, now_us, lease_us);
+        // What is here and not used yet counts: asking on as it arrives would fill the buffer, which drops what is too much.
+        let ahead = cursor.saturating_sub(from);
+        let enough = ahead > credit / 2 && !stalled;
+        let ended = run.class == ChainClass::Batch && missing >= run.chain.input_next();
+        if enough || ended {
+            return;
+        }
+        self.send_want(chain, cursor, credit.saturating_sub(ahead).max(1), now_us, lease_us);
     }
 
     /// Asks for the one record at the head.
@@ -108,7 +110,7 @@ impl<S: Store> Node<S> {
         if due {
             // A want replaces the former one: an open one is repeated, so that the report does not end it.
             let open = run.want.filter(|want| want.expires_at_us > now_us);
-            let missing = run.first_missing(run.boundary());
+            let missing = run.next_missing();
             let credit = open.map_or(0, |want| want.end.saturating_sub(missing));
             let cursor = if credit > 0 { open.map_or(missing, |want| want.end) } else { missing };
             let end_credit = if credit > 0 { 1 } else { 0 };
@@ -131,9 +133,14 @@ impl<S: Store> Node<S> {
 }
 
 impl super::chain_run::ChainRun {
+    /// The next record that the worker is to get.
+    fn next_needed(&self) -> u64 {
+        self.step.as_ref().map_or(self.boundary(), |step| step.next_feed)
+    }
+
     /// The first record that a step here would lack.
     fn next_missing(&self) -> u64 {
-        self.first_missing(self.step.as_ref().map_or(self.boundary(), |step| step.next_feed))
+        self.first_missing(self.next_needed())
     }
 
     /// When a record that was asked for, and exists, counts as lost, µs.

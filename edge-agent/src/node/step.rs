@@ -276,6 +276,7 @@ impl<S: Store> Node<S> {
                 step.partial = None;
                 step.entries.push(Entry { sequence, record, analysis: Some(analysis), engine });
                 step.in_worker = step.in_worker.saturating_sub(1);
+                run.buffer_drop(sequence);
             }
         }
         match self.pump(&chain)? {
