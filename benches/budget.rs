@@ -220,11 +220,13 @@ fn text(rows: &[Row], aims: &[Aim], cpus: usize) -> String {
         "invocations",
         "units",
         "overruns",
+        "of them for want of a core",
         "largest, ms",
         "killed",
         "no unit fits",
         "use, mean",
         "use, p10",
+        "waiting for a core",
     ];
     let cells = |row: &Row| {
         let rate = row.overruns as f64 / row.invocations.max(1) as f64 * 100.0;

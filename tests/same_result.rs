@@ -43,6 +43,7 @@ fn nodes_with_different_blas_kernels_agree_on_one_digest() {
     assert_eq!(outcome.people.len(), 3);
     let per_node = site.tally.steps_per_node();
     assert_eq!(per_node.len(), 2, "both took part: {per_node:?}");
+    site.wait_for("engines", |tally, _| tally.nodes.values().all(|status| !status.engine.is_empty()));
     let engines: Vec<String> = ["old", "new"].map(|node| site.tally.nodes[&name(node)].engine.clone()).into();
     assert_ne!(engines[0], engines[1], "the kernels differ");
     site.stop_and_check();

@@ -141,8 +141,11 @@ impl Rig {
         let mut config = Table::new();
         config.insert("site".into(), setup.site.to_string().into());
         config.insert("camera".into(), setup.camera.to_string().into());
-        let source = [("kind", Value::from("folder")), ("path", path_value(&setup.photos)?)];
-        config.insert("source".into(), Value::Table(source.map(|(k, v)| (k.to_string(), v)).into_iter().collect()));
+        // Another source brings all its keys itself.
+        if !setup.extra.contains_key("source") {
+            let source = [("kind", Value::from("folder")), ("path", path_value(&setup.photos)?)];
+            config.insert("source".into(), Value::Table(source.map(|(k, v)| (k.to_string(), v)).into_iter().collect()));
+        }
         let flags: &[&str] = if setup.exit_when_done { &["--exit-when-done"] } else { &[] };
         self.start(name, &self.programs.camera, flags, config, &setup.extra, std::slice::from_ref(&setup.photos))
     }

@@ -250,10 +250,8 @@ pub enum Effect {
 pub struct Context<'a> {
     /// Local monotonic clock, µs.
     pub now_us: u64,
-    /// Whether a worker could start this chain's step now.
+    /// Whether a worker could start this chain's step now: none runs another step, and no chain of a higher class wants it.
     pub worker_free: bool,
-    /// True if, at this step boundary, a chain of a higher class waits for the worker.
-    pub yield_worker: bool,
     /// All live nodes, this one included.
     pub peers: &'a [Peer],
 }
@@ -374,6 +372,11 @@ impl Chain {
     /// Whether the record that comes next was released: only a peer's state helps.
     pub fn is_behind_input(&self) -> bool {
         !self.done && self.head.version.sequence < self.input_oldest
+    }
+
+    /// Whether only the worker, or its turn to bid, keeps it from starting a step: chains of a lower class leave it the worker.
+    pub fn wants_worker(&self, now_us: u64) -> bool {
+        self.may_bid() && self.lease.is_none() && self.refused_until_us <= now_us
     }
 
     /// One more than the newest record known to exist.
@@ -694,9 +697,8 @@ impl Chain {
     fn next_attempt_if_ours(&self, head: Head, holder: Option<&str>, ctx: &Context<'_>) -> Option<Attempt> {
         let idle = self.phase == Phase::Idle && !self.stopping;
         let work = (self.input_oldest..self.input_next).contains(&head.version.sequence);
-        let allowed = ctx.worker_free && !ctx.yield_worker;
         let claimed = self.lease.as_ref().is_some_and(|lease| lease.claim.step >= head.version);
-        let ours = idle && work && allowed && !claimed && self.delay_us(head, holder, ctx) == 0;
+        let ours = idle && work && ctx.worker_free && !claimed && self.delay_us(head, holder, ctx) == 0;
         let mode = if self.cautious_units > 1 { StepMode::OneUnit } else { StepMode::Normal };
         ours.then_some(Attempt { step: head, epoch: 0, mode })
     }

@@ -15,7 +15,6 @@ struct Bench {
     chain: Chain,
     now_us: u64,
     worker_free: bool,
-    yield_worker: bool,
     peers: Vec<Peer>,
 }
 
@@ -41,7 +40,7 @@ impl Bench {
     fn open(vanished: Option<Attempt>) -> Self {
         let peers = ["a", "b"].map(|node| Peer { node: node.into(), load_permille: 0 }).to_vec();
         let chain = Chain::open(config("a", false), head(0), false, vanished, 0);
-        Self { chain, now_us: 0, worker_free: true, yield_worker: false, peers }
+        Self { chain, now_us: 0, worker_free: true, peers }
     }
 
     fn new() -> Self {
@@ -53,12 +52,7 @@ impl Bench {
         let mut all = Vec::new();
         let mut events = vec![event];
         while let Some(event) = events.pop() {
-            let ctx = Context {
-                now_us: self.now_us,
-                worker_free: self.worker_free,
-                yield_worker: self.yield_worker,
-                peers: &self.peers,
-            };
+            let ctx = Context { now_us: self.now_us, worker_free: self.worker_free, peers: &self.peers };
             for effect in self.chain.handle(event, &ctx) {
                 if let Effect::Persist(commit) = &effect {
                     events.push(self.store(commit));
@@ -204,7 +198,6 @@ fn a_result_is_durable_before_it_is_published_and_the_next_start_costs_no_commit
 #[test]
 fn a_batch_step_yields_to_a_live_chain_at_its_boundary() {
     let mut bench = running();
-    bench.yield_worker = true;
     bench.worker_free = false;
     let effects = bench.ended(head(3), StepEnd::Finished);
     assert_eq!(started(&effects), None);
@@ -360,6 +353,6 @@ fn an_idle_chain_says_what_it_waits_for() {
     let mut bench = Bench::new();
     bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     bench.claim_of_b(0, 0);
-    let ctx = Context { now_us: 0, worker_free: true, yield_worker: false, peers: &bench.peers };
+    let ctx = Context { now_us: 0, worker_free: true, peers: &bench.peers };
     assert_eq!(bench.chain.next_timer(&ctx), (R_LIMIT_US + GRACE_US, TimerReason::Lease));
 }

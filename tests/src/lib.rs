@@ -45,6 +45,7 @@ pub struct Site {
     pub tally: Tally,
     /// Messages on our topics that were not ours.
     pub refused: u64,
+    wrappers: Vec<PathBuf>,
     observer: Observer,
     rig: Rig,
     name: Name,
@@ -103,6 +104,7 @@ impl Site {
             broker,
             tally: Tally::default(),
             refused: 0,
+            wrappers: Vec::new(),
             observer,
             rig,
             name,
@@ -186,12 +188,10 @@ impl Site {
         let script = format!("#!/bin/sh\nexec env {}={} '{}' \"$@\"\n", variable.0, variable.1, edge.display());
         fs::write(&wrapper, script).expect("a wrapper");
         fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("an executable wrapper");
-        self.rig.programs.edge = wrapper.clone();
+        self.rig.programs.edge.clone_from(&wrapper);
         self.start_node(node, r_limit_ms, placement);
         self.rig.programs.edge = edge;
-        // The shell that the wrapper starts has opened it by the time the node says anything.
-        self.wait_for("the wrapped node's first word", |tally, _| tally.nodes.contains_key(&name(node)));
-        fs::remove_file(wrapper).expect("the wrapper's end");
+        self.wrappers.push(wrapper);
     }
 
     /// The node of this name.
@@ -315,4 +315,12 @@ pub fn long_run(paths: &[&str]) -> Outcome {
     let outcome = site.outcome(&["long"]);
     site.stop_and_check();
     outcome
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for wrapper in &self.wrappers {
+            let _ = fs::remove_file(wrapper);
+        }
+    }
 }

@@ -242,9 +242,9 @@ impl<S: Store> Node<S> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let peers = self.live_peers();
-            let (worker_free, yield_worker) = (self.worker_free_for(name), self.live_chain_waits(name));
+            let worker_free = self.worker_free_for(name);
             let Some(run) = self.chains.get_mut(name) else { return Ok(()) };
-            let ctx = Context { now_us: monotonic_us(), worker_free, yield_worker, peers: &peers };
+            let ctx = Context { now_us: monotonic_us(), worker_free, peers: &peers };
             let effects = run.chain.handle(event, &ctx);
             for effect in effects {
                 if let Some(event) = self.effect(name, effect)? {
@@ -277,18 +277,19 @@ impl<S: Store> Node<S> {
     fn worker_free_for(&self, name: &Name) -> bool {
         let settled = monotonic_us() >= self.settled_at_us;
         let mine = self.worker.busy_with().is_none_or(|busy| busy == name);
-        settled && mine && self.worker.is_ready() && self.link.is_connected() && !self.stopping
+        settled
+            && mine
+            && self.worker.is_ready()
+            && self.link.is_connected()
+            && !self.stopping
+            && !self.live_chain_waits(name)
     }
 
-    /// Whether a live chain waits for the worker that this batch chain would keep.
+    /// Whether a live chain wants the worker that this batch chain would take.
     fn live_chain_waits(&self, name: &Name) -> bool {
+        let now_us = monotonic_us();
         let batch = self.chains.get(name).is_some_and(|run| run.class == ChainClass::Batch);
-        let waits = |run: &ChainRun| {
-            run.class == ChainClass::Live
-                && *run.chain.phase() == Phase::Idle
-                && run.chain.has_work()
-                && run.chain.leased_to().is_none()
-        };
+        let waits = |run: &ChainRun| run.class == ChainClass::Live && run.chain.wants_worker(now_us);
         batch && self.chains.iter().any(|(other, run)| other != name && waits(run))
     }
 
@@ -299,8 +300,7 @@ impl<S: Store> Node<S> {
         for name in self.chains_live_first() {
             let due = self.chains.get(&name).is_some_and(|run| {
                 let peers = self.live_peers();
-                let ctx =
-                    Context { now_us, worker_free: self.worker_free_for(&name), yield_worker: false, peers: &peers };
+                let ctx = Context { now_us, worker_free: self.worker_free_for(&name), peers: &peers };
                 run.chain.next_timer(&ctx).0 <= now_us
             });
             if due {
@@ -328,7 +328,7 @@ impl<S: Store> Node<S> {
             at_us = at_us.min(self.settled_at_us);
         }
         for (name, run) in &self.chains {
-            let ctx = Context { now_us, worker_free: self.worker_free_for(name), yield_worker: false, peers: &peers };
+            let ctx = Context { now_us, worker_free: self.worker_free_for(name), peers: &peers };
             let feed_us = if self.link.is_connected() { run.feed_deadline_us() } else { u64::MAX };
             at_us = at_us.min(run.chain.next_timer(&ctx).0).min(feed_us);
         }
@@ -353,7 +353,7 @@ impl<S: Store> Node<S> {
         }
         let peers = self.live_peers();
         let worker_free = self.worker_free_for(name);
-        let ctx = Context { now_us: monotonic_us(), worker_free, yield_worker: false, peers: &peers };
+        let ctx = Context { now_us: monotonic_us(), worker_free, peers: &peers };
         match run.chain.next_timer(&ctx).1 {
             TimerReason::Lease => format!("the claim of {}", run.chain.leased_to().unwrap_or("a peer")),
             TimerReason::Placement => "its turn to bid".into(),

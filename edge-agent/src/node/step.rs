@@ -241,6 +241,7 @@ impl<S: Store> Node<S> {
         self.worker.failures = 0;
         self.worker.trouble.clear();
         self.worker.kill_at_us = u64::MAX;
+        self.status_at_us = 0;
         for name in self.chains_live_first() {
             self.drive(&name, Event::Tick)?;
         }
