@@ -23,8 +23,10 @@ fn faulty(fault: &str) -> Vec<u8> {
 fn begin(fault: &str, arguments: &[&str]) -> Worker {
     let mut worker = Worker::start_with(&models(), arguments, &[]);
     assert!(matches!(worker.read(), Some(FromWorker::Ready { .. })));
+    // Made before the step starts: a worker without frames ends its step soon.
+    let picture = faulty(fault);
     worker.send(&start(0, 600_000_000, u32::MAX, None));
-    worker.send(&frame(0, &faulty(fault), false));
+    worker.send(&frame(0, &picture, false));
     worker
 }
 
