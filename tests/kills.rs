@@ -119,6 +119,25 @@ fn frozen_claimer(long: &Outcome) {
 }
 
 #[test]
+fn a_node_that_joins_after_the_frames_were_freed_gets_everything_from_its_peers() {
+    let mut site = busy_site();
+    let before = site.outcome(&["a", "b"]);
+    site.wait_for("freed frames", |_, seen| match seen.map(|seen| &seen.note) {
+        Some(Note::CameraHead(head)) => head.oldest > 0,
+        _ => false,
+    });
+    site.start_node("c", R_LIMIT_MS, "spread");
+    assert_eq!(site.outcome(&["a", "b", "c"]), before);
+    let faces = |site: &mut Site, node: &str| site.node(node).ask(&["faces", "list", "--json"]).expect("faces");
+    let pictures = |text: &str| text.matches("\"thumbnail_bytes\": 0").count();
+    let (of_a, of_c) = (faces(&mut site, "a"), faces(&mut site, "c"));
+    assert_eq!(of_a.matches("\"face\":").count(), 9);
+    assert_eq!(pictures(&of_a), 0, "{of_a}");
+    assert_eq!(of_c.matches("\"face\":").count(), 9);
+    site.stop_and_check();
+}
+
+#[test]
 fn a_node_that_is_asked_to_stop_hands_the_chain_on_at_once() {
     let mut site = busy_site();
     let claimer = site.claimer_from(Version::at(1));
