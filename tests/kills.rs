@@ -5,6 +5,7 @@ use std::time::Duration;
 use microlambda::Version;
 use microlambda_demo::Note;
 use microlambda_tests::{Outcome, Site, long_run, name};
+use rustix::process::{Pid, Signal, kill_process};
 
 const R_LIMIT_MS: u64 = 1_000;
 const PHOTOS: [&str; 5] =
@@ -105,7 +106,7 @@ fn frozen_claimer(long: &Outcome) {
     let frozen = site.node(claimer.as_str());
     let pids: Vec<u32> = frozen.pids().into_iter().chain(frozen.children()).collect();
     for &pid in &pids {
-        signal("-STOP", pid);
+        signal(Signal::STOP, pid);
     }
     let version = site.tally.front();
     site.wait_for("takeover by the other node", |_, seen| match seen.map(|seen| &seen.note) {
@@ -113,7 +114,7 @@ fn frozen_claimer(long: &Outcome) {
         _ => false,
     });
     for &pid in &pids {
-        signal("-CONT", pid);
+        signal(Signal::CONT, pid);
     }
     expect_same(&mut site, long);
 }
@@ -160,11 +161,11 @@ fn a_node_that_is_asked_to_stop_hands_the_chain_on_at_once() {
 }
 
 fn kill(pid: u32) {
-    signal("-9", pid);
+    signal(Signal::KILL, pid);
 }
 
-fn signal(signal: &str, pid: u32) {
+fn signal(signal: Signal, pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
     // A process that has just ended by itself needs none.
-    let status = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
-    assert!(status.is_ok(), "no program `kill`");
+    let _ = kill_process(pid, signal);
 }
