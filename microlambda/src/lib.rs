@@ -48,14 +48,16 @@ mod digest;
 mod head;
 mod lambda;
 pub mod placement;
+mod protocol;
 
 pub use budget::{Budget, ClassCost, CostTable};
-pub use chain::{
-    Attempt, Chain, ChainConfig, Claim, Commit, Context, Effect, Event, Phase, StepEnd, StepMode, TimerReason,
-};
+pub use chain::Chain;
 pub use digest::{Digest, DigestBuilder, ParseDigestError};
 pub use head::{Head, Version};
 pub use lambda::{CostClass, Lambda, Next, StepLimit, StepReport, Stop, UnitCost, run_step};
+pub use protocol::{
+    Attempt, ChainConfig, Claim, Commit, Context, Effect, Event, Phase, StepEnd, StepMode, TimerReason,
+};
 
 /// The README's example, compiled and run as a test.
 #[doc = include_str!("../../README.md")]

@@ -144,7 +144,8 @@ impl<S: Store> Node<S> {
         let event = Event::HeadSeen { from: note.node.to_string(), head: note.head, content_applies: applies };
         self.announcer = Some(note.node.to_string());
         self.drive(&note.chain, event)?;
-        self.drop_pending(&note.chain)
+        self.drop_pending(&note.chain);
+        Ok(())
     }
 
     /// Folds the content of an announcement on trial, if it continues the local state.
@@ -280,7 +281,8 @@ impl<S: Store> Node<S> {
             return Ok(());
         }
         if !self.fold_on_trial(&have.chain, delta, Vec::new()) {
-            return self.drop_pending(&have.chain);
+            self.drop_pending(&have.chain);
+            return Ok(());
         }
         if let Some(event) = self.commit_pending(&have.chain, have.node.as_str(), None)? {
             self.drive(&have.chain, event)?;

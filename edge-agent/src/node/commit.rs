@@ -56,11 +56,10 @@ impl<S: Store> Node<S> {
     }
 
     /// Forgets content that the chain did not take.
-    pub(super) fn drop_pending(&mut self, chain: &Name) -> Result<(), NodeError> {
+    pub(super) fn drop_pending(&mut self, chain: &Name) {
         if let Some(run) = self.chains.get_mut(chain) {
             run.pending = None;
         }
-        Ok(())
     }
 
     /// Carries out [`microlambda::Effect::Persist`].

@@ -437,7 +437,7 @@ impl<S: Store> Node<S> {
 
     /// The worker may be free again: other chains have waited for it, live ones first.
     fn wake_others(&mut self, but: &Name) -> Result<(), NodeError> {
-        self.drop_pending(but)?;
+        self.drop_pending(but);
         for name in self.chains_live_first().into_iter().filter(|name| name != but) {
             self.drive(&name, Event::Tick)?;
         }

@@ -1,0 +1,258 @@
+//! What goes into a chain and what comes out: its settings, events, effects and surroundings.
+
+use serde::{Deserialize, Serialize};
+
+use crate::placement::{Peer, Placement};
+use crate::{Head, Version};
+
+/// How a chain behaves on this node.
+pub struct ChainConfig {
+    /// This node.
+    pub node: String,
+    /// The chain.
+    pub chain: String,
+    /// Wall time from the receipt of the state to the end of the last unit, µs.
+    pub r_limit_us: u64,
+    /// Added to `r_limit` in a lease, µs.
+    pub grace_us: u64,
+    /// The newest head is repeated this often, µs.
+    pub announce_us: u64,
+    /// How long a claim needs to be heard by all, µs.
+    pub slot_us: u64,
+    /// State that was asked for and did not come is asked for again after this, µs.
+    pub fetch_us: u64,
+    /// A node that cannot run the next unit within `r_limit` tries again after this, µs.
+    pub refusal_us: u64,
+    /// Who bids first.
+    pub placement: Box<dyn Placement>,
+}
+
+/// A bid for the step that starts at a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The state the step starts from.
+    pub step: Version,
+    /// How many claims for this step expired before this one.
+    pub epoch: u32,
+    /// Who bids.
+    pub node: String,
+    /// The claim is void so long after its receipt; 0 gives the step up at once.
+    pub lease_ms: u32,
+}
+
+/// How a step is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepMode {
+    /// As many units as fit.
+    Normal,
+    /// One unit: the step before it vanished.
+    OneUnit,
+}
+
+/// A start that is made durable before it happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// The state it starts from.
+    pub step: Head,
+    /// Its claim's epoch.
+    pub epoch: u32,
+    /// How it is run.
+    pub mode: StepMode,
+}
+
+/// What the driver makes durable in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Commit {
+    /// A start.
+    Attempt(Attempt),
+    /// The content of the step that ended, from `parent` to `result`, and the next start if the node goes on by itself.
+    Result {
+        /// The state the step started from.
+        parent: Head,
+        /// The state it reached.
+        result: Head,
+        /// The next start.
+        then: Option<Attempt>,
+    },
+    /// The content that came with the announcement just handled.
+    Adopt {
+        /// The state announced.
+        head: Head,
+        /// The next start, if this node is the one to go on.
+        then: Option<Attempt>,
+    },
+    /// A unit failed here.
+    Failure {
+        /// Where.
+        at: Version,
+        /// How often so far.
+        times: u32,
+        /// What happened.
+        why: String,
+    },
+    /// The unit at `at` is given up: recorded like a result, with its reason.
+    SetAside {
+        /// The state whose next unit is set aside.
+        at: Head,
+        /// What happened, on which nodes.
+        why: String,
+    },
+}
+
+/// What happened to a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The camera holds the records from `oldest` on, below `next`.
+    InputSeen {
+        /// The oldest record still held; what is below it was released, because nodes hold its results.
+        oldest: u64,
+        /// One more than the newest record.
+        next: u64,
+    },
+    /// A peer announced a state that is durable there.
+    HeadSeen {
+        /// Who.
+        from: String,
+        /// Which state.
+        head: Head,
+        /// Whether the driver has its content at hand and the content continues the local state.
+        content_applies: bool,
+    },
+    /// State that was asked for has arrived and was merged, or could not be.
+    Committed {
+        /// The store's head after the transaction.
+        head: Head,
+        /// The attempt that was part of it.
+        attempt: Option<Attempt>,
+        /// Whether the chain has folded its end.
+        done: bool,
+        /// Who made the head, if it is known.
+        holder: Option<String>,
+    },
+    /// A peer bids.
+    ClaimSeen(Claim),
+    /// A peer tried a unit and failed.
+    FailureSeen {
+        /// Who.
+        node: String,
+        /// Where.
+        at: Version,
+        /// How often so far.
+        times: u32,
+        /// What happened.
+        why: String,
+    },
+    /// The bus says that a peer lost its connection.
+    PeerGone {
+        /// Who.
+        node: String,
+    },
+    /// The running step ended by itself or was killed; its content is with the driver.
+    StepEnded {
+        /// The state reached; equal to the one it started from if no unit ended.
+        result: Head,
+        /// Why it ended.
+        end: StepEnd,
+    },
+    /// The node is shutting down: no more starts.
+    Stopping,
+    /// A timer, or anything in the context, may have changed.
+    Tick,
+}
+
+/// How a step ended, as far as the chain cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepEnd {
+    /// By the limit, for lack of input, or at the end of the computation.
+    Finished,
+    /// The next unit is predicted to take longer than a whole `r_limit` here.
+    TooLarge,
+    /// The frames it needs did not arrive.
+    NoInput,
+    /// It was killed at `r_limit`: its unit is slow, which is no failure.
+    Overran,
+    /// The worker died in a unit.
+    Died {
+        /// What is known.
+        why: String,
+    },
+    /// It was abandoned because the node stops.
+    Abandoned,
+}
+
+/// What the driver is to do, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make durable, then feed [`Event::Committed`] before anything else.
+    Persist(Commit),
+    /// Announce the head, with what the last step added.
+    PublishHead {
+        /// The state before.
+        parent: Head,
+    },
+    /// Announce the head again for those who missed it.
+    Reannounce,
+    /// Publish a bid.
+    PublishClaim(Claim),
+    /// Tell that a unit failed here.
+    PublishFailure {
+        /// Where.
+        at: Version,
+        /// How often so far.
+        times: u32,
+        /// What happened.
+        why: String,
+    },
+    /// Run a step.
+    Start(Attempt),
+    /// Ask `from` for what this node lacks; answers are merged and reported with [`Event::Committed`].
+    Fetch {
+        /// Whom to ask.
+        from: String,
+    },
+    /// A step was run for nothing: another node's result was merged first.
+    CountRunTwice,
+    /// A lease expired and this node takes the step over.
+    CountTakeover {
+        /// From whom.
+        from: String,
+    },
+}
+
+/// What surrounds the chain at the moment of an event.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Local monotonic clock, µs.
+    pub now_us: u64,
+    /// Whether a worker could start this chain's step now: none runs another step, and no chain of a higher class wants it.
+    pub worker_free: bool,
+    /// All live nodes, this one included.
+    pub peers: &'a [Peer],
+}
+
+/// What a chain waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimerReason {
+    /// Another node's claim to run out.
+    Lease,
+    /// Its place in the queue of bidders.
+    Placement,
+    /// State that was asked for.
+    Fetch,
+    /// The next repetition of its head.
+    Announce,
+    /// The next try of a unit that was too large.
+    Refusal,
+}
+
+/// What a chain is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing: no input, or another node's turn.
+    Idle,
+    /// Its attempt is being made durable.
+    Claiming(Attempt),
+    /// A step runs here.
+    Running(Attempt),
+}
