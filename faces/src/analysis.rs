@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::{NextUnit, Plan};
+
 /// Values in one face encoding: the output layer of dlib's `dlib_face_recognition_resnet_model_v1`.
 pub const ENCODING_LEN: usize = 128;
 
@@ -203,5 +205,11 @@ impl Partial {
     /// Units done inside the frame: the third part of a chain's version.
     pub fn units(&self) -> u32 {
         self.tiles_done.saturating_add(u32::try_from(self.faces.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether it can be the state of some picture between two of its units.
+    pub fn is_sound(&self, picture_px_max: u32) -> bool {
+        let plan = Plan::of(self.width_px, self.height_px, picture_px_max);
+        self.units() > 0 && plan.accepts(self) && plan.next_unit(self) != NextUnit::Finished
     }
 }

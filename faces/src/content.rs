@@ -160,7 +160,7 @@ impl Delta {
 }
 
 /// Encodings come from the bus too: only 128 finite numbers may reach the fold.
-fn check_faces(sequence: u64, faces: &[Face]) -> Result<(), ContentError> {
+pub(crate) fn check_faces(sequence: u64, faces: &[Face]) -> Result<(), ContentError> {
     let sound = |face: &Face| match &face.outcome {
         FaceOutcome::Encoded(encoding) => {
             encoding.len() == ENCODING_LEN && encoding.iter().all(|value| value.is_finite())

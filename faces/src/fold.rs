@@ -193,10 +193,14 @@ impl FoldState {
     /// The head of the state inside the frame that follows.
     ///
     /// # Errors
-    /// [`ContentError::OutOfOrder`] if `partial` is of another frame.
+    /// [`ContentError::OutOfOrder`] if `partial` is of another frame, [`ContentError::WrongAnalysis`] if it is no state of
+    /// any picture: nothing could follow it, and a chain that adopted it would stand still.
     pub fn partial_head(&self, partial: &PartialEntry) -> Result<Head, ContentError> {
         if partial.sequence != self.head.version.sequence {
             return Err(ContentError::OutOfOrder { expected: self.head.version.sequence, got: partial.sequence });
+        }
+        if !partial.partial.is_sound(self.params.picture_px_max) {
+            return Err(ContentError::WrongAnalysis(partial.sequence));
         }
         let unit = partial.partial.units();
         let digest = DigestBuilder::new("partial")

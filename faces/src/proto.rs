@@ -5,6 +5,7 @@
 use microlambda::{CostClass, CostTable, StepReport, Stop};
 use serde::{Deserialize, Serialize};
 
+use crate::content::check_faces;
 use crate::{Analysis, FaceParams, Partial};
 
 /// Bumped whenever a message changes; agent and worker are released together and refuse each other otherwise.
@@ -111,6 +112,29 @@ pub enum UnitOutcome {
     Partial(Partial),
     /// That was the last one.
     Done(Analysis),
+}
+
+impl UnitOutcome {
+    /// Whether a worker in its right mind can say this of a frame whose state was `former` (`None` before its first unit): one
+    /// unit further, and a state that something can follow. A worker that says something else is to be replaced.
+    pub fn follows(&self, former: Option<&Partial>, picture_px_max: u32) -> bool {
+        let units = former.map_or(0, Partial::units);
+        let same_size = |width_px, height_px| {
+            former.is_none_or(|former| (former.width_px, former.height_px) == (width_px, height_px))
+        };
+        match self {
+            Self::Partial(partial) => {
+                partial.units() == units.saturating_add(1)
+                    && same_size(partial.width_px, partial.height_px)
+                    && partial.is_sound(picture_px_max)
+            }
+            Self::Done(Analysis::Frame(frame)) => {
+                same_size(frame.width_px, frame.height_px) && check_faces(0, &frame.faces).is_ok()
+            }
+            Self::Done(Analysis::Unreadable { .. }) => true,
+            Self::Done(Analysis::SetAside { .. }) => false,
+        }
+    }
 }
 
 /// Times of a step, for people and for the benchmarks; µs of the machine's monotonic clock (`CLOCK_MONOTONIC`).

@@ -101,7 +101,7 @@ pub enum Stop {
     Done,
 }
 
-/// What a step did, all times in µs of the clock given to [`run_step`].
+/// What a step did, all times in µs of its driver's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepReport {
     /// Why it ended.
@@ -118,6 +118,71 @@ pub struct StepReport {
     pub last_unit_end_us: u64,
 }
 
+/// One step under way: admits units while the budget says that they fit, and keeps the account.
+///
+/// For drivers whose units do not run in the calling thread: ask [`StepRun::admit`] before each unit, report it with
+/// [`StepRun::unit_ended`]. [`run_step`] does just that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepRun {
+    limit: StepLimit,
+    start_us: u64,
+    report: StepReport,
+}
+
+impl StepRun {
+    /// A step that received its state at `start_us`.
+    pub fn begin(limit: StepLimit, start_us: u64) -> Self {
+        let report = StepReport {
+            stop: Stop::Done,
+            units: 0,
+            used_us: 0,
+            busy_us: 0,
+            first_unit_start_us: start_us,
+            last_unit_end_us: start_us,
+        };
+        Self { limit, start_us, report }
+    }
+
+    /// Whether all the units that were asked for are done.
+    pub fn is_full(&self) -> bool {
+        self.report.units >= self.limit.units_max
+    }
+
+    /// Whether a unit of this cost may begin at `now_us`; else why the step ends here.
+    ///
+    /// # Errors
+    /// The reason for which the step ends.
+    pub fn admit(&self, budget: &Budget, cost: &UnitCost, now_us: u64) -> Result<(), Stop> {
+        if self.is_full() {
+            return Err(Stop::UnitsMax);
+        }
+        let elapsed_us = now_us.saturating_sub(self.start_us);
+        let first = self.report.units == 0;
+        let fits = if first { Budget::fits_first } else { Budget::fits };
+        if fits(budget, cost, elapsed_us, self.limit.r_limit_us) {
+            return Ok(());
+        }
+        let never = first && !budget.fits_first(cost, 0, self.limit.r_limit_us);
+        Err(if never { Stop::TooLarge } else { Stop::Limit })
+    }
+
+    /// A unit ran from `start_us` to `end_us`.
+    pub fn unit_ended(&mut self, start_us: u64, end_us: u64) {
+        let report = &mut self.report;
+        if report.units == 0 {
+            report.first_unit_start_us = start_us;
+        }
+        report.units = report.units.saturating_add(1);
+        report.busy_us = report.busy_us.saturating_add(end_us.saturating_sub(start_us));
+        report.last_unit_end_us = end_us;
+    }
+
+    /// The account of the step that ends because of `stop`.
+    pub fn end(self, stop: Stop) -> StepReport {
+        StepReport { stop, used_us: self.report.last_unit_end_us.saturating_sub(self.start_us), ..self.report }
+    }
+}
+
 /// Runs units until the budget says that the next one would end after the limit, and teaches the budget what they cost.
 ///
 /// `clock` reads a monotonic clock in µs; the step starts at its first reading.
@@ -131,17 +196,9 @@ pub fn run_step<L: Lambda>(
     limit: StepLimit,
     clock: &mut dyn FnMut() -> u64,
 ) -> Result<StepReport, L::Error> {
-    let start_us = clock();
-    let mut report = StepReport {
-        stop: Stop::Done,
-        units: 0,
-        used_us: 0,
-        busy_us: 0,
-        first_unit_start_us: start_us,
-        last_unit_end_us: start_us,
-    };
-    report.stop = loop {
-        if report.units >= limit.units_max {
+    let mut run = StepRun::begin(limit, clock());
+    let stop = loop {
+        if run.is_full() {
             break Stop::UnitsMax;
         }
         let cost = match lambda.next(state) {
@@ -150,12 +207,8 @@ pub fn run_step<L: Lambda>(
             Next::Done => break Stop::Done,
         };
         let unit_start_us = clock();
-        let elapsed_us = unit_start_us.saturating_sub(start_us);
-        let first = report.units == 0;
-        let fits = if first { Budget::fits_first } else { Budget::fits };
-        if !fits(budget, &cost, elapsed_us, limit.r_limit_us) {
-            let never = first && !budget.fits_first(&cost, 0, limit.r_limit_us);
-            break if never { Stop::TooLarge } else { Stop::Limit };
+        if let Err(stop) = run.admit(budget, &cost, unit_start_us) {
+            break stop;
         }
         let mut run_start_us = unit_start_us;
         if let Some((class, work)) = cost.prepare {
@@ -168,13 +221,7 @@ pub fn run_step<L: Lambda>(
         if lambda.ran_in_full() {
             budget.observe(cost.run.0, cost.run.1, end_us.saturating_sub(run_start_us));
         }
-        if report.units == 0 {
-            report.first_unit_start_us = unit_start_us;
-        }
-        report.units += 1;
-        report.busy_us += end_us.saturating_sub(unit_start_us);
-        report.last_unit_end_us = end_us;
+        run.unit_ended(unit_start_us, end_us);
     };
-    report.used_us = report.last_unit_end_us.saturating_sub(start_us);
-    Ok(report)
+    Ok(run.end(stop))
 }

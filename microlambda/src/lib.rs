@@ -49,12 +49,13 @@ mod head;
 mod lambda;
 pub mod placement;
 mod protocol;
+pub mod sabotage;
 
 pub use budget::{Budget, ClassCost, CostTable};
 pub use chain::Chain;
 pub use digest::{Digest, DigestBuilder, ParseDigestError};
 pub use head::{Head, Version};
-pub use lambda::{CostClass, Lambda, Next, StepLimit, StepReport, Stop, UnitCost, run_step};
+pub use lambda::{CostClass, Lambda, Next, StepLimit, StepReport, StepRun, Stop, UnitCost, run_step};
 pub use protocol::{
     Attempt, ChainConfig, Claim, Commit, Context, Effect, Event, Phase, StepEnd, StepMode, TimerReason,
 };

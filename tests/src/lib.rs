@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod sim;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use microlambda_runtime::monotonic_us;
 use microlambda_wire::{EventNote, Topic};
 
-use super::{Node, NodeError};
+use super::{Node, NodeError, World};
 use crate::store::Store;
 
 /// Events and pictures noted at most before they are written with the next idle moment.
@@ -38,14 +37,17 @@ impl EventBook {
         Self { waiting, recent: VecDeque::new(), seen: Vec::new(), thumbnails: Vec::new(), notes_at_us: u64::MAX }
     }
 
-    pub fn deadline_us(&self) -> u64 {
-        self.waiting.values().map(|(_, at_us)| *at_us).min().unwrap_or(u64::MAX).min(self.notes_at_us)
+    /// When [`Node::book_tick`] has something to do, µs; without the bus nothing can be published, however long it is due.
+    pub fn deadline_us(&self, connected: bool) -> u64 {
+        let publish_us = self.waiting.values().map(|(_, at_us)| *at_us).min().filter(|_| connected);
+        publish_us.unwrap_or(u64::MAX).min(self.notes_at_us)
     }
 
-    /// An event was committed here; it is published at `at_us` unless seen before.
-    pub fn expect(&mut self, event: EventNote, at_us: u64) {
+    /// An event was committed here; it is published at `at_us` unless seen before then, or already.
+    pub fn expect(&mut self, event: EventNote, now_us: u64, at_us: u64) {
         if self.recent.iter().any(|id| id == event.id.as_str()) {
             self.seen.push(event.id.to_string());
+            self.notes_at_us = self.notes_at_us.min(now_us.saturating_add(NOTES_US));
         } else if self.waiting.len() < WAITING_MAX {
             self.waiting.insert(event.id.to_string(), (event, at_us));
         }
@@ -60,7 +62,7 @@ impl EventBook {
     }
 }
 
-impl<S: Store> Node<S> {
+impl<S: Store, W: World> Node<S, W> {
     /// An event was seen on the bus, from whichever node.
     pub(super) fn event_on_bus(&mut self, event: &EventNote) {
         let book = &mut self.book;
@@ -74,12 +76,12 @@ impl<S: Store> Node<S> {
         book.recent.push_back(event.id.to_string());
         if book.waiting.remove(event.id.as_str()).is_some() {
             book.seen.push(event.id.to_string());
-            book.notes_at_us = book.notes_at_us.min(monotonic_us().saturating_add(NOTES_US));
+            book.notes_at_us = book.notes_at_us.min(self.world.now_us().saturating_add(NOTES_US));
         }
     }
 
     pub(super) fn book_tick(&mut self, now_us: u64) -> Result<(), NodeError> {
-        if self.link.is_connected() {
+        if self.world.is_connected() {
             let again_us = now_us.saturating_add(self.lease_us());
             let mut due = Vec::new();
             for (event, at_us) in self.book.waiting.values_mut() {

@@ -2,22 +2,24 @@
 
 use microlambda::{Event, Head};
 use microlambda_faces::content::Delta;
-use microlambda_runtime::monotonic_us;
 use microlambda_wire::{
     CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, Name, NodeStatus, Payload, Record, RecordNote,
     SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
 };
 
 use super::status::PeerView;
-use super::{Node, NodeError, PEERS_MAX};
+use super::{Node, NodeError, PEERS_MAX, World};
 use crate::store::Store;
 
 /// Encoded entries in one answer to a sync request, bytes.
 const SYNC_BYTES_MAX: usize = 256 << 10;
 
-impl<S: Store> Node<S> {
+impl<S: Store, W: World> Node<S, W> {
     /// Handles a message; one that is not ours is counted and changes nothing.
-    pub(super) fn message(&mut self, topic: &str, payload: &[u8], retain: bool) -> Result<(), NodeError> {
+    ///
+    /// # Errors
+    /// As for [`Node::on_connected`].
+    pub fn on_message(&mut self, topic: &str, payload: &[u8], retain: bool) -> Result<(), NodeError> {
         let topic = match Topic::parse(&self.prefix, topic) {
             Ok(topic) => topic,
             Err(error) => {
@@ -73,7 +75,7 @@ impl<S: Store> Node<S> {
                     && !note.thumbnail.0.is_empty()
                     && self.store.thumbnail(face.as_str())?.is_none()
                 {
-                    self.book.keep_thumbnail(face.as_str(), &note.thumbnail.0, monotonic_us());
+                    self.book.keep_thumbnail(face.as_str(), &note.thumbnail.0, self.world.now_us());
                 }
                 Ok(())
             }
@@ -130,7 +132,7 @@ impl<S: Store> Node<S> {
         if note.node == self.name {
             return Ok(());
         }
-        let now_us = monotonic_us();
+        let now_us = self.world.now_us();
         if let Some(peer) = self.peers.get_mut(&note.node) {
             peer.heard_at_us = now_us;
         }
@@ -166,7 +168,7 @@ impl<S: Store> Node<S> {
         let node = Name::new(note.claim.node.clone());
         let Some(node) = node.ok().filter(|node| *node != self.name) else { return Ok(()) };
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.heard_at_us = monotonic_us();
+            peer.heard_at_us = self.world.now_us();
         }
         let event = match note.failed {
             Some(failed) => {
@@ -181,7 +183,7 @@ impl<S: Store> Node<S> {
         if status.node == self.name {
             return Ok(());
         }
-        let now_us = monotonic_us();
+        let now_us = self.world.now_us();
         let known = self.peers.get(&status.node);
         let gone = !status.online && known.is_some_and(|peer| peer.online && peer.boot == status.boot);
         // The will of a former incarnation may arrive after the birth of the next one.

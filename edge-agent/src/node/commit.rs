@@ -4,14 +4,13 @@ use microlambda::{Attempt, Claim, Commit, Event, Head, Version};
 use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, event_id};
 use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis, plan};
-use microlambda_runtime::monotonic_us;
 use microlambda_wire::{
     Blob, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, Record, Topic,
     UnitFailure,
 };
 
 use super::chain_run::{Announcement, Pending};
-use super::{Node, NodeError};
+use super::{Node, NodeError, World};
 use crate::store::{Advance, Store};
 
 /// A delta up to this goes along with the continuation, bytes; as base64 that is 64 KB.
@@ -19,7 +18,7 @@ const INLINE_BYTES_MAX: usize = 48 << 10;
 /// Frames named in a continuation at most.
 const SUMMARIES_MAX: usize = 64;
 
-impl<S: Store> Node<S> {
+impl<S: Store, W: World> Node<S, W> {
     /// Folds a delta and keeps the result in `pending`; false (and the state unchanged) if it does not lead where it says.
     pub(super) fn fold_on_trial(&mut self, chain: &Name, delta: Delta, thumbnails: Vec<(u64, u32, Vec<u8>)>) -> bool {
         match self.try_fold(chain, &delta) {
@@ -134,7 +133,7 @@ impl<S: Store> Node<S> {
         }
         let fresh: Vec<(Entry, Folded)> =
             entries.iter().map(|(entry, folded)| ((*entry).clone(), (*folded).clone())).collect();
-        let started_us = monotonic_us();
+        let started_us = self.world.now_us();
         self.store.advance(&Advance {
             chain,
             from_sequence,
@@ -146,7 +145,7 @@ impl<S: Store> Node<S> {
             thumbnails: &thumbnails,
             then,
         })?;
-        let now_us = monotonic_us();
+        let now_us = self.world.now_us();
         self.counters.commits += 1;
         let done = run.chain.is_done() || folded.last().is_some_and(|folded| folded.done);
         run.fold = fold;
@@ -177,7 +176,8 @@ impl<S: Store> Node<S> {
     /// Events of records just committed: published right after the continuation if this node made them, else expected from
     /// the node that did.
     fn note_events(&mut self, chain: &Name, fresh: &[(Entry, Folded)], own: bool) {
-        let at_us = monotonic_us().saturating_add(self.lease_us());
+        let now_us = self.world.now_us();
+        let at_us = now_us.saturating_add(self.lease_us());
         let Some(run) = self.chains.get(chain) else { return };
         let mut events = Vec::new();
         for (entry, folded) in fresh {
@@ -209,7 +209,7 @@ impl<S: Store> Node<S> {
                 EventKind::NewFace => self.counters.new_faces += 1,
                 EventKind::Recognised => self.counters.recognised += 1,
             }
-            self.book.expect(event.clone(), at_us);
+            self.book.expect(event.clone(), now_us, at_us);
             if own {
                 self.outbox.push((person, event));
             }

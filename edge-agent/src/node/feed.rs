@@ -1,11 +1,10 @@
 //! Frames: asked for with credit, kept until folded, reported as committed so that the camera can free them.
 
 use microlambda::Phase;
-use microlambda_runtime::monotonic_us;
 use microlambda_wire::{ChainClass, Name, Record, Topic, Want};
 
 use super::chain_run::OpenWant;
-use super::{Node, NodeError};
+use super::{Node, NodeError, World};
 use crate::store::Store;
 
 /// Records asked for at once, at least and at most.
@@ -15,7 +14,7 @@ const STALL_US: u64 = 300_000;
 /// Progress is reported to the camera at most this often by a node that asks for no frames, µs.
 const REPORT_US: u64 = 200_000;
 
-impl<S: Store> Node<S> {
+impl<S: Store, W: World> Node<S, W> {
     /// A record arrived from a camera.
     pub(super) fn record(
         &mut self,
@@ -24,7 +23,7 @@ impl<S: Store> Node<S> {
         record: Record,
         jpeg: Vec<u8>,
     ) -> Result<(), NodeError> {
-        let now_us = monotonic_us();
+        let now_us = self.world.now_us();
         let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
         let next = sequence.saturating_add(record.span());
         if !run.buffer_insert(sequence, record, jpeg) {
@@ -64,7 +63,7 @@ impl<S: Store> Node<S> {
     /// Asks for the one record at the head.
     pub(super) fn want_record(&mut self, chain: &Name) {
         let cursor = self.chains.get(chain).map_or(0, super::chain_run::ChainRun::boundary);
-        self.send_want(chain, cursor, 1, monotonic_us(), self.lease_us());
+        self.send_want(chain, cursor, 1, self.world.now_us(), self.lease_us());
     }
 
     fn send_want(&mut self, chain: &Name, cursor: u64, credit: u64, now_us: u64, lease_us: u64) {
@@ -92,8 +91,8 @@ impl<S: Store> Node<S> {
 
     /// Renews what ran out, asks again for what was lost, and reports progress.
     pub(super) fn feed_tick(&mut self, chain: &Name) -> Result<(), NodeError> {
-        let now_us = monotonic_us();
-        let connected = self.link.is_connected();
+        let now_us = self.world.now_us();
+        let connected = self.world.is_connected();
         let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
         run.want = run.want.filter(|want| want.expires_at_us > now_us);
         if !connected {

@@ -1,9 +1,11 @@
 //! The driver: feeds each chain with what happens, and does what it says.
 //!
-//! One task owns everything and waits for one of four things: the bus, the worker, a deadline, the signal to stop. It writes
-//! to the store itself, so that "durable before visible" is the order of its statements; the connection's polling is a task
-//! of its own and never waits for it.
+//! [`Node`] is a machine without clock, IO or threads of its own: whoever drives it hands in what the bus and the worker
+//! said, calls [`Node::tick`] whenever [`Node::next_wake_us`] has come, and gives it a [`World`] to act on and a [`Store`].
+//! It writes to the store itself, so that "durable before visible" is the order of its statements. The agent drives it in
+//! [`run`], the simulator in virtual time.
 
+mod agent;
 mod book;
 mod bus;
 mod chain_run;
@@ -11,24 +13,24 @@ mod commit;
 mod feed;
 mod status;
 mod step;
+mod world;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use microlambda::{Budget, Chain, ChainConfig, Context, Effect, Event, Phase, TimerReason};
 use microlambda_faces::FaceParams;
 use microlambda_faces::fold::{FoldState, lambda_digest};
-use microlambda_runtime::{ConfigError, Link, LinkEvent, LinkEvents, Message, Watchdog, boot_id, monotonic_us, notify};
+use microlambda_runtime::{ConfigError, Message};
 use microlambda_wire::{CameraHead, ChainClass, EventNote, Name, Topic, TopicPrefix, to_payload};
-use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::store::{Store, StoreError, StoredChain};
-use crate::worker::{WorkerCommand, WorkerEvent};
+pub use agent::run;
 use book::EventBook;
 use chain_run::ChainRun;
 use status::{Counters, PeerView};
 use step::WorkerSlot;
+pub use world::World;
 
 /// A node takes part in at most so many chains; more are refused and counted.
 const CHAINS_MAX: usize = 64;
@@ -42,8 +44,6 @@ const FETCH_US: u64 = 1_000_000;
 const REFUSAL_US: u64 = 2_000_000;
 /// After connecting, heads are heard for so long before the first bid, µs.
 const SETTLE_US: u64 = 300_000;
-/// A clean stop waits at most so long for the running unit, and again so long for the broker.
-const STOP_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// Why the agent ends.
 #[derive(Debug, thiserror::Error)]
@@ -65,15 +65,15 @@ pub enum NodeError {
     },
 }
 
-/// One edge node.
-pub struct Node<S> {
+/// One edge node. See the module's text for how to drive it.
+pub struct Node<S, W> {
     config: Config,
     params: FaceParams,
     lambda: microlambda::Digest,
     name: Name,
     boot: Name,
     prefix: TopicPrefix,
-    link: Link,
+    world: W,
     store: S,
     worker: WorkerSlot,
     budget: Budget,
@@ -93,104 +93,54 @@ pub struct Node<S> {
     next_step: u64,
 }
 
-/// Runs a node until `stop` resolves.
-///
-/// # Errors
-/// [`NodeError`]; a broker that is absent is no error, the node waits for it.
-pub async fn run<S: Store>(config: Config, store: S, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let name = config.node_name()?;
-    let boot = boot_id().map_err(|source| NodeError::System { what: "cannot draw a boot id", source })?;
-    let prefix = TopicPrefix::new(&config.site);
-    let mut link_config = config.broker.link_config(format!("edge-{}-{name}", config.site))?;
-    link_config.filters = Topic::edge_filters(&prefix, &name);
-    link_config.will = Some(status::last_will(&prefix, &name, &boot));
-    link_config.inbox_bytes_max = 8 << 20;
-    let program = config.worker_program()?;
-    let command = WorkerCommand { program, models_dir: config.models_dir.clone(), memory_mb: config.worker_memory_mb };
-    let (worker_events, worker_rx) = mpsc::channel(64);
-    let (link, link_events) = Link::start(link_config);
-    let now_us = monotonic_us();
-    let mut node = Node {
-        params: config.faces,
-        lambda: lambda_digest(&config.faces),
-        name,
-        boot,
-        prefix,
-        link,
-        worker: WorkerSlot::new(command, worker_events),
-        budget: Budget::default(),
-        chains: BTreeMap::new(),
-        cameras: BTreeMap::new(),
-        peers: BTreeMap::new(),
-        book: EventBook::new(store.events_not_on_bus()?, now_us),
-        outbox: Vec::new(),
-        announcer: None,
-        store,
-        counters: Counters::default(),
-        settled_at_us: u64::MAX,
-        status_at_us: 0,
-        stopping: false,
-        next_step: 1,
-        config,
-    };
-    for stored in node.store.chains()? {
-        node.open_chain(stored, now_us);
-    }
-    node.worker.spawn(now_us);
-    node.main_loop(link_events, worker_rx, stop).await
-}
-
-impl<S: Store> Node<S> {
-    async fn main_loop(
-        mut self,
-        mut bus: LinkEvents,
-        mut worker: mpsc::Receiver<WorkerEvent>,
-        stop: impl Future<Output = ()>,
-    ) -> Result<(), NodeError> {
-        let mut watchdog = Watchdog::from_env();
-        let mut stop = std::pin::pin!(stop);
-        notify::ready();
-        log::info!(node:% = self.name, boot:% = self.boot, site:% = self.config.site; "edge agent started");
-        let mut stop_at = None;
-        loop {
-            let wake = self.next_wake(watchdog.interval());
-            tokio::select! {
-                biased;
-                () = &mut stop, if !self.stopping => {
-                    notify::stopping();
-                    self.begin_stop()?;
-                    stop_at = Some(tokio::time::Instant::now() + STOP_PATIENCE);
-                }
-                Some(event) = worker.recv() => self.worker_event(event)?,
-                Some(event) = bus.recv() => self.bus_event(event)?,
-                () = tokio::time::sleep(wake) => {}
-            }
-            self.tick()?;
-            watchdog.progress();
-            let out_of_patience = stop_at.is_some_and(|at| tokio::time::Instant::now() >= at);
-            if self.stopping && (self.worker.busy_with().is_none() || out_of_patience) {
-                return self.finish_stop().await;
-            }
+impl<S: Store, W: World> Node<S, W> {
+    /// A node as its store left it; its worker is starting.
+    ///
+    /// # Errors
+    /// [`NodeError`] if the configuration names no usable node, or the store cannot be read.
+    pub fn open(config: Config, boot: Name, store: S, world: W) -> Result<Self, NodeError> {
+        let now_us = world.now_us();
+        let mut node = Self {
+            params: config.faces,
+            lambda: lambda_digest(&config.faces),
+            name: config.node_name()?,
+            boot,
+            prefix: TopicPrefix::new(&config.site),
+            worker: WorkerSlot::default(),
+            budget: Budget::default(),
+            chains: BTreeMap::new(),
+            cameras: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            book: EventBook::new(store.events_not_on_bus()?, now_us),
+            outbox: Vec::new(),
+            announcer: None,
+            world,
+            store,
+            counters: Counters::default(),
+            settled_at_us: u64::MAX,
+            status_at_us: 0,
+            stopping: false,
+            next_step: 1,
+            config,
+        };
+        for stored in node.store.chains()? {
+            node.open_chain(stored, now_us);
         }
+        node.spawn_worker(now_us);
+        Ok(node)
     }
 
-    fn bus_event(&mut self, event: LinkEvent) -> Result<(), NodeError> {
-        match event {
-            LinkEvent::Connected => {
-                log::info!(url:% = self.config.broker.url; "connected to the broker");
-                self.settled_at_us = monotonic_us().saturating_add(SETTLE_US);
-                self.status_at_us = 0;
-                for run in self.chains.values_mut() {
-                    run.forget_want();
-                }
-                self.reannounce_all()
-            }
-            LinkEvent::Disconnected { why } => {
-                log::warn!("{why}");
-                Ok(())
-            }
-            LinkEvent::Message { topic, payload, retain } => self.message(&topic, &payload, retain),
+    /// The bus is there (again), with all subscriptions.
+    ///
+    /// # Errors
+    /// [`NodeError::Store`], as for every input: the node is to be given up then, and opened anew.
+    pub fn on_connected(&mut self) -> Result<(), NodeError> {
+        self.settled_at_us = self.world.now_us().saturating_add(SETTLE_US);
+        self.status_at_us = 0;
+        for run in self.chains.values_mut() {
+            run.forget_want();
         }
+        self.reannounce_all()
     }
 
     /// Adds a chain that the store holds.
@@ -233,7 +183,7 @@ impl<S: Store> Node<S> {
         }
         let genesis = FoldState::genesis(self.params).head();
         let stored = self.store.add_chain(&head.chain, &head.camera, head.class, genesis)?;
-        self.open_chain(stored, monotonic_us());
+        self.open_chain(stored, self.world.now_us());
         Ok(self.chains.contains_key(&head.chain))
     }
 
@@ -244,7 +194,7 @@ impl<S: Store> Node<S> {
             let peers = self.live_peers();
             let worker_free = self.worker_free_for(name);
             let Some(run) = self.chains.get_mut(name) else { return Ok(()) };
-            let ctx = Context { now_us: monotonic_us(), worker_free, peers: &peers };
+            let ctx = Context { now_us: self.world.now_us(), worker_free, peers: &peers };
             let effects = run.chain.handle(event, &ctx);
             for effect in effects {
                 if let Some(event) = self.effect(name, effect)? {
@@ -275,27 +225,30 @@ impl<S: Store> Node<S> {
 
     /// Whether a worker could start a step of this chain now.
     fn worker_free_for(&self, name: &Name) -> bool {
-        let settled = monotonic_us() >= self.settled_at_us;
+        let settled = self.world.now_us() >= self.settled_at_us;
         let mine = self.worker.busy_with().is_none_or(|busy| busy == name);
         settled
             && mine
             && self.worker.is_ready()
-            && self.link.is_connected()
+            && self.world.is_connected()
             && !self.stopping
             && !self.live_chain_waits(name)
     }
 
     /// Whether a live chain wants the worker that this batch chain would take.
     fn live_chain_waits(&self, name: &Name) -> bool {
-        let now_us = monotonic_us();
+        let now_us = self.world.now_us();
         let batch = self.chains.get(name).is_some_and(|run| run.class == ChainClass::Batch);
         let waits = |run: &ChainRun| run.class == ChainClass::Live && run.chain.wants_worker(now_us);
         batch && self.chains.iter().any(|(other, run)| other != name && waits(run))
     }
 
-    /// Does everything that is due by the clock.
-    fn tick(&mut self) -> Result<(), NodeError> {
-        let now_us = monotonic_us();
+    /// Does everything that is due by the clock; a spurious call is harmless. To be called after every input too.
+    ///
+    /// # Errors
+    /// As for [`Node::on_connected`].
+    pub fn tick(&mut self) -> Result<(), NodeError> {
+        let now_us = self.world.now_us();
         self.worker_tick(now_us)?;
         for name in self.chains_live_first() {
             let due = self.chains.get(&name).is_some_and(|run| {
@@ -320,20 +273,31 @@ impl<S: Store> Node<S> {
         names.into_iter().map(|(_, name)| name).collect()
     }
 
-    fn next_wake(&self, watchdog: Option<Duration>) -> Duration {
-        let now_us = monotonic_us();
+    /// When [`Node::tick`] has something to do, µs of the world's clock.
+    pub fn next_wake_us(&self) -> u64 {
+        let now_us = self.world.now_us();
         let peers = self.live_peers();
-        let mut at_us = self.status_at_us.min(self.worker.deadline_us()).min(self.book.deadline_us());
+        let connected = self.world.is_connected();
+        let mut at_us = self.status_at_us.min(self.worker.deadline_us()).min(self.book.deadline_us(connected));
         if self.settled_at_us > now_us {
             at_us = at_us.min(self.settled_at_us);
         }
         for (name, run) in &self.chains {
             let ctx = Context { now_us, worker_free: self.worker_free_for(name), peers: &peers };
-            let feed_us = if self.link.is_connected() { run.feed_deadline_us() } else { u64::MAX };
+            let feed_us = if connected { run.feed_deadline_us() } else { u64::MAX };
             at_us = at_us.min(run.chain.next_timer(&ctx).0).min(feed_us);
         }
-        let wait = Duration::from_micros(at_us.saturating_sub(now_us)).min(Duration::from_secs(3_600));
-        watchdog.map_or(wait, |interval| wait.min(interval))
+        at_us
+    }
+
+    /// What the bus is to say when this node vanishes.
+    pub fn last_will(&self) -> Message {
+        status::last_will(&self.prefix, &self.name, &self.boot)
+    }
+
+    /// What the node acts on.
+    pub fn world(&mut self) -> &mut W {
+        &mut self.world
     }
 
     fn waits_for(&self, name: &Name) -> String {
@@ -353,7 +317,7 @@ impl<S: Store> Node<S> {
         }
         let peers = self.live_peers();
         let worker_free = self.worker_free_for(name);
-        let ctx = Context { now_us: monotonic_us(), worker_free, peers: &peers };
+        let ctx = Context { now_us: self.world.now_us(), worker_free, peers: &peers };
         match run.chain.next_timer(&ctx).1 {
             TimerReason::Lease => format!("the claim of {}", run.chain.leased_to().unwrap_or("a peer")),
             TimerReason::Placement => "its turn to bid".into(),
@@ -364,7 +328,11 @@ impl<S: Store> Node<S> {
         }
     }
 
-    fn begin_stop(&mut self) -> Result<(), NodeError> {
+    /// Begins to stop: no more starts, the running step is asked to end after its unit.
+    ///
+    /// # Errors
+    /// As for [`Node::on_connected`].
+    pub fn begin_stop(&mut self) -> Result<(), NodeError> {
         log::info!("stopping: handing the chains on");
         self.stopping = true;
         for name in self.chains_live_first() {
@@ -374,14 +342,20 @@ impl<S: Store> Node<S> {
         Ok(())
     }
 
-    async fn finish_stop(mut self) -> Result<(), NodeError> {
+    /// Whether a step runs here.
+    pub fn is_busy(&self) -> bool {
+        self.worker.busy_with().is_some()
+    }
+
+    /// Gives up what still runs and says that this node is gone.
+    ///
+    /// # Errors
+    /// As for [`Node::on_connected`].
+    pub fn end_stop(&mut self) -> Result<(), NodeError> {
         self.abandon_running_step()?;
-        let will = status::last_will(&self.prefix, &self.name, &self.boot);
+        let will = self.last_will();
         self.publish_message(will);
-        if !self.link.close(STOP_PATIENCE).await {
-            log::warn!("the broker did not acknowledge everything: peers will ask for what they miss");
-        }
-        self.worker.kill();
+        self.world.kill_worker();
         Ok(())
     }
 
@@ -397,8 +371,8 @@ impl<S: Store> Node<S> {
     }
 
     fn publish_message(&mut self, message: Message) {
-        if let Err(error) = self.link.publish(message.topic.clone(), message.payload, message.retain) {
-            log::debug!(topic:% = message.topic; "not published: {error}");
+        if let Err(why) = self.world.publish(message) {
+            log::debug!("not published: {why}");
             self.counters.publish_failures += 1;
         }
     }

@@ -1,10 +1,10 @@
 //! What a node tells about itself, and what it knows of others.
 
 use microlambda::placement::Peer;
-use microlambda_runtime::{Message, monotonic_us, notify};
+use microlambda_runtime::Message;
 use microlambda_wire::{ChainClass, ChainLag, Name, NodeStatus, Topic, TopicPrefix, to_payload};
 
-use super::Node;
+use super::{Node, World};
 use crate::store::Store;
 
 /// The status is repeated this often, µs.
@@ -50,6 +50,8 @@ counters! {
     kills,
     /// Workers that ended, for whatever reason.
     worker_restarts,
+    /// Workers replaced because their answers made no sense.
+    worker_nonsense,
     /// Steps given up because their frames did not come.
     steps_without_input,
     /// Steps whose result another node had merged first.
@@ -120,10 +122,10 @@ fn status_of(node: &Name, boot: &Name, online: bool) -> NodeStatus {
     }
 }
 
-impl<S: Store> Node<S> {
+impl<S: Store, W: World> Node<S, W> {
     /// All nodes to count on, this one included.
     pub(super) fn live_peers(&self) -> Vec<Peer> {
-        let now_us = monotonic_us();
+        let now_us = self.world.now_us();
         let live = |peer: &PeerView| peer.online && peer.heard_at_us.saturating_add(SILENCE_US) > now_us;
         let others = self.peers.iter().filter(|(_, peer)| live(peer));
         let mut peers: Vec<Peer> =
@@ -140,7 +142,7 @@ impl<S: Store> Node<S> {
         let load_permille = u32::try_from(self.worker.busy_us.saturating_mul(1_000) / STATUS_US).unwrap_or(u32::MAX);
         self.worker.busy_us = 0;
         let mut counters = self.counters.list();
-        let link = self.link.counters();
+        let link = self.world.bus_counters();
         counters.push(("bus-messages-dropped".into(), link.inbox_dropped));
         counters.push(("bus-connections".into(), link.connected));
         let status = NodeStatus {
@@ -152,7 +154,8 @@ impl<S: Store> Node<S> {
             trouble: self.trouble(),
             ..status_of(&self.name, &self.boot, true)
         };
-        notify::status(&self.status_line(&status));
+        let line = self.status_line(&status);
+        self.world.show_status(&line);
         self.publish(&Topic::NodeStatus { node: self.name.clone() }, &status, true);
     }
 
@@ -183,7 +186,7 @@ impl<S: Store> Node<S> {
 
     fn status_line(&self, status: &NodeStatus) -> String {
         let lag: u64 = status.chains.iter().map(|chain| chain.lag).sum();
-        let connected = if self.link.is_connected() { "connected" } else { "not connected" };
+        let connected = if self.world.is_connected() { "connected" } else { "not connected" };
         format!("{connected}, {} chains, {lag} records behind {}", status.chains.len(), status.trouble)
     }
 }

@@ -3,15 +3,13 @@
 use microlambda::{Attempt, Event, StepEnd, StepMode, Stop};
 use microlambda_faces::content::{Entry, PartialEntry};
 use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
-use microlambda_runtime::monotonic_us;
 use microlambda_wire::{Name, Record, StepTiming};
-use tokio::sync::mpsc;
 
 use super::chain_run::Step;
 use super::commit::frames_in;
-use super::{Node, NodeError};
+use super::{Node, NodeError, World};
 use crate::store::Store;
-use crate::worker::{Worker, WorkerCommand, WorkerEvent};
+use crate::worker::WorkerEvent;
 
 /// A worker is killed this long after `r_limit`, µs: the way of its last message, not more time for its units.
 const KILL_SLACK_US: u64 = 50_000;
@@ -26,11 +24,8 @@ const RESPAWN_US_MAX: u64 = 30_000_000;
 /// A worker that is not ready by then is started again, µs: loading the models takes 0.4 s on a PC.
 const READY_US: u64 = 60_000_000;
 
-/// The node's worker process, or the wait for the next one.
+/// The state of the node's worker process, or the wait for the next one.
 pub(super) struct WorkerSlot {
-    command: WorkerCommand,
-    events: mpsc::Sender<WorkerEvent>,
-    worker: Option<Worker>,
     incarnation: u64,
     ready: bool,
     busy_with: Option<Name>,
@@ -45,12 +40,9 @@ pub(super) struct WorkerSlot {
     pub cpu_us: u64,
 }
 
-impl WorkerSlot {
-    pub fn new(command: WorkerCommand, events: mpsc::Sender<WorkerEvent>) -> Self {
+impl Default for WorkerSlot {
+    fn default() -> Self {
         Self {
-            command,
-            events,
-            worker: None,
             incarnation: 0,
             ready: false,
             busy_with: None,
@@ -63,37 +55,15 @@ impl WorkerSlot {
             cpu_us: 0,
         }
     }
+}
 
-    pub fn spawn(&mut self, now_us: u64) {
-        self.incarnation += 1;
-        self.ready = false;
-        self.respawn_at_us = u64::MAX;
-        match Worker::spawn(&self.command, self.incarnation, self.events.clone()) {
-            Ok(worker) => {
-                self.worker = Some(worker);
-                self.kill_at_us = now_us.saturating_add(READY_US);
-            }
-            Err(error) => {
-                self.trouble = format!("cannot start {}: {error}", self.command.program.display());
-                log::error!("{}", self.trouble);
-                self.retry_later(now_us);
-            }
-        }
-    }
-
+impl WorkerSlot {
     fn retry_later(&mut self, now_us: u64) {
         let pause_us = RESPAWN_US.saturating_mul(1 << self.failures.min(10)).min(RESPAWN_US_MAX);
         self.failures = self.failures.saturating_add(1);
-        self.worker = None;
         self.ready = false;
         self.kill_at_us = u64::MAX;
         self.respawn_at_us = now_us.saturating_add(pause_us);
-    }
-
-    pub fn kill(&mut self) {
-        if let Some(worker) = &mut self.worker {
-            worker.kill();
-        }
     }
 
     pub fn is_ready(&self) -> bool {
@@ -107,16 +77,27 @@ impl WorkerSlot {
     pub fn deadline_us(&self) -> u64 {
         self.kill_at_us.min(self.respawn_at_us)
     }
-
-    fn send(&self, message: &ToWorker) -> bool {
-        self.worker.as_ref().is_some_and(|worker| worker.send(message))
-    }
 }
 
-impl<S: Store> Node<S> {
+impl<S: Store, W: World> Node<S, W> {
+    pub(super) fn spawn_worker(&mut self, now_us: u64) {
+        let slot = &mut self.worker;
+        slot.incarnation += 1;
+        slot.ready = false;
+        slot.respawn_at_us = u64::MAX;
+        match self.world.spawn_worker(slot.incarnation) {
+            Ok(()) => slot.kill_at_us = now_us.saturating_add(READY_US),
+            Err(why) => {
+                log::error!("{why}");
+                slot.trouble = why;
+                slot.retry_later(now_us);
+            }
+        }
+    }
+
     /// Carries out [`microlambda::Effect::Start`].
     pub(super) fn start_step(&mut self, chain: &Name, attempt: Attempt) -> Result<Option<Event>, NodeError> {
-        let now_us = monotonic_us();
+        let now_us = self.world.now_us();
         let id = self.next_step;
         self.next_step += 1;
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
@@ -141,7 +122,7 @@ impl<S: Store> Node<S> {
 
     /// Hands the step's next records on, as far as they are here. A returned event is to be fed to the chain.
     pub(super) fn pump(&mut self, chain: &Name) -> Result<Option<Event>, NodeError> {
-        let now_us = monotonic_us();
+        let now_us = self.world.now_us();
         let r_limit_us = self.config.chain.r_limit_ms * 1_000;
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         let input_next = run.chain.input_next();
@@ -163,7 +144,7 @@ impl<S: Store> Node<S> {
                 params: self.params,
                 resume: step.partial.as_ref().map(|partial| partial.partial.clone()),
             };
-            if !self.worker.send(&start) {
+            if !self.world.send_to_worker(&start) {
                 return self.end_step(chain, StepEnd::NoInput, None);
             }
             self.worker.kill_at_us = now_us.saturating_add(r_limit_us).saturating_add(KILL_SLACK_US);
@@ -188,9 +169,9 @@ impl<S: Store> Node<S> {
                 step.in_worker += 1;
                 step.next_feed = sequence.saturating_add(1);
             }
-            if !self.worker.send(&message) {
+            if !self.world.send_to_worker(&message) {
                 log::warn!(chain:% = chain; "the worker does not take frames any more");
-                self.worker.kill();
+                self.world.kill_worker();
                 break;
             }
         }
@@ -199,8 +180,11 @@ impl<S: Store> Node<S> {
         Ok(None)
     }
 
-    /// Handles what the worker says.
-    pub(super) fn worker_event(&mut self, event: WorkerEvent) -> Result<(), NodeError> {
+    /// Handles what the worker says, or that it is gone.
+    ///
+    /// # Errors
+    /// As for [`Node::on_connected`].
+    pub fn on_worker(&mut self, event: WorkerEvent) -> Result<(), NodeError> {
         let (incarnation, message) = match event {
             WorkerEvent::Said(incarnation, message) => (incarnation, Ok(message)),
             WorkerEvent::Gone(incarnation, why) => (incarnation, Err(why)),
@@ -232,7 +216,7 @@ impl<S: Store> Node<S> {
                 "face-worker speaks protocol {protocol}, this edge-agent {PROTOCOL}: install both from one release"
             );
             log::error!("{}", self.worker.trouble);
-            self.worker.kill();
+            self.world.kill_worker();
             return Ok(());
         }
         log::info!(engine:% = engine, load_ms = load_us / 1_000; "worker ready");
@@ -263,6 +247,11 @@ impl<S: Store> Node<S> {
             return Ok(());
         };
         let Some(record) = record else { return Ok(()) };
+        if !outcome.follows(step.partial.as_ref().map(|partial| &partial.partial), self.params.picture_px_max) {
+            self.counters.worker_nonsense += 1;
+            self.world.kill_worker();
+            return self.worker_gone("the worker's answer cannot follow from the state it was given");
+        }
         let faces = match &outcome {
             UnitOutcome::Partial(partial) => partial.faces.len(),
             UnitOutcome::Done(microlambda_faces::Analysis::Frame(analysis)) => analysis.faces.len(),
@@ -375,15 +364,14 @@ impl<S: Store> Node<S> {
     }
 
     fn worker_gone(&mut self, why: &str) -> Result<(), NodeError> {
-        let now_us = monotonic_us();
+        let now_us = self.world.now_us();
         let was_ready = self.worker.ready;
         self.worker.kill_at_us = u64::MAX;
         self.worker.ready = false;
-        self.worker.worker = None;
         self.counters.worker_restarts += 1;
         if was_ready {
             log::warn!("{why}: starting another");
-            self.worker.spawn(now_us);
+            self.spawn_worker(now_us);
         } else {
             log::error!("the worker ended before it was ready: {why}; its own messages say more");
             self.worker.retry_later(now_us);
@@ -399,15 +387,15 @@ impl<S: Store> Node<S> {
 
     pub(super) fn worker_tick(&mut self, now_us: u64) -> Result<(), NodeError> {
         if self.worker.respawn_at_us <= now_us {
-            self.worker.spawn(now_us);
+            self.spawn_worker(now_us);
         }
         if self.worker.kill_at_us <= now_us {
             let busy = self.worker.busy_with.clone();
             log::warn!(chain:? = busy.as_ref().map(Name::as_str); "the worker is killed: it ran beyond its limit");
             self.counters.kills += 1;
-            self.worker.kill();
+            self.world.kill_worker();
             // What the worker still says belongs to a step that is over.
-            self.worker.spawn(now_us);
+            self.spawn_worker(now_us);
             if let Some(chain) = busy {
                 let tile_px = u64::from(microlambda_faces::plan::TILE_SIDE_PX_MAX).pow(2);
                 let limit_us = self.config.chain.r_limit_ms * 1_000;
@@ -446,7 +434,7 @@ impl<S: Store> Node<S> {
 
     pub(super) fn stop_running_step(&mut self) {
         if self.worker.busy_with.is_some() {
-            self.worker.send(&ToWorker::Stop);
+            self.world.send_to_worker(&ToWorker::Stop);
         }
     }
 

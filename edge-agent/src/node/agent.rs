@@ -1,0 +1,96 @@
+//! The agent's loop: one task owns the node and waits for the bus, the worker, a deadline, or the signal to stop. The
+//! connection's polling is a task of its own and never waits for this one.
+
+use std::time::Duration;
+
+use microlambda_runtime::{Link, LinkEvent, LinkEvents, Watchdog, boot_id, monotonic_us, notify};
+use microlambda_wire::{Topic, TopicPrefix};
+use tokio::sync::mpsc;
+
+use super::world::Agent;
+use super::{Node, NodeError, status};
+use crate::config::Config;
+use crate::store::Store;
+use crate::worker::{WorkerCommand, WorkerEvent};
+
+/// A clean stop waits at most so long for the running unit, and again so long for the broker.
+const STOP_PATIENCE: Duration = Duration::from_millis(1_500);
+/// The loop looks around at least this often.
+const WAKE_MAX: Duration = Duration::from_secs(3_600);
+
+/// Runs a node until `stop` resolves.
+///
+/// # Errors
+/// [`NodeError`]; a broker that is absent is no error, the node waits for it.
+pub async fn run<S: Store>(config: Config, store: S, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let name = config.node_name()?;
+    let boot = boot_id().map_err(|source| NodeError::System { what: "cannot draw a boot id", source })?;
+    let prefix = TopicPrefix::new(&config.site);
+    let mut link_config = config.broker.link_config(format!("edge-{}-{name}", config.site))?;
+    link_config.filters = Topic::edge_filters(&prefix, &name);
+    link_config.will = Some(status::last_will(&prefix, &name, &boot));
+    link_config.inbox_bytes_max = 8 << 20;
+    let program = config.worker_program()?;
+    let command = WorkerCommand { program, models_dir: config.models_dir.clone(), memory_mb: config.worker_memory_mb };
+    let (worker_events, worker_rx) = mpsc::channel(64);
+    let (link, link_events) = Link::start(link_config);
+    log::info!(node:% = name, boot:% = boot, site:% = config.site; "edge agent starting");
+    let node = Node::open(config, boot, store, Agent { link, command, worker_events, worker: None })?;
+    node.main_loop(link_events, worker_rx, stop).await
+}
+
+impl<S: Store> Node<S, Agent> {
+    async fn main_loop(
+        mut self,
+        mut bus: LinkEvents,
+        mut worker: mpsc::Receiver<WorkerEvent>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), NodeError> {
+        let mut watchdog = Watchdog::from_env();
+        let mut stop = std::pin::pin!(stop);
+        notify::ready();
+        let mut stop_at = None;
+        loop {
+            let wake = self.next_wake(watchdog.interval());
+            tokio::select! {
+                biased;
+                () = &mut stop, if stop_at.is_none() => {
+                    notify::stopping();
+                    self.begin_stop()?;
+                    stop_at = Some(tokio::time::Instant::now() + STOP_PATIENCE);
+                }
+                Some(event) = worker.recv() => self.on_worker(event)?,
+                Some(event) = bus.recv() => self.on_bus(event)?,
+                () = tokio::time::sleep(wake) => {}
+            }
+            self.tick()?;
+            watchdog.progress();
+            if stop_at.is_some_and(|at| !self.is_busy() || tokio::time::Instant::now() >= at) {
+                self.end_stop()?;
+                if !self.world().link.close(STOP_PATIENCE).await {
+                    log::warn!("the broker did not acknowledge everything: peers will ask for what they miss");
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    fn on_bus(&mut self, event: LinkEvent) -> Result<(), NodeError> {
+        match event {
+            LinkEvent::Connected => {
+                log::info!(url:% = self.config.broker.url; "connected to the broker");
+                self.on_connected()
+            }
+            LinkEvent::Disconnected { why } => {
+                log::warn!("{why}");
+                Ok(())
+            }
+            LinkEvent::Message { topic, payload, retain } => self.on_message(&topic, &payload, retain),
+        }
+    }
+
+    fn next_wake(&self, watchdog: Option<Duration>) -> Duration {
+        let wait = Duration::from_micros(self.next_wake_us().saturating_sub(monotonic_us())).min(WAKE_MAX);
+        watchdog.map_or(wait, |interval| wait.min(interval))
+    }
+}

@@ -1,0 +1,88 @@
+//! What a node acts on: a clock, the bus, a worker process. The agent's is real, the simulator's is not.
+
+use microlambda_faces::proto::ToWorker;
+use microlambda_runtime::{Link, LinkCounters, Message, monotonic_us, notify};
+use tokio::sync::mpsc;
+
+use crate::worker::{Worker, WorkerCommand, WorkerEvent};
+
+/// Everything around a node but its store. Nothing here waits: answers come as inputs of the node.
+pub trait World {
+    /// A monotonic clock, µs from any origin.
+    fn now_us(&self) -> u64;
+
+    /// Whether the bus takes messages now.
+    fn is_connected(&self) -> bool;
+
+    /// Hands a message to the bus.
+    ///
+    /// # Errors
+    /// Why it was not taken; it is lost then, and the node says it again in time.
+    fn publish(&mut self, message: Message) -> Result<(), String>;
+
+    /// What the connection has counted.
+    fn bus_counters(&self) -> LinkCounters;
+
+    /// Starts a worker process in place of the former one; what it says is tagged with `incarnation`.
+    ///
+    /// # Errors
+    /// Why it cannot be started.
+    fn spawn_worker(&mut self, incarnation: u64) -> Result<(), String>;
+
+    /// Queues a message for the worker; false if it is gone or takes none.
+    fn send_to_worker(&mut self, message: &ToWorker) -> bool;
+
+    /// Ends the worker at once, whatever it is doing.
+    fn kill_worker(&mut self);
+
+    /// Shows one line on what the node is doing to whoever supervises it.
+    fn show_status(&mut self, line: &str);
+}
+
+/// The agent's world: MQTT, a child process, the machine's clock.
+pub(super) struct Agent {
+    pub link: Link,
+    pub command: WorkerCommand,
+    pub worker_events: mpsc::Sender<WorkerEvent>,
+    pub worker: Option<Worker>,
+}
+
+impl World for Agent {
+    fn now_us(&self) -> u64 {
+        monotonic_us()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.link.is_connected()
+    }
+
+    fn publish(&mut self, message: Message) -> Result<(), String> {
+        self.link.publish(message.topic, message.payload, message.retain).map_err(|error| error.to_string())
+    }
+
+    fn bus_counters(&self) -> LinkCounters {
+        self.link.counters()
+    }
+
+    fn spawn_worker(&mut self, incarnation: u64) -> Result<(), String> {
+        self.worker = None;
+        let worker = Worker::spawn(&self.command, incarnation, self.worker_events.clone());
+        let worker = worker.map_err(|error| format!("cannot start {}: {error}", self.command.program.display()))?;
+        self.worker = Some(worker);
+        Ok(())
+    }
+
+    fn send_to_worker(&mut self, message: &ToWorker) -> bool {
+        self.worker.as_ref().is_some_and(|worker| worker.send(message))
+    }
+
+    fn kill_worker(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.kill();
+        }
+    }
+
+    fn show_status(&mut self, line: &str) {
+        notify::status(line);
+    }
+}
