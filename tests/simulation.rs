@@ -75,3 +75,36 @@ fn a_seed_decides_everything() {
     assert!(once.events > 0);
     assert_eq!(once.log, again.log);
 }
+
+/// Each fault that is built in must be found; by which invariant is for the record.
+#[cfg(feature = "sabotage")]
+#[test]
+fn every_sabotage_of_the_protocol_is_found_within_two_thousand_seeds() {
+    use microlambda_tests::sim::Sabotage;
+    let all = [
+        Sabotage::PublishBeforeCommit,
+        Sabotage::UnsyncedCommits,
+        Sabotage::WallClockLease,
+        Sabotage::AnnouncedHeadIsMerged,
+        Sabotage::AdoptAnything,
+        Sabotage::YieldToHigherClaim,
+        Sabotage::EventsNotRescued,
+        Sabotage::ReleasedIsGap,
+        Sabotage::GapOverSent,
+        Sabotage::ReuseNumbers,
+        Sabotage::FreeOnOne,
+    ];
+    for sabotage in all {
+        let found: Mutex<Option<(u64, String)>> = Mutex::default();
+        over_seeds(0..SEEDS, |seed| {
+            let outcome = run(Options { sabotage: Some(sabotage), ..Options::seed(seed) });
+            let Some(violation) = outcome.violation else { return true };
+            let mut found = found.lock().expect("no thread panics here");
+            found.get_or_insert((seed, violation.invariant.to_owned()));
+            false
+        });
+        let found = found.into_inner().expect("no thread panics here");
+        let (seed, invariant) = found.unwrap_or_else(|| panic!("{sabotage:?} was not found in {SEEDS} seeds"));
+        println!("{sabotage:?}: seed {seed}, {invariant}");
+    }
+}

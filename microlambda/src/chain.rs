@@ -16,6 +16,7 @@ use crate::placement::OpenStep;
 use crate::protocol::{
     Attempt, ChainConfig, Claim, Commit, Context, Effect, Event, Phase, StepEnd, StepMode, TimerReason,
 };
+use crate::sabotage::{self, Sabotage};
 use crate::{Head, Version};
 
 /// Leases double per epoch up to 2 to this power.
@@ -229,6 +230,8 @@ impl Chain {
         if content_applies {
             let then = self.next_attempt_if_ours(head, Some(&from), ctx);
             effects.push(Effect::Persist(Commit::Adopt { head, then }));
+        } else if sabotage::is_chosen(Sabotage::AnnouncedHeadIsMerged) {
+            self.moved_to(head, self.done, Some(from), ctx);
         } else if self.fetching.is_none_or(|(wanted, _)| head.beats(&wanted)) {
             self.fetching = Some((head, ctx.now_us.saturating_add(self.config.fetch_us)));
             effects.push(Effect::Fetch { from });
@@ -304,7 +307,8 @@ impl Chain {
                 || (held.claim.step == claim.step && held.claim.epoch == claim.epoch && held.claim.node != claim.node)
         };
         let epoch_is_past = claim.step == self.head.version && claim.epoch < self.epoch;
-        if epoch_is_past || self.lease.as_ref().is_some_and(stale) {
+        let believed = sabotage::is_chosen(Sabotage::IgnoreEpochs);
+        if !believed && (epoch_is_past || self.lease.as_ref().is_some_and(stale)) {
             return;
         }
         // A claim of a node with another configuration, or a hostile one, cannot silence this node for long.

@@ -1,10 +1,11 @@
 //! What arrives from the bus: read, checked, handed to the chain concerned.
 
+use microlambda::sabotage::{self, Sabotage};
 use microlambda::{Event, Head};
 use microlambda_faces::content::Delta;
 use microlambda_wire::{
-    CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, Name, NodeStatus, Payload, Record, RecordNote,
-    SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
+    CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, GapReason, Name, NodeStatus, Payload, Record,
+    RecordNote, SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
 };
 
 use super::status::PeerView;
@@ -102,6 +103,14 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let (chain, oldest, next) = (head.chain.clone(), head.oldest, head.next);
         self.cameras.insert(head.camera.clone(), head);
+        let Some(run) = self.chains.get_mut(&chain) else { return Ok(()) };
+        run.camera_holds(oldest, self.world.now_us());
+        let boundary = run.boundary();
+        if sabotage::is_chosen(Sabotage::ReleasedIsGap) && oldest > boundary {
+            let gap = Record::Gap { count: oldest - boundary, reason: GapReason::SpoolFull };
+            run.buffer_insert(boundary, gap, Vec::new());
+            return self.drive(&chain, Event::InputSeen { oldest: 0, next });
+        }
         self.drive(&chain, Event::InputSeen { oldest, next })
     }
 
@@ -169,6 +178,12 @@ impl<S: Store, W: World> Node<S, W> {
         let Some(node) = node.ok().filter(|node| *node != self.name) else { return Ok(()) };
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.heard_at_us = self.world.now_us();
+        }
+        if sabotage::is_chosen(Sabotage::YieldToHigherClaim)
+            && self.worker.busy_with() == Some(&note.chain)
+            && note.claim.epoch > 0
+        {
+            self.world.kill_worker();
         }
         let event = match note.failed {
             Some(failed) => {

@@ -1,5 +1,6 @@
 //! Content becomes durable, and then visible.
 
+use microlambda::sabotage::{self, Sabotage};
 use microlambda::{Attempt, Claim, Commit, Event, Head, Version};
 use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, event_id};
@@ -133,6 +134,22 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let fresh: Vec<(Entry, Folded)> =
             entries.iter().map(|(entry, folded)| ((*entry).clone(), (*folded).clone())).collect();
+        if sabotage::is_chosen(Sabotage::PublishBeforeCommit) && holder == self.name.as_str() {
+            let note = Continuation {
+                chain: chain.clone(),
+                node: self.name.clone(),
+                boot: self.boot.clone(),
+                lambda: self.lambda,
+                parent: delta.parent,
+                head: delta.head,
+                delta: None,
+                again: true,
+                timing: None,
+                frames: Vec::new(),
+            };
+            self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+        }
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         let started_us = self.world.now_us();
         self.store.advance(&Advance {
             chain,
@@ -209,7 +226,9 @@ impl<S: Store, W: World> Node<S, W> {
                 EventKind::NewFace => self.counters.new_faces += 1,
                 EventKind::Recognised => self.counters.recognised += 1,
             }
-            self.book.expect(event.clone(), now_us, at_us);
+            if own || !sabotage::is_chosen(Sabotage::EventsNotRescued) {
+                self.book.expect(event.clone(), now_us, at_us);
+            }
             if own {
                 self.outbox.push((person, event));
             }

@@ -13,6 +13,8 @@ const CREDIT: std::ops::RangeInclusive<u64> = 2..=32;
 const STALL_US: u64 = 300_000;
 /// Progress is reported to the camera at most this often by a node that asks for no frames, µs.
 const REPORT_US: u64 = 200_000;
+/// A report that had no effect on what the camera holds is repeated at most this often, µs.
+const REPORT_AGAIN_US: u64 = 2_000_000;
 
 impl<S: Store, W: World> Node<S, W> {
     /// A record arrived from a camera.
@@ -132,6 +134,15 @@ impl<S: Store, W: World> Node<S, W> {
 }
 
 impl super::chain_run::ChainRun {
+    /// The camera says what it holds. If that is more than it needs to, our report was lost, or the camera has restarted and knows
+    /// of nobody: it is told again, lest a full spool waits for ever.
+    pub(super) fn camera_holds(&mut self, oldest: u64, now_us: u64) {
+        let due = |(_, at_us): (u64, u64)| at_us.saturating_add(REPORT_AGAIN_US) <= now_us;
+        if oldest < self.boundary() && self.reported.is_some_and(due) {
+            self.reported = None;
+        }
+    }
+
     /// The next record that the worker is to get.
     fn next_needed(&self) -> u64 {
         self.step.as_ref().map_or(self.boundary(), |step| step.next_feed)

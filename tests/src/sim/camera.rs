@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use camera_agent::audience::{Answer, Audience};
+use camera_agent::audience::{Answer, Audience, Release};
 use camera_agent::spool::{empty_manifest, next_manifest};
 use microlambda::Digest;
 use microlambda_runtime::Message;
@@ -55,6 +55,9 @@ pub struct SimCamera {
     /// Live frames that found no room.
     pub dropped: u64,
     head_said: Option<(CameraHead, u64)>,
+    /// The most that any node said to have committed.
+    committed: u64,
+    released: Option<Release>,
     sabotage: Option<Sabotage>,
 }
 
@@ -77,6 +80,8 @@ impl SimCamera {
             to_take,
             dropped: 0,
             head_said: None,
+            committed: 0,
+            released: None,
             sabotage,
         }
     }
@@ -166,6 +171,11 @@ impl SimCamera {
         true
     }
 
+    /// What was freed at the last tick.
+    pub fn take_release(&mut self) -> Option<Release> {
+        self.released.take()
+    }
+
     /// The connection is there.
     pub fn on_connected(&mut self, now_us: u64) {
         self.head_said = None;
@@ -182,7 +192,9 @@ impl SimCamera {
         let now_ms = now_us / 1_000;
         match Topic::parse(&self.prefix, &message.topic) {
             Ok(Topic::CameraWant { .. }) => {
-                if let Ok(want) = from_payload::<Want>(&message.payload)
+                let want = from_payload::<Want>(&message.payload).ok();
+                self.committed = self.committed.max(want.as_ref().map_or(0, |want| want.committed));
+                if let Some(want) = want
                     && self.audience.on_want(&want, self.oldest()..self.spool.next, now_ms) == Answer::Announce
                 {
                     self.head_said = None;
@@ -201,7 +213,12 @@ impl SimCamera {
     pub fn tick(&mut self, now_us: u64) -> (Vec<Message>, u64) {
         let now_ms = now_us / 1_000;
         let mut out = Vec::new();
-        if let Some(release) = self.audience.release(now_ms) {
+        let mut release = self.audience.release(now_ms);
+        if self.sabotage == Some(Sabotage::FreeOnOne) {
+            release = Some(Release { below: self.committed, on_one: false });
+        }
+        if let Some(release) = release.filter(|release| release.below > self.oldest()) {
+            self.released = Some(release);
             let freed: Vec<u64> = self
                 .spool
                 .records

@@ -1,7 +1,9 @@
 //! What must hold after every event, each with its reason, and what must hold once the faults have stopped.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use camera_agent::audience::Release;
 use microlambda::{Digest, Head, Version};
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, event_id};
@@ -43,7 +45,7 @@ pub fn nothing_is_visible_that_is_not_durable(durable: &Disk, message: &Message)
             let Ok(note) = from_payload::<Continuation>(&message.payload) else { return Ok(()) };
             let head = durable.chains.get(&chain).map(|chain| chain.head);
             match head {
-                Some(head) if head == note.head || head.beats(&note.head) => Ok(()),
+                Some(head) if head.prefer(&note.head) != Ordering::Less => Ok(()),
                 _ => violation(NAME, format!("{} announces {}, durable is {head:?}", note.node, note.head.version)),
             }
         }
@@ -98,12 +100,25 @@ impl GivenOut {
             }
         }
     }
+
+    /// What is folded is what the camera gave out: a node that is behind what is still held gets the state from its peers and
+    /// makes nothing up.
+    fn every_record_is_the_cameras(&self, chain: &Name, entry: &Entry) -> Checked {
+        let given = self.0.get(&(chain.clone(), entry.sequence));
+        if given == Some(&entry.record) {
+            return Ok(());
+        }
+        let what = format!("{chain} {}: folded {:?}, given out {given:?}", entry.sequence, entry.record);
+        violation("every record is the camera's", what)
+    }
 }
 
 /// What the simulation remembers of each node's disk, to compare.
 #[derive(Debug, Default)]
 pub struct Memory {
     heads: BTreeMap<(usize, Name), Head>,
+    /// How far each node has ever come.
+    reached: BTreeMap<(usize, Name), u64>,
     /// Digest of every boundary seen, by chain and version; only where engines agree to the last bit and nothing was set aside.
     digests: BTreeMap<(Name, Version), Digest>,
 }
@@ -114,14 +129,34 @@ impl Memory {
         self.heads.retain(|(known, _), _| *known != node);
     }
 
+    /// A frame is freed when two nodes hold its result, or the only one that lives does: one disk may be lost.
+    pub fn what_is_freed_is_held_twice(&self, chain: &Name, release: Release) -> Checked {
+        let hold = self.reached.iter().filter(|((_, of), at)| of == chain && **at >= release.below).count();
+        let enough = if release.on_one { 1 } else { 2 };
+        if hold >= enough {
+            return Ok(());
+        }
+        violation("what is freed is held twice", format!("{chain} below {}: {hold} nodes hold it", release.below))
+    }
+
     /// Checks what a node's disk holds of a chain after a transaction. `exact` says whether all engines agree to the last bit.
-    pub fn check(&mut self, node: usize, name: &Name, chain: &DiskChain, seed: u64, exact: bool) -> Checked {
+    pub fn check(
+        &mut self,
+        node: usize,
+        (name, chain): (&Name, &DiskChain),
+        given_out: &GivenOut,
+        seed: u64,
+        exact: bool,
+    ) -> Checked {
         let before = self.heads.insert((node, name.clone()), chain.head);
+        let reached = self.reached.entry((node, name.clone())).or_default();
+        *reached = (*reached).max(chain.boundary.version.sequence);
         a_cursor_never_goes_back(before, chain.head)?;
         no_frame_is_skipped(chain)?;
         // Entries below the former head are as they were, unless a fork was replaced: then all are looked at again.
         let from = before.map_or(0, |head| head.version.sequence.saturating_sub(4));
         for (_, (entry, _)) in chain.entries.range(from..) {
+            given_out.every_record_is_the_cameras(name, entry)?;
             every_observation_derives_from_its_frame(entry, seed)?;
         }
         if exact && chain.head.set_aside == 0 {
@@ -147,7 +182,7 @@ impl Memory {
 /// What was reached stays reached, whatever dies: a head is only followed by one that beats it.
 fn a_cursor_never_goes_back(before: Option<Head>, now: Head) -> Checked {
     match before {
-        Some(before) if before != now && !now.beats(&before) => {
+        Some(before) if now.prefer(&before) == Ordering::Less => {
             violation("a cursor never goes back", format!("from {before:?} to {now:?}"))
         }
         _ => Ok(()),

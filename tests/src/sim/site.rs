@@ -319,7 +319,9 @@ impl Site {
                 }
             }
             Happening::WorkerSays(node, incarnation, life, message) => {
-                if self.nodes[node].life == life {
+                let lives = self.nodes[node].worker.as_ref().is_some_and(|worker| worker.incarnation == incarnation);
+                let in_time = lives || !matches!(*message, FromWorker::Ready { .. });
+                if self.nodes[node].life == life && in_time {
                     if matches!(*message, FromWorker::Stopped { .. }) {
                         self.nodes[node].io.borrow_mut().end_step();
                         self.outcome.steps += 1;
@@ -609,7 +611,7 @@ impl Site {
             return Ok(());
         }
         for (name, chain) in &media.disk.chains {
-            self.memory.check(index, name, chain, self.options.seed, self.exact)?;
+            self.memory.check(index, (name, chain), &self.given_out, self.options.seed, self.exact)?;
         }
         Ok(())
     }
@@ -758,6 +760,9 @@ impl Site {
             return Ok(());
         }
         let (messages, wake_us) = slot.camera.tick(now_us);
+        if let Some(release) = slot.camera.take_release() {
+            self.memory.what_is_freed_is_held_twice(&slot.camera.chain, release)?;
+        }
         slot.wake += 1;
         let wake = slot.wake;
         self.at(wake_us, Happening::CameraWake(index, wake));
