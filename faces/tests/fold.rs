@@ -4,6 +4,7 @@
 use microlambda::{Digest, Head};
 use microlambda_faces::content::{ContentError, Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{EXEMPLARS_MAX, FoldError, FoldState, Folded, event_id, lambda_digest};
+use microlambda_faces::proto::UnitOutcome;
 use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace, Unusable};
 use microlambda_wire::{EventKind, GapReason, Record};
 use proptest::prelude::*;
@@ -213,11 +214,46 @@ proptest! {
     }
 
     #[test]
-    fn a_state_inside_a_frame_has_a_digest_of_its_own(units in 0_u32..20) {
+    fn a_state_inside_a_frame_has_a_digest_of_its_own(units in 1_u32..20) {
         let state = FoldState::genesis(FaceParams::default());
-        let partial = |tiles_done| PartialEntry { sequence: 0, partial: Partial { tiles_done, ..Partial::default() } };
-        let head = state.partial_head(&partial(units)).unwrap();
+        let head = state.partial_head(&searched(units)).unwrap();
         prop_assert_eq!(head.version.unit, units);
-        prop_assert_ne!(head.digest, state.partial_head(&partial(units + 1)).unwrap().digest);
+        prop_assert_ne!(head.digest, state.partial_head(&searched(units + 1)).unwrap().digest);
     }
+}
+
+/// A large picture of which some tiles were searched.
+fn searched(tiles_done: u32) -> PartialEntry {
+    let partial = Partial { width_px: 4_000, height_px: 3_000, tiles_done, ..Partial::default() };
+    PartialEntry { sequence: 0, partial }
+}
+
+#[test]
+fn a_state_that_no_picture_can_have_is_refused() {
+    let state = FoldState::genesis(FaceParams::default());
+    for tiles_done in [0, 1_000] {
+        assert_eq!(
+            state.partial_head(&searched(tiles_done)),
+            Err(ContentError::WrongAnalysis(0)),
+            "{tiles_done} tiles"
+        );
+    }
+    let of_nothing = PartialEntry { sequence: 0, partial: Partial { tiles_done: 77, ..Partial::default() } };
+    assert_eq!(state.partial_head(&of_nothing), Err(ContentError::WrongAnalysis(0)));
+}
+
+#[test]
+fn a_worker_goes_on_by_one_unit_of_the_same_picture() {
+    let px_max = FaceParams::default().picture_px_max;
+    let partial = |tiles_done| searched(tiles_done).partial;
+    let says = |tiles_done| UnitOutcome::Partial(partial(tiles_done));
+    assert!(says(1).follows(None, px_max));
+    assert!(says(5).follows(Some(&partial(4)), px_max));
+    assert!(!says(5).follows(Some(&partial(5)), px_max), "no unit further");
+    assert!(!says(5).follows(Some(&partial(3)), px_max), "two units further");
+    assert!(!says(77).follows(Some(&partial(76)), px_max), "more tiles than the picture has");
+    let other = UnitOutcome::Partial(Partial { width_px: 3_000, ..partial(5) });
+    assert!(!other.follows(Some(&partial(4)), px_max), "another picture");
+    let set_aside = UnitOutcome::Done(Analysis::SetAside { why: "a worker does not decide that".into() });
+    assert!(!set_aside.follows(None, px_max));
 }
