@@ -367,6 +367,8 @@ impl Chain {
         } else if attempt.step == self.head {
             self.open_since_us = ctx.now_us.saturating_add(self.config.slot_us);
             effects.push(Effect::PublishClaim(Claim { lease_ms: 0, ..self.claim(&attempt) }));
+            // Else a power cut much later would look as if this start had caused it.
+            effects.push(Effect::Persist(Commit::Withdraw));
         }
     }
 

@@ -82,6 +82,8 @@ pub enum Commit {
         /// The next start, if this node is the one to go on.
         then: Option<Attempt>,
     },
+    /// The start at the head ended without a unit, and not because of one: nothing is to be held against what comes next.
+    Withdraw,
     /// A unit failed here.
     Failure {
         /// Where.

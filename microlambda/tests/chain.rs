@@ -68,7 +68,7 @@ impl Bench {
             Commit::Attempt(attempt) => (self.chain.head(), Some(*attempt), self.chain.holder()),
             Commit::Result { result, then, .. } => (*result, *then, Some("a")),
             Commit::Adopt { head, then } => (*head, *then, Some("b")),
-            Commit::Failure { .. } => (self.chain.head(), None, self.chain.holder()),
+            Commit::Withdraw | Commit::Failure { .. } => (self.chain.head(), None, self.chain.holder()),
             Commit::SetAside { at, .. } => (next_unit(at), None, Some("a")),
         };
         Event::Committed { head, attempt, done: false, holder: holder.map(str::to_owned) }
@@ -287,6 +287,19 @@ fn a_unit_that_fails_on_the_only_node_is_set_aside_after_three_tries() {
         }
     }
     assert_eq!(tries, 3);
+}
+
+#[test]
+fn a_start_that_ended_without_a_unit_is_withdrawn() {
+    for end in [StepEnd::NoInput, StepEnd::TooLarge, StepEnd::Overran, StepEnd::Abandoned] {
+        let effects = running().ended(head(0), end);
+        assert!(
+            effects.contains(&Effect::Persist(Commit::Withdraw)),
+            "else a later power cut is blamed on it: {effects:?}"
+        );
+    }
+    let died = running().ended(head(0), StepEnd::Died { why: "abort".into() });
+    assert!(!died.contains(&Effect::Persist(Commit::Withdraw)), "a failure is noted instead: {died:?}");
 }
 
 #[test]

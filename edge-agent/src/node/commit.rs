@@ -75,6 +75,10 @@ impl<S: Store, W: World> Node<S, W> {
                 let holder = self.announcer.take().unwrap_or_default();
                 self.commit_pending(chain, &holder, then)?
             }
+            Commit::Withdraw => {
+                self.store.withdraw(chain)?;
+                None
+            }
             Commit::Failure { times, why, .. } => {
                 self.counters.unit_failures += 1;
                 if let Some(head) = self.chains.get(chain).map(|run| run.chain.head()) {

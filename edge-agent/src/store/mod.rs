@@ -171,6 +171,9 @@ pub trait Store: Send {
     /// Records a start.
     fn begin(&mut self, chain: &Name, attempt: &Attempt) -> Result<(), StoreError>;
 
+    /// Takes a start back that ended without a unit.
+    fn withdraw(&mut self, chain: &Name) -> Result<(), StoreError>;
+
     /// Records that the unit at `head` failed here.
     fn fail(&mut self, chain: &Name, head: &Head, times: u32, why: &str) -> Result<(), StoreError>;
 

@@ -161,6 +161,13 @@ impl Store for SqliteStore {
         })
     }
 
+    fn withdraw(&mut self, chain: &Name) -> Result<(), StoreError> {
+        self.write(|tx| {
+            let id = chain_id(tx, chain)?;
+            write_attempt(tx, id, None)
+        })
+    }
+
     fn fail(&mut self, chain: &Name, head: &Head, times: u32, why: &str) -> Result<(), StoreError> {
         self.write(|tx| {
             let id = chain_id(tx, chain)?;

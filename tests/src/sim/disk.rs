@@ -30,7 +30,8 @@ pub struct DiskChain {
     holder: Option<String>,
     /// Whether the end is folded.
     pub done: bool,
-    attempt: Option<Attempt>,
+    /// The start that nobody ended.
+    pub attempt: Option<Attempt>,
     failure: Option<(Digest, u32, String)>,
     /// Records with the state behind each.
     pub entries: BTreeMap<u64, (Entry, Head)>,
@@ -245,6 +246,13 @@ impl Store for SimStore {
     fn begin(&mut self, chain: &Name, attempt: &Attempt) -> Result<(), StoreError> {
         self.write(|disk| {
             disk.chains.get_mut(chain).ok_or_else(|| error("no such chain"))?.attempt = Some(*attempt);
+            Ok(())
+        })
+    }
+
+    fn withdraw(&mut self, chain: &Name) -> Result<(), StoreError> {
+        self.write(|disk| {
+            disk.chains.get_mut(chain).ok_or_else(|| error("no such chain"))?.attempt = None;
             Ok(())
         })
     }

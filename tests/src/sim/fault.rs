@@ -3,6 +3,8 @@
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FaultKind {
+    /// An agent gets SIGTERM and hands its chains on.
+    Stop,
     /// An agent gets SIGKILL; its will is published at once.
     Kill,
     /// A node loses its power; nobody is told for a while.
@@ -37,7 +39,8 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
+        Self::Stop,
         Self::Kill,
         Self::PowerCut,
         Self::Pause,

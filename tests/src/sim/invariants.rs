@@ -70,6 +70,22 @@ pub fn no_claim_stops_a_run(now_us: u64, step: Option<(u64, u64)>) -> Checked {
     }
 }
 
+/// Only a start that vanished is held against its unit: a node that was asked to stop ends or withdraws its own.
+///
+/// # Errors
+/// [`Violation`], as in all of these.
+pub fn a_clean_stop_leaves_no_attempt(disk: &Disk, inherited: &Disk) -> Checked {
+    let left = disk.chains.iter().find_map(|(name, chain)| {
+        let attempt = chain.attempt.filter(|attempt| attempt.step == chain.head)?;
+        let former = inherited.chains.get(name).and_then(|chain| chain.attempt);
+        (former != Some(attempt)).then_some((name, attempt))
+    });
+    match left {
+        Some((name, attempt)) => violation("a clean stop leaves no attempt", format!("{name}: {attempt:?}")),
+        None => Ok(()),
+    }
+}
+
 /// Handling one event ends, and sends a bounded number of messages.
 pub fn bounds_hold(messages: usize, held: usize, held_max: usize) -> Checked {
     if messages > MESSAGES_PER_EVENT_MAX {

@@ -32,6 +32,9 @@ const EVENTS_MAX: u64 = 150_000;
 /// After the faults everything has to be done within this, µs.
 const PATIENCE_US: u64 = 400_000_000;
 
+/// A clean stop waits so long for the running unit, as the agent's loop does, µs.
+const STOP_PATIENCE_US: u64 = 1_500_000;
+
 /// What happens.
 #[derive(Debug)]
 enum Happening {
@@ -60,6 +63,7 @@ enum Happening {
 /// What a node hears.
 enum Input {
     Tick,
+    Stop,
     Connected,
     Message(Rc<Message>, bool),
     Worker(WorkerEvent),
@@ -98,6 +102,12 @@ pub(super) struct SimNode {
     wake: u64,
     slowness_permille: u64,
     transactions: u64,
+    /// Told to stop: it gives up a unit that runs longer than this, µs.
+    stop_by_us: Option<u64>,
+    /// Has stopped cleanly.
+    leaves: bool,
+    /// What the disk held when this life began.
+    inherited: Disk,
     /// Faults that wait for its next transaction or announcement.
     ambush: Vec<(FaultKind, Phase)>,
 }
@@ -211,6 +221,9 @@ impl Site {
             wake: 0,
             slowness_permille: self.random.between(800, 1_300),
             transactions: 0,
+            stop_by_us: None,
+            leaves: false,
+            inherited: Disk::default(),
             ambush: Vec::new(),
         });
         let after_us = self.random.below(1_500_000);
@@ -295,7 +308,7 @@ impl Site {
                 }
             }
             Happening::NodeWake(node, wake) => {
-                if self.nodes[node].wake == wake {
+                if self.nodes[node].wake == wake || self.nodes[node].stop_by_us.is_some() {
                     return self.feed(node, Input::Tick);
                 }
             }
@@ -454,6 +467,8 @@ impl Site {
         let node = &mut self.nodes[index];
         node.media().restart();
         node.life += 1;
+        let found = node.media().disk.clone();
+        node.inherited = found;
         node.transactions = 0;
         node.paused_until = None;
         node.backlog.clear();
@@ -516,8 +531,7 @@ impl Site {
         node.io.borrow_mut().local_us = node.clock.local_us(now_us);
         if self.options.log {
             let text = match &input {
-                Input::Tick => None,
-                Input::Connected => None,
+                Input::Tick | Input::Stop | Input::Connected => None,
                 Input::Message(message, retained) => {
                     let body = String::from_utf8_lossy(&message.payload);
                     let body: String = body.chars().take(220).collect();
@@ -532,6 +546,7 @@ impl Site {
         }
         let result = match input {
             Input::Tick => Ok(()),
+            Input::Stop => running.begin_stop(),
             Input::Connected => running.on_connected(),
             Input::Message(message, retained) => running.on_message(&message.topic, &message.payload, retained),
             Input::Worker(event) => running.on_worker(event),
@@ -542,6 +557,18 @@ impl Site {
 
     /// Carries out what the node asked for, and checks what it did.
     fn settle(&mut self, index: usize, result: Result<(), NodeError>) -> Checked {
+        let stopping = self.nodes[index].stop_by_us;
+        let busy = self.nodes[index].node.as_ref().is_some_and(Node::is_busy);
+        let result = match (stopping, self.nodes[index].node.as_mut()) {
+            // As the agent's loop does it: once the running unit has ended, or patience has.
+            (Some(by_us), Some(running)) if result.is_ok() && (!busy || by_us <= self.now_us) => {
+                let ended = running.end_stop();
+                self.nodes[index].stop_by_us = None;
+                self.nodes[index].leaves = true;
+                ended
+            }
+            _ => result,
+        };
         let node = &mut self.nodes[index];
         let (outbox, orders, violation, connected) = {
             let mut io = node.io.borrow_mut();
@@ -577,6 +604,14 @@ impl Site {
             let name = self.nodes[index].name.clone();
             self.note(|| format!("{name} is down ({})", result.err().map_or(String::new(), |why| why.to_string())));
             self.stop_node(index, lost_power);
+            return Ok(());
+        }
+        if self.nodes[index].leaves {
+            let node = &self.nodes[index];
+            invariants::a_clean_stop_leaves_no_attempt(&node.media().disk, &node.inherited)?;
+            let client = self.nodes[index].client;
+            self.bus_disconnect(client, true);
+            self.stop_node(index, false);
             return Ok(());
         }
         if !connected && self.bus.clients[self.nodes[index].client].connected {
@@ -678,6 +713,8 @@ impl Site {
         node.worker = None;
         node.backlog.clear();
         node.paused_until = None;
+        node.stop_by_us = None;
+        node.leaves = false;
         node.media().dead = true;
         node.io.borrow_mut().connected = false;
         let (client, was_connected) = (node.client, self.bus.clients[node.client].connected);
@@ -871,6 +908,14 @@ impl Site {
         self.note(|| format!("FAULT {kind:?} on {name}, {phase:?}"));
         let camera = usize::try_from(self.random.below(self.cameras.len() as u64)).unwrap_or_default();
         match kind {
+            // One that stands still hears of it later; patience runs from then on.
+            FaultKind::Stop if self.nodes[index].paused_until.is_some() => return Ok(()),
+            FaultKind::Stop => {
+                self.nodes[index].stop_by_us = Some(self.now_us + STOP_PATIENCE_US);
+                self.nodes[index].io.borrow_mut().stopping = true;
+                self.after(STOP_PATIENCE_US, Happening::NodeWake(index, u64::MAX));
+                self.feed(index, Input::Stop)?;
+            }
             FaultKind::Kill => self.stop_node(index, false),
             FaultKind::PowerCut => self.stop_node(index, true),
             FaultKind::Pause => {
@@ -1047,7 +1092,10 @@ impl Site {
                 if chain.head.set_aside > 0 && !self.poison && self.nodes.len() > 1 {
                     let what = format!("{} units of {}", chain.head.set_aside, camera.chain);
                     let accidents = self.outcome.faults.iter().any(|((kind, _), _)| {
-                        matches!(kind, FaultKind::WorkerDies | FaultKind::Kill | FaultKind::PowerCut)
+                        matches!(
+                            kind,
+                            FaultKind::WorkerDies | FaultKind::WorkerGarbage | FaultKind::Kill | FaultKind::PowerCut
+                        )
                     });
                     if !accidents {
                         return Err(Violation { invariant: "only what fails is set aside", what });

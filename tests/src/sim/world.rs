@@ -35,6 +35,8 @@ pub struct Io {
     pub orders: Vec<Order>,
     /// What the node did and must not do.
     pub violation: Option<Violation>,
+    /// Whether the node was told to stop.
+    pub stopping: bool,
     /// Whether the worker has just said something that gives every reason to end it.
     pub worker_is_mad: bool,
     /// When the running step began and its limit, µs.
@@ -124,7 +126,7 @@ impl World for SimWorld {
 
     fn kill_worker(&mut self) {
         let mut io = self.io.borrow_mut();
-        if io.violation.is_none() && !io.worker_is_mad {
+        if io.violation.is_none() && !io.worker_is_mad && !io.stopping {
             io.violation = invariants::no_claim_stops_a_run(io.local_us, io.step).err();
         }
         io.step = None;
