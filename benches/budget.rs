@@ -369,7 +369,10 @@ impl Session {
                     let waited_us = self.waited_us().saturating_sub(waited_before_us);
                     return Ok(Step { times: report, waited_us });
                 }
-                FromWorker::Unit { .. } | FromWorker::Stopped { .. } | FromWorker::Ready { .. } => {}
+                FromWorker::Begin { .. }
+                | FromWorker::Unit { .. }
+                | FromWorker::Stopped { .. }
+                | FromWorker::Ready { .. } => {}
                 FromWorker::Fatal { message } => return Err(message.into()),
             }
         }

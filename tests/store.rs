@@ -156,6 +156,9 @@ impl Pair {
     fn answers(store: &impl Store, chains: &[Name]) -> Vec<String> {
         let mut answers = vec![
             format!("{:?}", store.chains().expect("chains")),
+            format!("{:?}", store.newest_chains(2).expect("chains")),
+            format!("{:?}", store.newest_chains(1).expect("chains")),
+            format!("{:?}", store.chain(&chains[1]).expect("a chain")),
             format!("{:?}", store.events_not_on_bus().expect("events")),
             format!("{:?}", store.faces(None).expect("faces")),
             format!("{:?}", (0..3).map(|n| store.thumbnail(&format!("face-{n}")).expect("a read")).collect::<Vec<_>>()),

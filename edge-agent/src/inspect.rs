@@ -134,7 +134,7 @@ impl Session {
         loop {
             match self.next().await? {
                 FromWorker::Unit { outcome: UnitOutcome::Done(done), .. } => analysis = Some(done),
-                FromWorker::Unit { .. } | FromWorker::Ready { .. } => {}
+                FromWorker::Begin { .. } | FromWorker::Unit { .. } | FromWorker::Ready { .. } => {}
                 FromWorker::Stopped { stop, .. } => {
                     return analysis.ok_or_else(|| format!("the worker stopped without a result ({stop:?})"));
                 }

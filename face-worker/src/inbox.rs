@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -13,8 +15,10 @@ use crate::lambda::{Frame, Frames};
 
 /// Messages read ahead of the step; the agent's credit is smaller.
 const MESSAGES_QUEUED_MAX: usize = 64;
-/// Longest wait for the next frame of a step, µs: frames of a stream come faster, and a step that waits longer would hold
-/// up other chains of the node.
+/// A message is read in parts of this, bytes, so that one knows that it is on its way.
+const READ_BYTES: usize = 64 << 10;
+/// Longest wait for the next byte of a step's next frame, µs: frames of a stream come faster, and a step that waits longer would
+/// hold up other chains of the node. A large frame on a slow computer takes longer than this to pass.
 pub const FRAME_WAIT_US_MAX: u64 = 50_000;
 
 /// A step that the agent asked for.
@@ -58,6 +62,8 @@ enum Received {
 pub struct Inbox {
     receiver: Receiver<Received>,
     clock: fn() -> u64,
+    /// When the last bytes came, µs.
+    heard_at_us: Arc<AtomicU64>,
     frames: VecDeque<Frame>,
     next_start: Option<Start>,
     deadline_us: u64,
@@ -72,14 +78,17 @@ pub struct Reader<R> {
     stream: R,
     sender: SyncSender<Received>,
     clock: fn() -> u64,
+    heard_at_us: Arc<AtomicU64>,
 }
 
 /// Both ends. `clock` reads the monotonic clock in µs.
 pub fn inbox<R: Read>(stream: R, clock: fn() -> u64) -> (Reader<R>, Inbox) {
     let (sender, receiver) = sync_channel(MESSAGES_QUEUED_MAX);
+    let heard_at_us = Arc::new(AtomicU64::new(0));
     let inbox = Inbox {
         receiver,
         clock,
+        heard_at_us: heard_at_us.clone(),
         frames: VecDeque::new(),
         next_start: None,
         deadline_us: 0,
@@ -87,7 +96,7 @@ pub fn inbox<R: Read>(stream: R, clock: fn() -> u64) -> (Reader<R>, Inbox) {
         stopped: true,
         end: None,
     };
-    (Reader { stream, sender, clock }, inbox)
+    (Reader { stream, sender, clock, heard_at_us }, inbox)
 }
 
 impl<R: Read> Reader<R> {
@@ -116,7 +125,10 @@ impl<R: Read> Reader<R> {
         }
         self.stream.read_exact(&mut prefix[1..])?;
         let mut body = vec![0; proto::body_bytes(prefix)?];
-        self.stream.read_exact(&mut body)?;
+        for part in body.chunks_mut(READ_BYTES) {
+            self.heard_at_us.store((self.clock)(), Ordering::Relaxed);
+            self.stream.read_exact(part)?;
+        }
         Ok(Some(proto::decode(&body)?))
     }
 }
@@ -188,7 +200,7 @@ impl Inbox {
 
 impl Frames for &mut Inbox {
     fn next_frame(&mut self) -> Option<Frame> {
-        let wait_until_us = (self.clock)().saturating_add(FRAME_WAIT_US_MAX).min(self.deadline_us);
+        let asked_us = (self.clock)();
         loop {
             self.drain();
             if self.stopped {
@@ -197,13 +209,16 @@ impl Frames for &mut Inbox {
             if let Some(frame) = self.frames.pop_front() {
                 return Some(frame);
             }
+            let since_us = self.heard_at_us.load(Ordering::Relaxed).max(asked_us);
+            let wait_until_us = since_us.saturating_add(FRAME_WAIT_US_MAX).min(self.deadline_us);
             let left_us = wait_until_us.saturating_sub((self.clock)());
             if !self.more || left_us == 0 {
                 return None;
             }
             match self.receiver.recv_timeout(Duration::from_micros(left_us)) {
                 Ok(received) => self.take(received),
-                Err(RecvTimeoutError::Timeout) => return None,
+                // Bytes may have come in the meantime.
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.end = Some(Ok(())),
             }
         }

@@ -128,6 +128,7 @@ impl<E: Engine, W: Write> Lambda for Reporting<'_, '_, E, W> {
     }
 
     fn prepare(&mut self, state: &Progress) -> Result<(), SessionError> {
+        self.tell_begin()?;
         let start_us = (self.clocks.monotonic_us)();
         let prepared = self.lambda.prepare(state);
         self.prepare_us = Some((self.clocks.monotonic_us)().saturating_sub(start_us));
@@ -136,6 +137,9 @@ impl<E: Engine, W: Write> Lambda for Reporting<'_, '_, E, W> {
 
     fn advance(&mut self, state: &mut Progress) -> Result<(), SessionError> {
         let sequence = self.lambda.sequence().unwrap_or_default();
+        if self.prepare_us.is_none() {
+            self.tell_begin()?;
+        }
         #[cfg(feature = "fault-injection")]
         crate::fault::inject(self.lambda.frame_bytes());
         let start_us = (self.clocks.monotonic_us)();
@@ -166,7 +170,14 @@ impl<E: Engine, W: Write> Lambda for Reporting<'_, '_, E, W> {
     }
 }
 
-impl<E: Engine, W> Reporting<'_, '_, E, W> {
+impl<E: Engine, W: Write> Reporting<'_, '_, E, W> {
+    fn tell_begin(&mut self) -> Result<(), SessionError> {
+        match self.cost {
+            Some(cost) => send(self.out, &FromWorker::Begin { step: self.step, cost }),
+            None => Ok(()),
+        }
+    }
+
     fn failed(&self, source: UnitError) -> SessionError {
         SessionError::Unit { sequence: self.lambda.sequence().unwrap_or_default(), source }
     }

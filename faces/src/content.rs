@@ -1,7 +1,7 @@
 //! A chain's content: records with their analyses, and what a step adds to them.
 
 use microlambda::Head;
-use microlambda_wire::Record;
+use microlambda_wire::{Record, SEQUENCE_MAX};
 use serde::{Deserialize, Serialize};
 
 use crate::{Analysis, ENCODING_LEN, FACES_MAX, Face, FaceOutcome, Partial};
@@ -143,6 +143,9 @@ impl Delta {
                 check_faces(entry.sequence, &frame.faces)?;
             }
             expected = entry.next_sequence();
+            if expected > SEQUENCE_MAX {
+                return Err(ContentError::OutOfOrder { expected: SEQUENCE_MAX, got: expected });
+            }
         }
         if let Some(PartialEntry { sequence, partial }) = &self.partial {
             check_faces(*sequence, &partial.faces)?;

@@ -2,14 +2,14 @@
 //!
 //! The agent's side treats what comes back as hostile: [`body_bytes`] bounds every message before it is read.
 
-use microlambda::{CostClass, CostTable, StepReport, Stop};
+use microlambda::{CostClass, CostTable, StepReport, Stop, UnitCost};
 use serde::{Deserialize, Serialize};
 
 use crate::content::check_faces;
 use crate::{Analysis, FaceParams, Partial};
 
 /// Bumped whenever a message changes; agent and worker are released together and refuse each other otherwise.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// No message is longer than this, bytes: a frame at the largest payload bound and its envelope.
 pub const MESSAGE_BYTES_MAX: usize = 17 << 20;
 
@@ -72,6 +72,13 @@ pub enum FromWorker {
         engine: String,
         /// Time from the process's start, µs.
         load_us: u64,
+    },
+    /// A unit begins. Should the process have to be killed in it, the agent knows what it was.
+    Begin {
+        /// Of the running step.
+        step: u64,
+        /// What it is, as the budget sees it.
+        cost: UnitCost,
     },
     /// A unit ended. Its result is safe with the agent even if the worker dies in the next one.
     Unit {

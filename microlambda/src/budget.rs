@@ -73,6 +73,15 @@ impl Budget {
             .or_insert(ClassCost { class, mean: rate, deviation: rate / 4, peak: rate, samples: 1 });
     }
 
+    /// Records that `work` pieces of `class` had not ended after `cost_us`, when they were killed: they cost more than that, so
+    /// the mean is raised to it at once.
+    pub fn observe_killed(&mut self, class: CostClass, work: u64, cost_us: u64) {
+        self.observe(class, work, cost_us);
+        if let Some(cost) = self.classes.get_mut(&class) {
+            cost.mean = cost.mean.max(cost.peak);
+        }
+    }
+
     /// Lowers the peak and deviation of every class by half: called now and then while a node does not bid because a
     /// unit is predicted to exceed `r_limit`, so that one freeze does not silence it for ever.
     pub fn relax(&mut self) {
@@ -95,13 +104,16 @@ impl Budget {
         Some(u64::try_from(cost_us).unwrap_or(u64::MAX))
     }
 
+    /// What `work` pieces of `class` are expected to cost on average, µs; `None` if the class was never measured.
+    pub fn expect_us(&self, class: CostClass, work: u64) -> Option<u64> {
+        let rate = self.classes.get(&class)?.mean;
+        Some(u64::try_from(u128::from(rate) * u128::from(work.max(1)) / RATE_SCALE).unwrap_or(u64::MAX))
+    }
+
     /// Whether the first unit of a step, `elapsed_us` after its start, is expected to end within `r_limit_us`. There is no
     /// better moment to run it, so the mean decides, without the margin that protects what a step has done already.
     pub fn fits_first(&self, cost: &UnitCost, elapsed_us: u64, r_limit_us: u64) -> bool {
-        let expected_us = |(class, work)| {
-            let rate = self.classes.get(&class).map_or(0, |known| known.mean);
-            u64::try_from(u128::from(rate) * u128::from(u64::max(work, 1)) / RATE_SCALE).unwrap_or(u64::MAX)
-        };
+        let expected_us = |(class, work)| self.expect_us(class, work).unwrap_or(0);
         let unit_us = cost.prepare.map_or(0, expected_us).saturating_add(expected_us(cost.run));
         elapsed_us.saturating_add(unit_us) <= r_limit_us
     }
@@ -167,6 +179,15 @@ mod tests {
         }
         let after = budget.predict_us(CLASS, 1).unwrap_or_default();
         assert!(after < before * 11 / 10, "{after} against {before}");
+    }
+
+    #[test]
+    fn a_unit_that_was_killed_is_not_tried_again_at_once_however_many_went_well_before() {
+        let mut budget = trained(&[1_000; 50]);
+        let unit = UnitCost::run(CLASS, 1);
+        assert!(budget.fits_first(&unit, 0, 5_000));
+        budget.observe_killed(CLASS, 1, 5_500);
+        assert!(!budget.fits_first(&unit, 0, 5_000));
     }
 
     #[test]

@@ -23,6 +23,10 @@ use crate::{Head, Version};
 const LEASE_DOUBLINGS_MAX: u32 = 4;
 /// After a step vanished, so many units are run one by one.
 const CAUTIOUS_UNITS: u32 = 16;
+/// A unit that is too slow for this node is tried again after pauses that double up to 2 to this power.
+const REFUSAL_DOUBLINGS_MAX: u32 = 5;
+/// A step whose frames do not come is tried again after slots that double up to 2 to this power: 5 s of 40 ms.
+const STARVED_DOUBLINGS_MAX: u32 = 7;
 /// A unit is set aside after failing on two nodes, or so often on one.
 const FAILURES_MAX: u32 = 3;
 /// At most so many nodes are remembered to have failed at a place.
@@ -60,6 +64,10 @@ pub struct Chain {
     /// Failures at the head's version, by node.
     failures: BTreeMap<String, (u32, String)>,
     refused_until_us: u64,
+    /// Times in a row that the unit at the head was refused, or killed at the limit.
+    refusals: u32,
+    /// Steps in a row whose frames did not come.
+    starved: u32,
     fetching: Option<(Head, u64)>,
     announce_at_us: u64,
 }
@@ -88,6 +96,8 @@ impl Chain {
             cautious_units: if vanished.is_some() { CAUTIOUS_UNITS } else { 0 },
             failures,
             refused_until_us: 0,
+            refusals: 0,
+            starved: 0,
             fetching: None,
             announce_at_us: now_us,
             config,
@@ -172,6 +182,7 @@ impl Chain {
         let mut effects = Vec::new();
         match event {
             Event::InputSeen { oldest, next } => self.input_seen(oldest, next, ctx),
+            Event::RecordSeen { next } => self.record_seen(next, ctx),
             Event::HeadSeen { from, head, content_applies } => {
                 self.head_seen(from, head, content_applies, ctx, &mut effects);
             }
@@ -194,13 +205,22 @@ impl Chain {
     }
 
     fn input_seen(&mut self, oldest: u64, next: u64, ctx: &Context<'_>) {
-        if oldest > self.input_oldest {
-            self.input_oldest = oldest;
-            if self.is_behind_input() {
-                // Its frames are gone, so peers hold the results: the announcement of an old head makes them speak.
-                self.announce_at_us = ctx.now_us;
-            }
+        let was_behind = self.is_behind_input();
+        self.input_oldest = oldest;
+        if self.is_behind_input() && !was_behind {
+            // Its frames are gone, so peers hold the results: the announcement of an old head makes them speak.
+            self.announce_at_us = ctx.now_us;
         }
+        if self.starved > 0 {
+            // The camera is there (again).
+            self.starved = 0;
+            self.open_since_us = self.open_since_us.min(ctx.now_us);
+        }
+        self.record_seen(next, ctx);
+        self.input_next = next.max(self.head.version.sequence);
+    }
+
+    fn record_seen(&mut self, next: u64, ctx: &Context<'_>) {
         if next > self.input_next {
             if !self.has_work() {
                 self.open_since_us = ctx.now_us;
@@ -280,6 +300,8 @@ impl Chain {
         self.expired_from = None;
         self.failures.clear();
         self.refused_until_us = 0;
+        self.refusals = 0;
+        self.starved = 0;
         self.lease = self.lease.take().filter(|lease| lease.claim.step >= head.version);
         self.fetching = self.fetching.filter(|(wanted, _)| wanted.beats(&head));
         self.cautious_units = self.cautious_units.saturating_sub(1);
@@ -352,7 +374,9 @@ impl Chain {
                 }
             }
             StepEnd::TooLarge | StepEnd::Overran => {
-                self.refused_until_us = ctx.now_us.saturating_add(self.config.refusal_us);
+                let pause_us = self.config.refusal_us.saturating_mul(1 << self.refusals.min(REFUSAL_DOUBLINGS_MAX));
+                self.refusals = self.refusals.saturating_add(1);
+                self.refused_until_us = ctx.now_us.saturating_add(pause_us);
             }
             StepEnd::Finished | StepEnd::NoInput | StepEnd::Abandoned => {}
         }
@@ -365,7 +389,9 @@ impl Chain {
         if progressed {
             effects.push(Effect::CountRunTwice);
         } else if attempt.step == self.head {
-            self.open_since_us = ctx.now_us.saturating_add(self.config.slot_us);
+            let pause_us = self.config.slot_us.saturating_mul(1 << self.starved.min(STARVED_DOUBLINGS_MAX));
+            self.starved = self.starved.saturating_add(u32::from(matches!(end, StepEnd::NoInput)));
+            self.open_since_us = ctx.now_us.saturating_add(pause_us);
             effects.push(Effect::PublishClaim(Claim { lease_ms: 0, ..self.claim(&attempt) }));
             // Else a power cut much later would look as if this start had caused it.
             effects.push(Effect::Persist(Commit::Withdraw));

@@ -9,7 +9,7 @@ use crate::Budget;
 pub struct CostClass(pub u16);
 
 /// What a unit will cost, in amounts of work that the budget turns into time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitCost {
     /// Class and amount (pixels, numbers, faces …) of the unit itself.
     pub run: (CostClass, u64),
@@ -91,7 +91,7 @@ impl StepLimit {
 pub enum Stop {
     /// The next unit was predicted to end after `r_limit`.
     Limit,
-    /// No unit ran, because a single one is expected to take longer than a whole `r_limit`.
+    /// No unit ran, because a single one is expected to take longer than a step has: `r_limit` less what it takes to begin.
     TooLarge,
     /// All the units that were asked for are done.
     UnitsMax,
@@ -158,12 +158,9 @@ impl StepRun {
         }
         let elapsed_us = now_us.saturating_sub(self.start_us);
         let first = self.report.units == 0;
-        let fits = if first { Budget::fits_first } else { Budget::fits };
-        if fits(budget, cost, elapsed_us, self.limit.r_limit_us) {
-            return Ok(());
-        }
-        let never = first && !budget.fits_first(cost, 0, self.limit.r_limit_us);
-        Err(if never { Stop::TooLarge } else { Stop::Limit })
+        let (fits, stop): (fn(&Budget, &UnitCost, u64, u64) -> bool, _) =
+            if first { (Budget::fits_first, Stop::TooLarge) } else { (Budget::fits, Stop::Limit) };
+        if fits(budget, cost, elapsed_us, self.limit.r_limit_us) { Ok(()) } else { Err(stop) }
     }
 
     /// A unit ran from `start_us` to `end_us`.

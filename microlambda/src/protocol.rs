@@ -21,7 +21,7 @@ pub struct ChainConfig {
     pub slot_us: u64,
     /// State that was asked for and did not come is asked for again after this, µs.
     pub fetch_us: u64,
-    /// A node that cannot run the next unit within `r_limit` tries again after this, µs.
+    /// A node that cannot run the next unit within `r_limit` tries again after this, µs; doubled each time, up to 32 times.
     pub refusal_us: u64,
     /// Who bids first.
     pub placement: Box<dyn Placement>,
@@ -105,11 +105,17 @@ pub enum Commit {
 /// What happened to a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The camera holds the records from `oldest` on, below `next`.
+    /// The camera says that it holds the records from `oldest` on, below `next`. Its newest word counts, even where it takes
+    /// a former one back: what it said may have been a stranger's, or have come late.
     InputSeen {
         /// The oldest record still held; what is below it was released, because nodes hold its results.
         oldest: u64,
         /// One more than the newest record.
+        next: u64,
+    },
+    /// A record arrived, so that all below `next` exist.
+    RecordSeen {
+        /// One more than its last number.
         next: u64,
     },
     /// A peer announced a state that is durable there.

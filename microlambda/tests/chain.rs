@@ -309,7 +309,7 @@ fn a_unit_killed_at_the_limit_is_slow_and_never_set_aside() {
         let effects = bench.ended(head(0), StepEnd::Overran);
         assert!(!effects.iter().any(|effect| matches!(effect, Effect::Persist(Commit::SetAside { .. }))));
         assert_eq!(claimed(&effects).map(|claim| claim.lease_ms), Some(0), "the step is given up for others");
-        bench.at(round * 11_000_000);
+        bench.at(round * 11_000_000 * 32);
         assert!(matches!(bench.chain.phase(), Phase::Running(_)), "and tried again later");
     }
 }
@@ -351,6 +351,34 @@ fn a_node_whose_next_frames_were_released_asks_instead_of_bidding() {
     assert_eq!(started(&bench.at(10 * SLOT_US)), None);
     bench.feed(Event::HeadSeen { from: "b".into(), head: head(8), content_applies: true });
     assert!(started(&bench.at(20 * SLOT_US)).is_some());
+}
+
+#[test]
+fn what_a_stranger_said_of_the_input_holds_until_the_camera_speaks() {
+    let mut bench = Bench::new();
+    bench.feed(Event::InputSeen { oldest: 1_000_000, next: u64::MAX });
+    assert_eq!(started(&bench.at(10 * SLOT_US)), None);
+    bench.feed(Event::InputSeen { oldest: 0, next: 3 });
+    bench.at(20 * SLOT_US);
+    assert!(matches!(bench.chain.phase(), Phase::Running(_)));
+    assert_eq!(bench.chain.input_next(), 3);
+}
+
+#[test]
+fn a_step_whose_frames_do_not_come_is_tried_ever_less_often_until_the_camera_is_heard() {
+    let mut bench = running();
+    let mut starts = 1;
+    for ms in 1..20_000 {
+        if matches!(bench.chain.phase(), Phase::Running(_)) {
+            bench.ended(head(0), StepEnd::NoInput);
+        }
+        starts += u32::from(started(&bench.at(ms * 1_000)).is_some());
+    }
+    assert!((8..20).contains(&starts), "{starts} starts in 20 s");
+    bench.ended(head(0), StepEnd::NoInput);
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
+    bench.at(bench.now_us + 2 * SLOT_US);
+    assert!(matches!(bench.chain.phase(), Phase::Running(_)), "at once when the camera is there again");
 }
 
 #[test]

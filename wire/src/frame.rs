@@ -5,7 +5,7 @@
 use microlambda::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::Name;
+use crate::{Name, SEQUENCE_MAX};
 
 /// No metadata segment is longer, bytes.
 pub const META_BYTES_MAX: usize = 2_048;
@@ -113,8 +113,8 @@ fn split(frame: &[u8]) -> Result<(FrameMeta, &[u8]), FrameError> {
     let (segment, picture) = rest.split_at(segment_bytes - 2);
     let json = segment.strip_prefix(SIGNATURE).ok_or(FrameError::NoMeta)?;
     let meta: FrameMeta = serde_json::from_slice(json).map_err(|e| FrameError::Malformed(e.to_string()))?;
-    if meta.v != 1 || meta.label.len() > 200 {
-        return Err(FrameError::Malformed(format!("version {} or label out of bounds", meta.v)));
+    if meta.v != 1 || meta.label.len() > 200 || meta.sequence >= SEQUENCE_MAX {
+        return Err(FrameError::Malformed(format!("version {}, label or number out of bounds", meta.v)));
     }
     Ok((meta, picture))
 }

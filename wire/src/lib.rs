@@ -19,5 +19,5 @@ pub use payload::{
     EventNote, FaceNote, FrameSummary, NodeStatus, Payload, PayloadError, RecordNote, SourceCounters, StepTiming,
     SyncHave, SyncWant, UnitFailure, Want, from_payload, to_payload,
 };
-pub use record::{GapReason, LABEL_BYTES_MAX, Record};
+pub use record::{GapReason, LABEL_BYTES_MAX, Record, SEQUENCE_MAX};
 pub use topic::{Topic, TopicError, TopicPrefix};

@@ -10,6 +10,7 @@ use microlambda::{Claim, CostTable, Digest, Head, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::record::SEQUENCE_MAX;
 use crate::{Name, Record};
 
 /// Longest list in any payload.
@@ -476,6 +477,10 @@ fn bounded_text(field: &str, text: &str) -> Result<(), String> {
     if text.len() > TEXT_BYTES_MAX { Err(format!("{field} is longer than {TEXT_BYTES_MAX} bytes")) } else { Ok(()) }
 }
 
+fn bounded_sequence(sequence: u64) -> Result<(), String> {
+    if sequence > SEQUENCE_MAX { Err(format!("number {sequence} exceeds {SEQUENCE_MAX}")) } else { Ok(()) }
+}
+
 fn bounded_list<T>(field: &str, list: &[T], len_max: usize) -> Result<(), String> {
     if list.len() > len_max { Err(format!("{field} has more than {len_max} entries")) } else { Ok(()) }
 }
@@ -498,20 +503,30 @@ macro_rules! payload {
 payload!(CameraStatus, "camera status", 8 << 10, |v| bounded_text("source", &v.source)
     .and_then(|()| bounded_text("trouble", &v.trouble)));
 payload!(CameraHead, "camera head", 4 << 10, |v| {
-    if v.oldest > v.next { Err(format!("oldest {} lies behind next {}", v.oldest, v.next)) } else { Ok(()) }
+    if v.oldest > v.next {
+        Err(format!("oldest {} lies behind next {}", v.oldest, v.next))
+    } else {
+        bounded_sequence(v.next)
+    }
 });
 payload!(Want, "want", 4 << 10, |v| {
-    if v.credit > 4_096 { Err(format!("a credit of {} exceeds 4096", v.credit)) } else { Ok(()) }
+    if v.credit > 4_096 {
+        Err(format!("a credit of {} exceeds 4096", v.credit))
+    } else {
+        bounded_sequence(v.cursor.max(v.committed))
+    }
 });
 payload!(RecordNote, "record", 4 << 10, |v| match &v.record {
     Record::Frame { .. } => Err("a frame travels as a picture".into()),
-    Record::Gap { count, .. } if *count == 0 || v.sequence.checked_add(*count).is_none() => {
-        Err(format!("a gap of {count} at {}", v.sequence))
-    }
-    Record::Gap { .. } | Record::End { .. } => Ok(()),
+    Record::Gap { count: 0, .. } => Err(format!("a gap of nothing at {}", v.sequence)),
+    Record::Gap { .. } | Record::End { .. } => bounded_sequence(v.sequence.saturating_add(v.record.span())),
 });
 payload!(Continuation, "continuation", 128 << 10, |v| bounded_list("frames", &v.frames, 64).and_then(|()| {
-    if v.parent.version > v.head.version { Err("the parent is newer than the head".into()) } else { Ok(()) }
+    if v.parent.version > v.head.version {
+        Err("the parent is newer than the head".into())
+    } else {
+        bounded_sequence(v.head.version.sequence)
+    }
 }));
 payload!(ClaimNote, "claim", 8 << 10, |v| v.failed.as_ref().map_or(Ok(()), |f| bounded_text("why", &f.why)));
 payload!(DoneNote, "done", 1 << 20, |v| bounded_list("people", &v.people, 10_000));

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 /// No frame's label is longer, bytes.
 pub const LABEL_BYTES_MAX: usize = 200;
 
+/// No record has a higher number: what JSON readers and SQLite hold exactly. At 1000 frames a second it is reached after
+/// 285,000 years.
+pub const SEQUENCE_MAX: u64 = 1 << 53;
+
 /// One numbered, durable record of a camera's sequence. The order of the variants is part of the stored format:
 /// new ones (switch, forget, restart) go to the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

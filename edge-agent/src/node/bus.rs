@@ -15,6 +15,9 @@ use crate::store::Store;
 /// Encoded entries in one answer to a sync request, bytes.
 const SYNC_BYTES_MAX: usize = 256 << 10;
 
+/// A refused message is a warning at most this often, µs.
+const REFUSAL_TOLD_US: u64 = 10_000_000;
+
 impl<S: Store, W: World> Node<S, W> {
     /// Handles a message; one that is not ours is counted and changes nothing.
     ///
@@ -32,7 +35,12 @@ impl<S: Store, W: World> Node<S, W> {
             Topic::CameraHead { camera } => match self.read::<CameraHead>(&topic_name("camera head", &camera), payload)
             {
                 Some(head) if head.camera == camera => self.camera_head(head),
-                _ => Ok(()),
+                Some(head) => {
+                    self.counters.refused_messages += 1;
+                    log::debug!(camera:% = camera, named:% = head.camera; "head refused: it names another camera");
+                    Ok(())
+                }
+                None => Ok(()),
             },
             Topic::CameraFrame { camera, .. } => self.frame(&camera, payload),
             Topic::CameraRecord { camera, .. } => match self.read(&topic_name("record", &camera), payload) {
@@ -94,7 +102,14 @@ impl<S: Store, W: World> Node<S, W> {
 
     fn refuse(&mut self, what: &str, error: &dyn std::error::Error) {
         self.counters.refused_messages += 1;
-        log::warn!(topic:% = what; "message refused: {error}; see who publishes on MicroLambda's topics");
+        let now_us = self.world.now_us();
+        // A stranger must not fill the log.
+        if self.refusal_told_us == 0 || self.refusal_told_us.saturating_add(REFUSAL_TOLD_US) <= now_us {
+            self.refusal_told_us = now_us;
+            log::warn!(topic:% = what; "message refused: {error}; see who publishes on MicroLambda's topics");
+        } else {
+            log::debug!(topic:% = what; "message refused: {error}");
+        }
     }
 
     fn camera_head(&mut self, head: CameraHead) -> Result<(), NodeError> {
@@ -102,7 +117,6 @@ impl<S: Store, W: World> Node<S, W> {
             return Ok(());
         }
         let (chain, oldest, next) = (head.chain.clone(), head.oldest, head.next);
-        self.cameras.insert(head.camera.clone(), head);
         let Some(run) = self.chains.get_mut(&chain) else { return Ok(()) };
         run.camera_holds(oldest, self.world.now_us());
         let boundary = run.boundary();
@@ -151,6 +165,7 @@ impl<S: Store, W: World> Node<S, W> {
                 "a node with other [faces] settings or another version works on this chain: make them equal");
             return Ok(());
         }
+        self.reopen(&note.chain)?;
         let applies = self.try_content(&note.chain, note.head, note.delta.map(|blob| blob.0));
         let event = Event::HeadSeen { from: note.node.to_string(), head: note.head, content_applies: applies };
         self.announcer = Some(note.node.to_string());
@@ -236,6 +251,7 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     fn sync_want(&mut self, want: &SyncWant) -> Result<(), NodeError> {
+        self.reopen(&want.chain)?;
         let Some(run) = self.chains.get(&want.chain) else { return Ok(()) };
         let newest = run.chain.head();
         let partial = run.partial.clone();

@@ -91,6 +91,8 @@ pub(super) struct ChainRun {
     pub done_on_bus: bool,
     /// When the head last moved, µs.
     pub open_since_us: u64,
+    /// When the chain was last concerned by something, µs.
+    pub touched_us: u64,
     /// Frames a step took lately, times 16.
     pub frames_per_step_x16: u64,
     buffer: BTreeMap<u64, Buffered>,
@@ -119,6 +121,7 @@ impl ChainRun {
             reported: None,
             done_on_bus: false,
             open_since_us: now_us,
+            touched_us: now_us,
             frames_per_step_x16: 16,
             buffer: BTreeMap::new(),
             buffer_bytes: 0,

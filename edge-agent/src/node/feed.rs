@@ -35,7 +35,7 @@ impl<S: Store, W: World> Node<S, W> {
         if let Some(want) = &mut run.want {
             want.progress_at_us = now_us;
         }
-        self.drive(chain, microlambda::Event::InputSeen { oldest: 0, next })?;
+        self.drive(chain, microlambda::Event::RecordSeen { next })?;
         if let Some(event) = self.pump(chain)? {
             self.drive(chain, event)?;
         }

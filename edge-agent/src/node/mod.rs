@@ -9,6 +9,7 @@ mod agent;
 mod book;
 mod bus;
 mod chain_run;
+mod chains;
 mod commit;
 mod feed;
 mod status;
@@ -17,14 +18,14 @@ mod world;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use microlambda::{Budget, Chain, ChainConfig, Context, Effect, Event, Phase, TimerReason};
+use microlambda::{Budget, Context, Effect, Event, Phase, TimerReason};
 use microlambda_faces::FaceParams;
-use microlambda_faces::fold::{FoldState, lambda_digest};
+use microlambda_faces::fold::lambda_digest;
 use microlambda_runtime::{ConfigError, Message};
-use microlambda_wire::{CameraHead, ChainClass, EventNote, Name, Topic, TopicPrefix, to_payload};
+use microlambda_wire::{ChainClass, EventNote, Name, Topic, TopicPrefix, to_payload};
 
 use crate::config::Config;
-use crate::store::{Store, StoreError, StoredChain};
+use crate::store::{Store, StoreError};
 pub use agent::run;
 use book::EventBook;
 use chain_run::ChainRun;
@@ -32,16 +33,8 @@ use status::{Counters, PeerView};
 use step::WorkerSlot;
 pub use world::World;
 
-/// A node takes part in at most so many chains; more are refused and counted.
-const CHAINS_MAX: usize = 64;
 /// At most so many nodes are remembered.
 const PEERS_MAX: usize = 256;
-/// How long a claim needs to be heard by all, µs; from round trips of 0.3 ms on loopback and some 10 ms on Wi-Fi.
-const SLOT_US: u64 = 40_000;
-/// State that was asked for is asked for again after this, µs.
-const FETCH_US: u64 = 1_000_000;
-/// A node whose worker is too slow for a unit tries again after this, µs.
-const REFUSAL_US: u64 = 2_000_000;
 /// After connecting, heads are heard for so long before the first bid, µs.
 const SETTLE_US: u64 = 300_000;
 
@@ -78,7 +71,6 @@ pub struct Node<S, W> {
     worker: WorkerSlot,
     budget: Budget,
     chains: BTreeMap<Name, ChainRun>,
-    cameras: BTreeMap<Name, CameraHead>,
     peers: BTreeMap<Name, PeerView>,
     book: EventBook,
     /// Events of the last own commit, to be published after its continuation; with the person's number.
@@ -86,6 +78,10 @@ pub struct Node<S, W> {
     /// Who announced the content that is being handled.
     announcer: Option<String>,
     counters: Counters,
+    /// That there is no room for another chain, for people; empty while there is.
+    crowded: String,
+    /// When a refused message was last logged for people to see, µs.
+    refusal_told_us: u64,
     /// No bids before this: peers may hold newer heads.
     settled_at_us: u64,
     status_at_us: u64,
@@ -109,7 +105,6 @@ impl<S: Store, W: World> Node<S, W> {
             worker: WorkerSlot::default(),
             budget: Budget::default(),
             chains: BTreeMap::new(),
-            cameras: BTreeMap::new(),
             peers: BTreeMap::new(),
             book: EventBook::new(store.events_not_on_bus()?, now_us),
             outbox: Vec::new(),
@@ -117,15 +112,15 @@ impl<S: Store, W: World> Node<S, W> {
             world,
             store,
             counters: Counters::default(),
+            crowded: String::new(),
+            refusal_told_us: 0,
             settled_at_us: u64::MAX,
             status_at_us: 0,
             stopping: false,
             next_step: 1,
             config,
         };
-        for stored in node.store.chains()? {
-            node.open_chain(stored, now_us);
-        }
+        node.open_chains(now_us)?;
         node.spawn_worker(now_us);
         Ok(node)
     }
@@ -143,50 +138,6 @@ impl<S: Store, W: World> Node<S, W> {
         self.reannounce_all()
     }
 
-    /// Adds a chain that the store holds.
-    fn open_chain(&mut self, stored: StoredChain, now_us: u64) {
-        if stored.lambda != self.lambda {
-            log::warn!(chain:% = stored.name;
-                "the stored chain was folded with other [faces] settings or another version: it is kept as it is and not continued");
-            self.counters.chains_refused += 1;
-            return;
-        }
-        let settings = &self.config.chain;
-        let config = ChainConfig {
-            node: self.name.to_string(),
-            chain: stored.name.to_string(),
-            r_limit_us: settings.r_limit_ms * 1_000,
-            grace_us: settings.grace_ms * 1_000,
-            announce_us: settings.announce_ms * 1_000,
-            slot_us: SLOT_US,
-            fetch_us: FETCH_US,
-            refusal_us: REFUSAL_US,
-            placement: settings.placement.build(),
-        };
-        let mut chain = Chain::open(config, stored.head, stored.done, stored.attempt, now_us);
-        if let Some((times, why)) = &stored.failure {
-            chain.restore_failures(*times, why.clone());
-        }
-        let fold = FoldState::restore(self.params, stored.boundary, stored.gallery);
-        let run = ChainRun::new(chain, stored.camera, stored.class, fold, stored.partial, now_us);
-        self.chains.insert(stored.name, run);
-    }
-
-    /// The chain of a camera's head, opened at its genesis if it is new.
-    fn chain_of(&mut self, head: &CameraHead) -> Result<bool, NodeError> {
-        if self.chains.contains_key(&head.chain) {
-            return Ok(true);
-        }
-        if self.chains.len() >= CHAINS_MAX {
-            self.counters.chains_refused += 1;
-            return Ok(false);
-        }
-        let genesis = FoldState::genesis(self.params).head();
-        let stored = self.store.add_chain(&head.chain, &head.camera, head.class, genesis)?;
-        self.open_chain(stored, self.world.now_us());
-        Ok(self.chains.contains_key(&head.chain))
-    }
-
     /// Feeds one event to a chain and carries its effects out, and whatever follows from them.
     fn drive(&mut self, name: &Name, event: Event) -> Result<(), NodeError> {
         let mut events = VecDeque::from([event]);
@@ -194,7 +145,8 @@ impl<S: Store, W: World> Node<S, W> {
             let peers = self.live_peers();
             let worker_free = self.worker_free_for(name);
             let Some(run) = self.chains.get_mut(name) else { return Ok(()) };
-            let ctx = Context { now_us: self.world.now_us(), worker_free, peers: &peers };
+            run.touched_us = self.world.now_us();
+            let ctx = Context { now_us: run.touched_us, worker_free, peers: &peers };
             let effects = run.chain.handle(event, &ctx);
             for effect in effects {
                 if let Some(event) = self.effect(name, effect)? {

@@ -174,6 +174,12 @@ impl<S: Store, W: World> Node<S, W> {
         if !self.worker.trouble.is_empty() {
             return self.worker.trouble.clone();
         }
+        if !self.worker.too_slow.is_empty() {
+            return self.worker.too_slow.clone();
+        }
+        if !self.crowded.is_empty() {
+            return self.crowded.clone();
+        }
         let behind =
             self.chains.iter().find(|(name, run)| run.class == ChainClass::Live && self.lag(name) > BEHIND_RECORDS);
         behind.map_or(String::new(), |(name, _)| {
@@ -185,7 +191,7 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     fn status_line(&self, status: &NodeStatus) -> String {
-        let lag: u64 = status.chains.iter().map(|chain| chain.lag).sum();
+        let lag = status.chains.iter().fold(0_u64, |sum, chain| sum.saturating_add(chain.lag));
         let connected = if self.world.is_connected() { "connected" } else { "not connected" };
         format!("{connected}, {} chains, {lag} records behind {}", status.chains.len(), status.trouble)
     }

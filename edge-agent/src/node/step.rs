@@ -1,8 +1,8 @@
 //! Steps on the worker: started, fed, listened to, killed at `r_limit`.
 
-use microlambda::{Attempt, Event, StepEnd, StepMode, Stop};
+use microlambda::{Attempt, Event, StepEnd, StepMode, Stop, UnitCost};
 use microlambda_faces::content::{Entry, PartialEntry};
-use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
+use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
 use microlambda_wire::{Name, Record, StepTiming};
 
 use super::chain_run::Step;
@@ -29,12 +29,18 @@ pub(super) struct WorkerSlot {
     incarnation: u64,
     ready: bool,
     busy_with: Option<Name>,
+    /// The unit that runs: its step, what it is, and when it began, µs.
+    unit: Option<(u64, UnitCost, u64)>,
+    /// When the running step reaches its limit, µs.
+    limit_at_us: u64,
     kill_at_us: u64,
     respawn_at_us: u64,
     failures: u32,
     pub engine: String,
     /// What is wrong with the worker, for people; empty while it works.
     pub trouble: String,
+    /// That a unit is too much for `r_limit` here, for people; empty once one was done.
+    pub too_slow: String,
     /// Time of steps since the last status, µs.
     pub busy_us: u64,
     pub cpu_us: u64,
@@ -46,11 +52,14 @@ impl Default for WorkerSlot {
             incarnation: 0,
             ready: false,
             busy_with: None,
+            unit: None,
+            limit_at_us: 0,
             kill_at_us: u64::MAX,
             respawn_at_us: u64::MAX,
             failures: 0,
             engine: String::new(),
             trouble: String::new(),
+            too_slow: String::new(),
             busy_us: 0,
             cpu_us: 0,
         }
@@ -147,7 +156,9 @@ impl<S: Store, W: World> Node<S, W> {
             if !self.world.send_to_worker(&start) {
                 return self.end_step(chain, StepEnd::NoInput, None);
             }
-            self.worker.kill_at_us = now_us.saturating_add(r_limit_us).saturating_add(KILL_SLACK_US);
+            self.worker.unit = None;
+            self.worker.limit_at_us = now_us.saturating_add(r_limit_us);
+            self.worker.kill_at_us = self.worker.limit_at_us.saturating_add(KILL_SLACK_US);
         }
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         let Some(mut step) = run.step.take() else { return Ok(None) };
@@ -194,10 +205,16 @@ impl<S: Store, W: World> Node<S, W> {
         }
         match message {
             Ok(FromWorker::Ready { protocol, engine, load_us }) => self.worker_ready(protocol, engine, load_us),
+            Ok(FromWorker::Begin { step, cost }) => {
+                self.worker.unit = Some((step, cost, self.world.now_us()));
+                Ok(())
+            }
             Ok(FromWorker::Unit { step, sequence, prepare, run, outcome, thumbnail }) => {
                 for (class, work, cost_us) in prepare.into_iter().chain([run]) {
                     self.budget.observe(class, work, cost_us);
                 }
+                self.worker.unit = None;
+                self.worker.too_slow.clear();
                 self.unit_ended(step, sequence, outcome, thumbnail)
             }
             Ok(FromWorker::Stopped { step, stop, report }) => self.worker_stopped(step, stop, report),
@@ -307,16 +324,35 @@ impl<S: Store, W: World> Node<S, W> {
         self.wake_others(&chain)
     }
 
+    /// No unit fits a step here: says so, and lets the budget forget some of it for the next try.
     fn refuse_too_large(&mut self) {
         let tile_px = u64::from(microlambda_faces::plan::TILE_SIDE_PX_MAX).pow(2);
-        let tile_ms = self.budget.predict_us(CLASS_DETECT, tile_px).unwrap_or(0) / 1_000;
+        let unit_us =
+            [(CLASS_DETECT, tile_px), (CLASS_ENCODE, 1)].map(|(class, work)| self.budget.expect_us(class, work));
+        let unit_ms = unit_us.into_iter().flatten().max().unwrap_or(0) / 1_000;
         self.counters.units_too_large += 1;
-        self.worker.trouble = format!(
-            "a unit is predicted to take up to {tile_ms} ms here, which r-limit-ms = {} does not hold: raise it, or leave the work to a faster node",
-            self.config.chain.r_limit_ms
-        );
-        log::error!("{}", self.worker.trouble);
+        self.tell_too_slow(format!("a unit is expected to take up to {unit_ms} ms here"));
         self.budget.relax();
+    }
+
+    fn tell_too_slow(&mut self, what: String) {
+        let r_limit_ms = self.config.chain.r_limit_ms;
+        self.worker.too_slow = format!(
+            "{what}, which r-limit-ms = {r_limit_ms} does not hold: raise it, or leave the work to a faster node"
+        );
+        log::error!("{}", self.worker.too_slow);
+        self.status_at_us = 0;
+    }
+
+    /// The worker ran beyond its limit and was killed: that is an overrun, and says how much its unit costs at least.
+    fn learn_from_kill(&mut self, now_us: u64) {
+        let Some((_, cost, began_us)) = self.worker.unit.take() else { return };
+        let unit_us = now_us.saturating_sub(began_us);
+        self.budget.observe_killed(cost.run.0, cost.run.1, unit_us);
+        let over_us = now_us.saturating_sub(self.worker.limit_at_us);
+        self.counters.overruns += 1;
+        self.counters.overrun_max_us = self.counters.overrun_max_us.max(over_us);
+        self.tell_too_slow(format!("a unit was killed after {} ms", unit_us / 1_000));
     }
 
     /// Ends the running step and folds what it reached. The event returned tells the chain.
@@ -397,9 +433,7 @@ impl<S: Store, W: World> Node<S, W> {
             // What the worker still says belongs to a step that is over.
             self.spawn_worker(now_us);
             if let Some(chain) = busy {
-                let tile_px = u64::from(microlambda_faces::plan::TILE_SIDE_PX_MAX).pow(2);
-                let limit_us = self.config.chain.r_limit_ms * 1_000;
-                self.budget.observe(CLASS_DETECT, tile_px, limit_us.saturating_mul(11) / 10);
+                self.learn_from_kill(now_us);
                 self.end_and_drive(&chain, StepEnd::Overran)?;
             }
         }

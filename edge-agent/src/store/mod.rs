@@ -159,6 +159,12 @@ pub trait Store: Send {
     /// All chains, by name.
     fn chains(&self) -> Result<Vec<StoredChain>, StoreError>;
 
+    /// One chain, if it is held.
+    fn chain(&self, name: &Name) -> Result<Option<StoredChain>, StoreError>;
+
+    /// At most `max` chains: those that have not ended first, then the newest.
+    fn newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError>;
+
     /// Adds a chain at its genesis, unless it is there.
     fn add_chain(
         &mut self,

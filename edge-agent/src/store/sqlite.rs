@@ -136,6 +136,14 @@ impl Store for SqliteStore {
         self.read_chains()
     }
 
+    fn chain(&self, name: &Name) -> Result<Option<StoredChain>, StoreError> {
+        self.read_chain(name)
+    }
+
+    fn newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError> {
+        self.read_newest_chains(max)
+    }
+
     fn add_chain(
         &mut self,
         name: &Name,

@@ -65,8 +65,16 @@ fn encoding(bytes: &[u8]) -> Option<Encoding> {
 
 impl SqliteStore {
     pub(super) fn read_chains(&self) -> Result<Vec<StoredChain>, StoreError> {
+        self.read_chains_by("ORDER BY name")
+    }
+
+    pub(super) fn read_newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError> {
+        self.read_chains_by(&format!("ORDER BY done, id DESC LIMIT {max}"))
+    }
+
+    fn read_chains_by(&self, order: &str) -> Result<Vec<StoredChain>, StoreError> {
         let rows = || {
-            let mut statement = self.connection.prepare(&format!("SELECT {CHAIN_COLUMNS} FROM chain ORDER BY name"))?;
+            let mut statement = self.connection.prepare(&format!("SELECT {CHAIN_COLUMNS} FROM chain {order}"))?;
             statement.query_map([], chain_row)?.collect::<rusqlite::Result<Vec<_>>>()
         };
         let rows = rows().map_err(|source| self.sqlite(source))?;

@@ -17,6 +17,8 @@ const EVENTS_MAX: usize = 1_024;
 /// What a disk holds of one chain.
 #[derive(Debug, Clone)]
 pub struct DiskChain {
+    /// Its place in the order of arrival.
+    place: usize,
     /// The camera it comes from.
     pub camera: Name,
     /// Live or batch.
@@ -217,6 +219,17 @@ impl Store for SimStore {
         self.media().disk.chains.iter().map(|(name, chain)| stored(name, chain)).collect()
     }
 
+    fn chain(&self, name: &Name) -> Result<Option<StoredChain>, StoreError> {
+        self.media().disk.chains.get(name).map(|chain| stored(name, chain)).transpose()
+    }
+
+    fn newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError> {
+        let media = self.media();
+        let mut chains: Vec<(&Name, &DiskChain)> = media.disk.chains.iter().collect();
+        chains.sort_by_key(|(_, chain)| (chain.done, std::cmp::Reverse(chain.place)));
+        chains.into_iter().take(max).map(|(name, chain)| stored(name, chain)).collect()
+    }
+
     fn add_chain(
         &mut self,
         name: &Name,
@@ -225,6 +238,7 @@ impl Store for SimStore {
         genesis: Head,
     ) -> Result<StoredChain, StoreError> {
         let chain = DiskChain {
+            place: 0,
             camera: camera.clone(),
             class,
             lambda: genesis.digest,
@@ -238,7 +252,8 @@ impl Store for SimStore {
             entries: BTreeMap::new(),
         };
         self.write(|disk| {
-            let chain = disk.chains.entry(name.clone()).or_insert(chain);
+            let place = disk.chains.len();
+            let chain = disk.chains.entry(name.clone()).or_insert(DiskChain { place, ..chain });
             stored(name, chain)
         })
     }

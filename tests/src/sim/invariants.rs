@@ -145,6 +145,12 @@ impl Memory {
         self.heads.retain(|(known, _), _| *known != node);
     }
 
+    /// Whether a node holds again all that it ever held.
+    pub fn is_whole(&self, node: usize, disk: &Disk) -> bool {
+        let at = |chain: &Name| disk.chains.get(chain).map_or(0, |chain| chain.boundary.version.sequence);
+        self.reached.iter().filter(|((known, _), _)| *known == node).all(|((_, chain), reached)| at(chain) >= *reached)
+    }
+
     /// A frame is freed when two nodes hold its result, or the only one that lives does: one disk may be lost.
     pub fn what_is_freed_is_held_twice(&self, chain: &Name, release: Release) -> Checked {
         let hold = self.reached.iter().filter(|((_, of), at)| of == chain && **at >= release.below).count();

@@ -14,7 +14,7 @@ pub mod random;
 mod site;
 pub mod truth;
 pub mod worker;
-mod world;
+pub mod world;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -90,10 +90,11 @@ fn choose(sabotage: Option<Sabotage>) {
 }
 
 /// A name that is known to be one.
-fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
 }
 
-fn prefix() -> TopicPrefix {
+/// The prefix of the simulated site's topics.
+pub fn prefix() -> TopicPrefix {
     TopicPrefix::new(&name("simulated"))
 }

@@ -1007,17 +1007,20 @@ impl Site {
         }
     }
 
-    /// One disk may be lost at a time, and not the only one: what cameras have freed must be on another.
+    /// One disk may be lost at a time, and not the only one: another node holds what cameras have freed, and no other is still
+    /// without what it has lost.
     fn may_lose_disk(&self, index: usize) -> bool {
-        self.nodes.len() > 1
-            && self.cameras.iter().all(|slot| {
-                let others = (0..self.nodes.len()).filter(|other| *other != index);
-                let reached = others.map(|other| {
-                    let media = self.nodes[other].media();
-                    media.disk.chains.get(&slot.camera.chain).map_or(0, |chain| chain.boundary.version.sequence)
-                });
-                slot.camera.oldest() <= reached.max().unwrap_or(0)
-            })
+        let mut others = (0..self.nodes.len()).filter(|other| *other != index).peekable();
+        let alone = others.peek().is_none();
+        let whole = others.clone().all(|other| self.memory.is_whole(other, &self.nodes[other].media().disk));
+        let held = self.cameras.iter().all(|slot| {
+            let reached = others.clone().map(|other| {
+                let media = self.nodes[other].media();
+                media.disk.chains.get(&slot.camera.chain).map_or(0, |chain| chain.boundary.version.sequence)
+            });
+            slot.camera.oldest() <= reached.max().unwrap_or(0)
+        });
+        !alone && whole && held
     }
 
     fn end_faults(&mut self) {

@@ -75,6 +75,8 @@ struct SimStep {
     partial: Option<Partial>,
     current: Option<Current>,
     unit: Option<RunningUnit>,
+    /// A unit that began and was not told yet.
+    begun: Option<UnitCost>,
 }
 
 #[derive(Debug)]
@@ -133,6 +135,7 @@ impl SimWorker {
                     partial: resume.clone(),
                     current: None,
                     unit: None,
+                    begun: None,
                 });
             }
             ToWorker::Frame { sequence, jpeg, more } => {
@@ -158,6 +161,9 @@ impl SimWorker {
     pub fn goes_on(&mut self, now_us: u64, random: &mut Random) -> Next {
         let (seed, poison) = (self.seed, self.poison);
         let Some(step) = &mut self.step else { return Next::Nothing };
+        if let Some(cost) = step.begun.take() {
+            return Next::Says(Box::new(FromWorker::Begin { step: step.id, cost }));
+        }
         if step.unit.is_some() {
             return Next::Nothing;
         }
@@ -194,6 +200,7 @@ impl SimWorker {
                 Some(Mishap::Hang) => run_us = HANG_US,
                 Some(Mishap::Die | Mishap::Garbage) | None => {}
             }
+            step.begun = Some(cost);
             let end_us = now_us + prepare.map_or(0, |(.., us)| us) + run_us;
             step.unit = Some(RunningUnit { start_us: now_us, prepare, run: (cost.run.0, cost.run.1, run_us), mishap });
             return Next::UnitEndsAt(end_us);

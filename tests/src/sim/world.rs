@@ -46,7 +46,9 @@ pub struct Io {
 
 /// A node's world.
 pub struct SimWorld {
+    /// What passes between the node and its surroundings.
     pub io: Rc<RefCell<Io>>,
+    /// Its disk, and what may befall it.
     pub media: Arc<Mutex<Media>>,
 }
 

@@ -1,0 +1,111 @@
+//! Which chains a node has open: all that are under way, and of the finished ones those that were last spoken of.
+
+use microlambda::{Chain, ChainConfig, Phase, Version};
+use microlambda_faces::fold::FoldState;
+use microlambda_wire::{CameraHead, Name};
+
+use super::chain_run::ChainRun;
+use super::{Node, NodeError, World};
+use crate::store::{Store, StoredChain};
+
+/// A node has at most so many chains open. One more takes the place of a finished one, or of one in which nothing happened.
+const CHAINS_MAX: usize = 64;
+/// How long a claim needs to be heard by all, µs; from round trips of 0.3 ms on loopback and some 10 ms on Wi-Fi.
+const SLOT_US: u64 = 40_000;
+/// State that was asked for is asked for again after this, µs.
+const FETCH_US: u64 = 1_000_000;
+/// A node whose worker is too slow for a unit tries again after this, µs.
+const REFUSAL_US: u64 = 2_000_000;
+
+impl<S: Store, W: World> Node<S, W> {
+    /// Opens the chains that are under way, and the newest of the others.
+    pub(super) fn open_chains(&mut self, now_us: u64) -> Result<(), NodeError> {
+        for stored in self.store.newest_chains(CHAINS_MAX)? {
+            self.open_chain(stored, now_us);
+        }
+        Ok(())
+    }
+
+    /// Adds a chain that the store holds.
+    fn open_chain(&mut self, stored: StoredChain, now_us: u64) {
+        if stored.lambda != self.lambda {
+            log::warn!(chain:% = stored.name;
+                "the stored chain was folded with other [faces] settings or another version: it is kept as it is and not continued");
+            self.counters.chains_refused += 1;
+            return;
+        }
+        let settings = &self.config.chain;
+        let config = ChainConfig {
+            node: self.name.to_string(),
+            chain: stored.name.to_string(),
+            r_limit_us: settings.r_limit_ms * 1_000,
+            grace_us: settings.grace_ms * 1_000,
+            announce_us: settings.announce_ms * 1_000,
+            slot_us: SLOT_US,
+            fetch_us: FETCH_US,
+            refusal_us: REFUSAL_US,
+            placement: settings.placement.build(),
+        };
+        let mut chain = Chain::open(config, stored.head, stored.done, stored.attempt, now_us);
+        if let Some((times, why)) = &stored.failure {
+            chain.restore_failures(*times, why.clone());
+        }
+        let fold = FoldState::restore(self.params, stored.boundary, stored.gallery);
+        let run = ChainRun::new(chain, stored.camera, stored.class, fold, stored.partial, now_us);
+        self.chains.insert(stored.name, run);
+    }
+
+    /// The chain of a camera's head, opened at its genesis if it is new.
+    pub(super) fn chain_of(&mut self, head: &CameraHead) -> Result<bool, NodeError> {
+        if self.chains.contains_key(&head.chain) {
+            return Ok(true);
+        }
+        if !self.make_room() {
+            return Ok(false);
+        }
+        let genesis = FoldState::genesis(self.params).head();
+        let stored = self.store.add_chain(&head.chain, &head.camera, head.class, genesis)?;
+        self.open_chain(stored, self.world.now_us());
+        Ok(self.chains.contains_key(&head.chain))
+    }
+
+    /// Opens a chain again that somebody speaks of, if the store holds it.
+    pub(super) fn reopen(&mut self, name: &Name) -> Result<(), NodeError> {
+        if self.chains.contains_key(name) {
+            return Ok(());
+        }
+        match self.store.chain(name)? {
+            Some(stored) if self.make_room() => self.open_chain(stored, self.world.now_us()),
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Makes room for one more chain by closing the one that was not spoken of for longest: a finished one, or one of which
+    /// nothing is known but that a camera announced it. Either is opened again when it is needed.
+    fn make_room(&mut self) -> bool {
+        if self.chains.len() < CHAINS_MAX {
+            self.crowded.clear();
+            return true;
+        }
+        let closable = |run: &ChainRun| {
+            *run.chain.phase() == Phase::Idle && (run.chain.is_done() || run.chain.head().version == Version::default())
+        };
+        let oldest = self.chains.iter().filter(|(_, run)| closable(run));
+        let oldest = oldest.min_by_key(|(_, run)| (!run.chain.is_done(), run.touched_us)).map(|(name, _)| name.clone());
+        let Some(name) = oldest else {
+            self.counters.chains_refused += 1;
+            if self.crowded.is_empty() {
+                self.crowded = format!(
+                    "{CHAINS_MAX} chains are under way, and no further camera or job is taken: stop some cameras"
+                );
+                log::error!("{}", self.crowded);
+            }
+            return false;
+        };
+        log::debug!(chain:% = name; "closed for another one");
+        self.chains.remove(&name);
+        self.crowded.clear();
+        true
+    }
+}
