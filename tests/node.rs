@@ -6,14 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use edge_agent::config::Config;
 use edge_agent::node::Node;
+use edge_agent::store::{Advance, Store};
 use edge_agent::worker::WorkerEvent;
-use microlambda::{Budget, UnitCost};
+use microlambda::{Budget, Head, UnitCost};
+use microlambda_faces::FaceParams;
+use microlambda_faces::fold::FoldState;
 use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, ToWorker};
 use microlambda_runtime::Message;
 use microlambda_tests::name;
 use microlambda_tests::sim::camera::SimCamera;
 use microlambda_tests::sim::disk::{Media, SimStore};
 use microlambda_tests::sim::prefix;
+use microlambda_tests::sim::truth;
 use microlambda_tests::sim::world::{Io, Order, SimWorld};
 use microlambda_wire::{CameraHead, ChainClass, NodeStatus, Topic, from_payload, to_payload};
 
@@ -28,13 +32,16 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::open("a", Arc::default())
+    }
+
+    fn open(node: &str, media: Arc<Mutex<Media>>) -> Self {
         let io: Rc<RefCell<Io>> = Rc::default();
         io.borrow_mut().local_us = 1_000_000;
-        let media: Arc<Mutex<Media>> = Arc::default();
         let world = SimWorld { io: io.clone(), media: media.clone() };
         let mut config = Config::defaults().expect("defaults");
         config.site = name("simulated");
-        config.node = Some(name("a"));
+        config.node = Some(name(node));
         let node = Node::open(config, name("boot"), SimStore::new(media, 1), world).expect("a node");
         let mut bench = Self { node, io, said: Vec::new(), orders: Vec::new(), spawned: 0 };
         bench.collect();
@@ -215,4 +222,54 @@ fn a_node_without_its_broker_rests() {
     bench.pass_us(60_000_000);
     let now_us = bench.io.borrow().local_us;
     assert!(bench.node.next_wake_us() > now_us, "else its loop would spin");
+}
+
+/// A disk that holds the first records of a chain, as an engine of some kernel saw them.
+fn disk_with(records: u64, kernel: u32) -> Arc<Mutex<Media>> {
+    let media: Arc<Mutex<Media>> = Arc::default();
+    let mut store = SimStore::new(media.clone(), 1);
+    let mut fold = FoldState::genesis(FaceParams::default());
+    let chain = name("door-1");
+    store.add_chain(&chain, &name("door"), ChainClass::Live, fold.head()).expect("a chain");
+    let entries: Vec<_> = (0..records).map(|number| truth::entry(5, 0, number, kernel)).collect();
+    let folded: Vec<_> = entries.iter().map(|entry| fold.fold(entry).expect("a record in order")).collect();
+    let advance = Advance {
+        chain: &chain,
+        from_sequence: 0,
+        entries: entries.iter().zip(&folded).collect(),
+        partial: None,
+        head: fold.head(),
+        holder: "x",
+        fold: &fold,
+        thumbnails: &[],
+        then: None,
+    };
+    store.advance(&advance).expect("a transaction");
+    media
+}
+
+fn head_of(media: &Arc<Mutex<Media>>) -> Head {
+    media.lock().expect("nobody panicked").disk.chains[&name("door-1")].head
+}
+
+#[test]
+fn a_branch_that_lost_long_ago_is_replaced_part_by_part() {
+    let (short, long) = (disk_with(1_500, 1), disk_with(1_600, 0));
+    let mut loser = Bench::open("loser", short.clone());
+    let mut winner = Bench::open("winner", long.clone());
+    assert_ne!(head_of(&short), head_of(&long));
+    let mut parts = 0;
+    for _ in 0..200 {
+        winner.pass_us(3_000_000);
+        loser.pass_us(3_000_000);
+        let (from_winner, from_loser) = (std::mem::take(&mut winner.said), std::mem::take(&mut loser.said));
+        parts += from_winner.iter().filter(|message| message.topic.ends_with("/have")).count();
+        from_winner.iter().for_each(|message| loser.hears(message));
+        from_loser.iter().for_each(|message| winner.hears(message));
+    }
+    assert!(parts > 3, "the branch does not fit one answer");
+    assert_eq!(head_of(&short), head_of(&long));
+    assert_eq!(loser.counter("suffixes-replaced"), 1);
+    assert_eq!(loser.counter("forks-too-deep"), 0);
+    assert_eq!(winner.counter("suffixes-replaced"), 0);
 }

@@ -54,14 +54,11 @@ impl Pair {
     }
 
     fn entry(&self, sequence: u64, kernel: u32) -> Entry {
-        let engine = format!("kernel {kernel}");
         if sequence % 7 == 6 {
             let record = Record::Gap { count: 2, reason: GapReason::SpoolFull };
             return Entry { sequence, record, analysis: None, engine: String::new() };
         }
-        let digest = microlambda::Digest::of(&truth::jpeg(0, sequence));
-        let record = Record::Frame { captured_at_ms: 40_000 * sequence, digest, label: sequence.to_string() };
-        Entry { sequence, record, analysis: Some(self.picture(sequence).analysis(kernel)), engine }
+        truth::entry(self.seed, 0, sequence, kernel)
     }
 
     /// Goes on from some boundary held, the newest one most of the time, with analyses of some kernel.

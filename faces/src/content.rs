@@ -126,6 +126,12 @@ impl Delta {
         Ok(delta)
     }
 
+    /// Whether the records of `other` are among those of this one.
+    pub fn holds(&self, other: &Self) -> bool {
+        let start = self.entries.iter().position(|entry| entry.sequence == other.parent.version.sequence);
+        start.is_some_and(|start| self.entries[start..].starts_with(&other.entries))
+    }
+
     /// Checks that the records follow each other and have analyses where they need them.
     ///
     /// # Errors

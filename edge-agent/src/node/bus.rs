@@ -15,6 +15,8 @@ use crate::store::Store;
 /// Encoded entries in one answer to a sync request, bytes.
 const SYNC_BYTES_MAX: usize = 256 << 10;
 
+/// Records of a branch kept until it beats the local head, at most: some 10 MB.
+const STAGED_ENTRIES_MAX: usize = 10_000;
 /// A refused message is a warning at most this often, µs.
 const REFUSAL_TOLD_US: u64 = 10_000_000;
 
@@ -244,7 +246,11 @@ impl<S: Store, W: World> Node<S, W> {
     /// Asks a peer for what this node lacks of a chain.
     pub(super) fn fetch(&mut self, chain: &Name, from: &str) -> Result<(), NodeError> {
         let Ok(peer) = Name::new(from) else { return Ok(()) };
-        let want = SyncWant { node: self.name.clone(), chain: chain.clone(), locator: self.store.locator(chain)? };
+        let mut locator = self.store.locator(chain)?;
+        // What follows the beginning of a branch that is already here.
+        let staged = self.chains.get(chain).and_then(|run| run.staged.as_ref());
+        locator.splice(..0, staged.map(|delta| (delta.head.version.sequence, delta.head.digest)));
+        let want = SyncWant { node: self.name.clone(), chain: chain.clone(), locator };
         self.counters.fetches += 1;
         self.publish(&Topic::SyncWant { node: peer }, &want, false);
         Ok(())
@@ -300,18 +306,21 @@ impl<S: Store, W: World> Node<S, W> {
                 return Ok(());
             }
         };
-        let Some(run) = self.chains.get(&have.chain) else { return Ok(()) };
+        let Some(run) = self.chains.get_mut(&have.chain) else { return Ok(()) };
         if have.lambda != self.lambda {
             return Ok(());
         }
-        if !delta.head.beats(&run.chain.head()) {
-            if have.newest.beats(&run.chain.head()) {
-                // The winning branch leaves ours so far back that its first part alone does not beat our head.
-                self.counters.forks_too_deep += 1;
-                log::error!(chain:% = have.chain, node:% = have.node;
-                    "this node's branch lost long ago: stop it, move its database away and start it again, so that it takes the other branch");
+        let delta = match run.staged.take() {
+            Some(staged) if staged.head == delta.parent => joined(staged, delta),
+            // An answer that came twice. One with other records says that the branch has become another: it is begun anew.
+            Some(staged) if staged.holds(&delta) => {
+                run.staged = Some(staged);
+                return Ok(());
             }
-            return Ok(());
+            Some(_) | None => delta,
+        };
+        if !delta.head.beats(&run.chain.head()) {
+            return self.stage(&have, delta);
         }
         if !self.fold_on_trial(&have.chain, delta, Vec::new()) {
             self.drop_pending(&have.chain);
@@ -323,6 +332,29 @@ impl<S: Store, W: World> Node<S, W> {
         let behind = self.chains.get(&have.chain).is_some_and(|run| have.newest.beats(&run.chain.head()));
         if behind { self.fetch(&have.chain, have.node.as_str()) } else { Ok(()) }
     }
+
+    /// Content that does not beat the local head yet. If what follows it does, the branch left ours far back: its beginning is
+    /// kept until enough of it has come to take its place.
+    fn stage(&mut self, have: &SyncHave, delta: Delta) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get_mut(&have.chain) else { return Ok(()) };
+        if !have.newest.beats(&run.chain.head()) || delta.entries.is_empty() {
+            return Ok(());
+        }
+        if delta.entries.len() > STAGED_ENTRIES_MAX {
+            self.counters.forks_too_deep += 1;
+            log::error!(chain:% = have.chain, node:% = have.node;
+                "this node's branch lost long ago: stop it, move its database away and start it again, so that it takes the other branch");
+            return Ok(());
+        }
+        run.staged = Some(delta);
+        self.fetch(&have.chain, have.node.as_str())
+    }
+}
+
+/// Two deltas of which the second follows the first.
+fn joined(mut first: Delta, second: Delta) -> Delta {
+    first.entries.extend(second.entries);
+    Delta { parent: first.parent, entries: first.entries, partial: second.partial, head: second.head }
 }
 
 fn topic_name(what: &str, name: &Name) -> String {

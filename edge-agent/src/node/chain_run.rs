@@ -83,6 +83,8 @@ pub(super) struct ChainRun {
     pub partial: Option<PartialEntry>,
     pub step: Option<Step>,
     pub pending: Option<Pending>,
+    /// The beginning of a branch that beats ours only further on, as far as it has come.
+    pub staged: Option<Delta>,
     pub announcement: Announcement,
     pub want: Option<OpenWant>,
     /// What the camera was last told to be committed here, and when.
@@ -116,6 +118,7 @@ impl ChainRun {
             partial,
             step: None,
             pending: None,
+            staged: None,
             announcement: Announcement::default(),
             want: None,
             reported: None,

@@ -171,6 +171,7 @@ impl<S: Store, W: World> Node<S, W> {
         let done = run.chain.is_done() || folded.last().is_some_and(|folded| folded.done);
         run.fold = fold;
         run.partial = delta.partial.clone();
+        run.staged = None;
         run.open_since_us = now_us;
         run.buffer_trim();
         let own = holder == self.name.as_str();

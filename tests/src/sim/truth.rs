@@ -1,8 +1,12 @@
 //! What the pictures show: a function of the seed, known to the simulated engine and to the invariants.
 
+use microlambda::Digest;
+use microlambda_faces::content::Entry;
 use microlambda_faces::plan::{NextUnit, Plan};
 use microlambda_faces::proto::UnitOutcome;
 use microlambda_faces::{Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace};
+
+use microlambda_wire::Record;
 
 use super::random::Random;
 
@@ -56,6 +60,14 @@ pub fn jpeg(camera: usize, number: u64) -> Vec<u8> {
 pub fn which(jpeg: &[u8]) -> Option<(usize, u64)> {
     let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
     Some((usize::try_from(number(jpeg.get(6..14)?)?).ok()?, number(jpeg.get(14..22)?)?))
+}
+
+/// The finished record of picture `number`, 40 s behind the one before it.
+pub fn entry(seed: u64, camera: usize, number: u64, kernel: u32) -> Entry {
+    let digest = Digest::of(&jpeg(camera, number));
+    let record = Record::Frame { captured_at_ms: 40_000 * number, digest, label: number.to_string() };
+    let analysis = picture(seed, camera, number, false).analysis(kernel);
+    Entry { sequence: number, record, analysis: Some(analysis), engine: format!("kernel {kernel}") }
 }
 
 impl Picture {
