@@ -136,7 +136,10 @@ impl Chain {
 
     /// Whether only the worker, or its turn to bid, keeps it from starting a step: chains of a lower class leave it the worker.
     pub fn wants_worker(&self, now_us: u64) -> bool {
-        self.may_bid() && self.lease.is_none() && self.refused_until_us <= now_us
+        self.may_bid()
+            && self.lease.is_none()
+            && self.refused_until_us <= now_us
+            && (self.starved == 0 || self.open_since_us <= now_us)
     }
 
     /// One more than the newest record known to exist.

@@ -376,6 +376,7 @@ fn a_step_whose_frames_do_not_come_is_tried_ever_less_often_until_the_camera_is_
     }
     assert!((8..20).contains(&starts), "{starts} starts in 20 s");
     bench.ended(head(0), StepEnd::NoInput);
+    assert!(!bench.chain.wants_worker(bench.now_us), "a chain of a lower class may have it meanwhile");
     bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     bench.at(bench.now_us + 2 * SLOT_US);
     assert!(matches!(bench.chain.phase(), Phase::Running(_)), "at once when the camera is there again");
