@@ -8,7 +8,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 /// Libraries whose own messages below WARN say nothing to users (rumqttc tells of every packet).
-const QUIET_TARGETS: [&str; 2] = ["rumqttc", "nokhwa"];
+const QUIET_TARGETS: [&str; 1] = ["rumqttc"];
 
 /// The switches `--verbose` and `--quiet`; flatten it into a clap command line.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
