@@ -1,9 +1,9 @@
 # Everything a person runs. The work is in scripts/; this file gives it names.
 .DEFAULT_GOAL := help
-.PHONY: help setup models calibration build demo test bench check-fast clean
+.PHONY: help setup models calibration build demo test vm-test bench check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
-export PHOTOS NODES R_LIMIT_MS BROKER KILL
+export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -28,6 +28,9 @@ demo: ## camera, broker and two edge nodes on real photos, live on this terminal
 test: ## every check and every test
 	scripts/setup test
 	scripts/test
+
+vm-test: ## a camera and both units in a virtual machine (not part of test; emulated it takes a quarter of an hour)
+	image-build/vm/test
 
 bench: ## the measurements of benches/, optimised
 	scripts/setup test

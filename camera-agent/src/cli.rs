@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use microlambda_runtime::{Verbosity, logging};
 
+use crate::RunError;
 use crate::config::{Config, EXAMPLE};
 use crate::run::{self, Options};
-use crate::{RunError, source::v4l2};
+use crate::source::v4l2::{self, Offer};
 
 /// Turns a camera, a folder of pictures or a stream into frames that edge nodes fetch over MQTT
 #[derive(Debug, Parser)]
@@ -125,8 +126,11 @@ fn probe(json: bool) -> Result<(), RunError> {
         if !device.trouble.is_empty() {
             print(&format!("  no formats: {}\n", device.trouble));
         }
-        for offer in device.formats {
-            print(&format!("  {:?} {}×{} at {} frames/s\n", offer.layout, offer.width, offer.height, offer.fps));
+        for same in device.formats.chunk_by(|a, b| (a.layout, a.width, a.height) == (b.layout, b.width, b.height)) {
+            let Offer { layout, width, height, .. } = same[0];
+            let rates: Vec<String> = same.iter().filter_map(|offer| offer.fps).map(|fps| fps.to_string()).collect();
+            let rates = if rates.is_empty() { "an unknown rate".into() } else { rates.join(", ") + " frames/s" };
+            print(&format!("  {layout:?} {width}×{height} at {rates}\n"));
         }
     }
     Ok(())

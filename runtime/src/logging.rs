@@ -8,7 +8,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 /// Libraries whose own messages below WARN say nothing to users (rumqttc tells of every packet).
-const QUIET_TARGETS: [&str; 2] = ["rumqttc", "nokhwa"];
+const QUIET_TARGETS: [&str; 1] = ["rumqttc"];
 
 /// The switches `--verbose` and `--quiet`; flatten it into a clap command line.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
@@ -55,7 +55,7 @@ pub fn init(level: impl Into<Level>) {
         Level::Everything => LevelFilter::Trace,
     };
     let sink: Box<dyn Log> = match connected_to_journal().then(JournalLog::new) {
-        Some(Ok(journal)) => Box::new(journal),
+        Some(Ok(journal)) => Box::new(Journal(journal)),
         Some(Err(_)) | None => Box::new(Lines),
     };
     if log::set_boxed_logger(Box::new(Filtered { sink })).is_ok() {
@@ -87,6 +87,25 @@ impl Log for Filtered {
     }
 }
 
+/// The journal. Fields are fields there, to search by; they stand in the text too, as `journalctl` and `systemctl status`
+/// show nothing else, and the reason and the remedy are often among them.
+struct Journal(JournalLog);
+
+impl Log for Journal {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let text = text_of(record);
+        self.0.log(&record.to_builder().args(format_args!("{text}")).build());
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
 /// Lines on standard error: `time LEVEL message key=value …`.
 struct Lines;
 
@@ -108,12 +127,18 @@ impl Log for Lines {
 fn format_line(record: &Record<'_>, unix_ms: u64) -> String {
     let day_ms = unix_ms % 86_400_000;
     let (h, m, s, ms) = (day_ms / 3_600_000, day_ms / 60_000 % 60, day_ms / 1_000 % 60, day_ms % 1_000);
-    let mut line = format!("{h:02}:{m:02}:{s:02}.{ms:03}Z {:5} {}", record.level(), record.args());
-    let _ = record.key_values().visit(&mut Fields(&mut line));
+    let line = format!("{h:02}:{m:02}:{s:02}.{ms:03}Z {:5} {}", record.level(), text_of(record));
     // A message of several lines stays one entry: the lines after the first are indented.
     let mut line = line.trim_end().replace('\n', "\n    ");
     line.push('\n');
     line
+}
+
+/// The message with its fields: `message key=value …`.
+fn text_of(record: &Record<'_>) -> String {
+    let mut text = record.args().to_string();
+    let _ = record.key_values().visit(&mut Fields(&mut text));
+    text
 }
 
 struct Fields<'a>(&'a mut String);
@@ -140,6 +165,13 @@ mod tests {
     fn a_line_shows_time_level_message_and_fields() {
         let fields = [("frames", Value::from(3)), ("file", Value::from("a b.jpg"))];
         assert_eq!(line(log::Level::Info, &fields), "01:02:03.004Z INFO  spool opened frames=3 file=\"a b.jpg\"\n");
+    }
+
+    #[test]
+    fn the_journals_text_has_the_fields_too_for_the_reason_is_among_them() {
+        let fields = [("why", Value::from("no such device: plug it in")), ("pause_ms", Value::from(500))];
+        let record = Record::builder().args(format_args!("the source failed")).key_values(&fields).build();
+        assert_eq!(text_of(&record), "the source failed why=\"no such device: plug it in\" pause_ms=500");
     }
 
     #[test]

@@ -34,31 +34,36 @@ fn send(state: &[NotifyState<'_>]) {
 /// [`interval`](Watchdog::interval).
 #[derive(Debug)]
 pub struct Watchdog {
-    half: Option<Duration>,
+    interval: Option<Duration>,
     last: Instant,
 }
 
 impl Watchdog {
     /// Reads what the service manager asked for (`WATCHDOG_USEC`).
     pub fn from_env() -> Self {
-        Self::new(sd_notify::watchdog_enabled())
+        Self::new(sd_notify::watchdog_enabled(), Instant::now())
     }
 
-    fn new(timeout: Option<Duration>) -> Self {
-        Self { half: timeout.map(|timeout| timeout / 2), last: Instant::now() }
+    fn new(timeout: Option<Duration>, now: Instant) -> Self {
+        Self { interval: timeout.map(|timeout| timeout / 4), last: now }
     }
 
-    /// The longest time the main loop should sleep: half of the watchdog's timeout; `None` without a watchdog.
+    /// The longest time the main loop should sleep: a quarter of the watchdog's timeout; `None` without a watchdog.
+    /// A loop that wakes just before it is time and then sleeps so long still has half of the timeout left.
     pub fn interval(&self) -> Option<Duration> {
-        self.half
+        self.interval
     }
 
-    /// The main loop has done something. Pets the watchdog once half of its timeout has passed since the last time;
-    /// returns whether it did.
+    /// The main loop has done something. Pets the watchdog once [`interval`](Self::interval) has passed since the last
+    /// time; returns whether it did.
     pub fn progress(&mut self) -> bool {
-        let due = self.half.is_some_and(|half| self.last.elapsed() >= half);
+        self.progress_at(Instant::now())
+    }
+
+    fn progress_at(&mut self, now: Instant) -> bool {
+        let due = self.interval.is_some_and(|interval| now.duration_since(self.last) >= interval);
         if due {
-            self.last = Instant::now();
+            self.last = now;
             send(&[NotifyState::Watchdog]);
         }
         due
@@ -69,19 +74,38 @@ impl Watchdog {
 mod tests {
     use super::*;
 
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
     #[test]
     fn without_a_watchdog_progress_is_silent() {
-        let mut watchdog = Watchdog::new(None);
+        let mut watchdog = Watchdog::new(None, Instant::now());
         assert_eq!(watchdog.interval(), None);
         assert!(!watchdog.progress());
     }
 
     #[test]
-    fn the_watchdog_is_petted_at_half_its_timeout() {
-        let mut watchdog = Watchdog::new(Some(Duration::from_secs(3_600)));
-        assert_eq!(watchdog.interval(), Some(Duration::from_secs(1_800)));
-        assert!(!watchdog.progress(), "half an hour has not passed");
-        let mut due = Watchdog::new(Some(Duration::ZERO));
-        assert!(due.progress());
+    fn the_watchdog_is_petted_no_more_often_than_needed() {
+        let start = Instant::now();
+        let mut watchdog = Watchdog::new(Some(TIMEOUT), start);
+        let pets = (0..=300).filter(|&s| watchdog.progress_at(start + Duration::from_secs(s))).count();
+        assert!((300 / 15..=300 / 7).contains(&pets), "{pets} in 300 s");
+    }
+
+    #[test]
+    fn a_loop_that_sleeps_as_long_as_it_may_pets_in_time_whenever_it_was_woken_between() {
+        let start = Instant::now();
+        for woken_ms in (0..30_000).step_by(100) {
+            let mut watchdog = Watchdog::new(Some(TIMEOUT), start);
+            let sleep = watchdog.interval().unwrap();
+            let (mut now, mut last) = (start, start);
+            while now < start + 3 * TIMEOUT {
+                let woken = start + Duration::from_millis(woken_ms);
+                now = if now < woken { (now + sleep).min(woken) } else { now + sleep };
+                if watchdog.progress_at(now) {
+                    last = now;
+                }
+                assert!(now - last <= TIMEOUT / 2, "woken after {woken_ms} ms it is silent for {:?}", now - last);
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The source's thread: take a picture, make it a frame, hand it to the spool; open the source again when it fails.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -124,7 +125,11 @@ impl Pump {
             unsaid: 0,
         };
         std::thread::Builder::new().name("source".into()).spawn(move || {
-            worker.run();
+            // Code that reads devices and pictures may panic; an agent without its source must not seem well.
+            if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+                let why = "the source's thread has panicked, as told before: please report that; a restart may help";
+                worker.report.send_modify(|report| report.phase = Phase::Failed(why.into()));
+            }
             drop(at_end);
         })?;
         Ok(Self { report, image, ended, stop, leash })
@@ -281,5 +286,28 @@ impl Worker {
             Err(blocking::RecvTimeoutError::Timeout) => false,
             Ok(()) | Err(blocking::RecvTimeoutError::Disconnected) => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use microlambda_wire::{ChainClass, Name};
+
+    use super::*;
+    use crate::spool::clerk::Clerk;
+    use crate::spool::{Identity, Limits, Spool};
+
+    #[tokio::test]
+    async fn a_source_that_panics_has_failed_and_does_not_merely_fall_silent() {
+        let folder = tempfile::tempdir().unwrap();
+        let camera = Name::new("door").unwrap();
+        let identity = Identity { camera, class: ChainClass::Live, source: String::new() };
+        let spool = Spool::open(folder.path(), &identity, Limits { bytes_max: 1 << 20, frames_max: 10 }, 0).unwrap();
+        let clerk = Clerk::start(spool).unwrap();
+        let config = PumpConfig { frame_bytes_max: 1 << 16, image_interval: None, finite: false };
+        let opener: Opener = Box::new(|_, _| panic!("a driver's library is wrong"));
+        let mut pump = Pump::start(opener, clerk.intake(), config).unwrap();
+        let failed = pump.report.wait_for(|report| matches!(report.phase, Phase::Failed(_)));
+        assert!(tokio::time::timeout(Duration::from_secs(30), failed).await.unwrap().is_ok());
     }
 }

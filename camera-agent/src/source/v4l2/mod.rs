@@ -1,0 +1,351 @@
+//! V4L2 cameras: which there are, what they offer, and which of it is taken.
+
+pub mod device;
+mod pixels;
+mod rate;
+
+use std::path::{Path, PathBuf};
+
+use v4l::frameinterval::FrameIntervalEnum;
+use v4l::framesize::{FrameSizeEnum, Stepwise};
+use v4l::video::Capture as _;
+use v4l::video::capture::Parameters;
+use v4l::{Format, FourCC, Fraction};
+
+pub use device::{Capture, Device, Mapped, Raw};
+pub use rate::Rate;
+
+use super::SourceError;
+
+/// Of a device that takes any size in a range, these are told, and its largest.
+const SIZES: [(u32, u32); 7] =
+    [(320, 240), (640, 360), (640, 480), (800, 600), (1280, 720), (1920, 1080), (3840, 2160)];
+/// Of a device that takes any rate in a range, these are told, and its slowest and fastest.
+const RATES: [u32; 10] = [1, 2, 5, 10, 15, 20, 25, 30, 50, 60];
+
+/// What the configuration would like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// The device, for example `/dev/video0`.
+    pub device: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Frames a second.
+    pub fps: u32,
+}
+
+/// How pixels are laid out in a capture buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// One JPEG a frame.
+    Mjpeg,
+    /// 4:2:2, two pixels in four bytes.
+    Yuyv,
+    /// 4:2:0, a plane of brightness and one of colour pairs.
+    Nv12,
+    /// One byte a pixel.
+    Gray,
+    /// Three bytes a pixel.
+    Rgb,
+    /// Three bytes a pixel, blue first.
+    Bgr,
+}
+
+impl Layout {
+    /// The kernel's code.
+    fn of(code: FourCC) -> Option<Self> {
+        match &code.repr {
+            b"MJPG" | b"JPEG" => Some(Self::Mjpeg),
+            b"YUYV" => Some(Self::Yuyv),
+            b"NV12" => Some(Self::Nv12),
+            b"GREY" => Some(Self::Gray),
+            b"RGB3" => Some(Self::Rgb),
+            b"BGR3" => Some(Self::Bgr),
+            _ => None,
+        }
+    }
+}
+
+/// One format that a device offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Offer {
+    /// Layout.
+    pub layout: Layout,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Frames a second, if the driver says.
+    pub fps: Option<Rate>,
+}
+
+/// The offer to take: MJPEG before others, then the nearest to the wished size, then the nearest rate that is not lower
+/// than wished (else the highest).
+pub fn choose(offers: &[Offer], wish: &Wish) -> Option<Offer> {
+    let wished_area = i64::from(wish.width) * i64::from(wish.height);
+    let wished_milli = u64::from(wish.fps) * 1_000;
+    let badness = |offer: &Offer| {
+        let area = i64::from(offer.width) * i64::from(offer.height);
+        let shape =
+            (i64::from(offer.width) * i64::from(wish.height) - i64::from(offer.height) * i64::from(wish.width)).abs();
+        let rate = match offer.fps.map(Rate::milli) {
+            Some(milli) if milli >= wished_milli => (0, milli - wished_milli),
+            Some(milli) => (1, wished_milli - milli),
+            None => (2, 0),
+        };
+        (offer.layout, (area - wished_area).abs(), shape, rate)
+    };
+    offers.iter().min_by_key(|offer| badness(offer)).copied()
+}
+
+/// A device with what it offers.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Found {
+    /// Its path.
+    pub device: String,
+    /// Its name.
+    pub name: String,
+    /// Formats, or nothing if it cannot be opened or offers none that this program knows.
+    pub formats: Vec<Offer>,
+    /// Why there are no formats, or empty.
+    pub trouble: String,
+}
+
+/// All V4L2 devices that pictures can be captured from. They are only asked, also while another program uses them.
+///
+/// # Errors
+/// The system's answer, for people.
+pub fn probe() -> Result<Vec<Found>, String> {
+    let entries = std::fs::read_dir("/dev").map_err(|error| format!("/dev cannot be listed: {error}"))?;
+    let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("video")?.parse::<u32>().ok();
+    let mut devices: Vec<(u32, PathBuf)> =
+        entries.flatten().filter_map(|entry| Some((number(&entry.path())?, entry.path()))).collect();
+    devices.sort();
+    Ok(devices.into_iter().filter_map(|(number, path)| look_at(number, &path)).collect())
+}
+
+/// A device for people; nothing if it is no camera: drivers also have outputs, codecs and nodes for metadata.
+fn look_at(number: u32, path: &Path) -> Option<Found> {
+    let (formats, trouble) = match v4l::Device::with_path(path).and_then(|device| offered(&device, &SIZES)) {
+        Ok(Offered { offers, unknown }) if offers.is_empty() && unknown.is_empty() => return None,
+        Ok(Offered { offers, unknown }) if offers.is_empty() => (offers, none_known(&unknown)),
+        Ok(Offered { offers, .. }) => (offers, String::new()),
+        Err(error) => (Vec::new(), format!("{error}; may this user open it (group video)?")),
+    };
+    let name = std::fs::read_to_string(format!("/sys/class/video4linux/video{number}/name")).unwrap_or_default();
+    Some(Found { device: path.display().to_string(), name: name.trim().to_owned(), formats, trouble })
+}
+
+fn none_known(unknown: &[String]) -> String {
+    format!(
+        "it offers {}, which this program does not read; use `kind = \"command\"` with ffmpeg -f v4l2 or rpicam-vid",
+        unknown.join(", ")
+    )
+}
+
+/// Opens the wished device and sets its format.
+///
+/// # Errors
+/// [`SourceError::Trouble`] with the remedy; the device may appear later.
+pub fn open(wish: &Wish) -> Result<Device<Mapped>, SourceError> {
+    let capture = start(wish).map_err(|why| {
+        SourceError::Trouble(format!(
+            "cannot use the camera {}: {why}; is it plugged in, free, and may this user read it (group video)? `camera-agent probe` lists cameras",
+            wish.device
+        ))
+    })?;
+    Ok(Device::new(capture, wish.device.clone(), 1_000_000 / u64::from(wish.fps.max(1))))
+}
+
+fn start(wish: &Wish) -> Result<Mapped, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let path = Path::new(&wish.device).canonicalize().map_err(text)?;
+    let device = v4l::Device::with_path(&path).map_err(text)?;
+    let sizes = [&SIZES[..], &[(wish.width, wish.height)]].concat();
+    let Offered { offers, unknown } = offered(&device, &sizes).map_err(text)?;
+    let offer = choose(&offers, wish).ok_or_else(|| match unknown.is_empty() {
+        true => "no pictures can be captured from it".to_owned(),
+        false => none_known(&unknown),
+    })?;
+    let code = codes(&device).map_err(text)?.into_iter().find(|&code| Layout::of(code) == Some(offer.layout));
+    let code = code.ok_or("its formats have just changed")?;
+    // A driver takes what is nearest to what it is asked for, and says what that is.
+    let set = device.set_format(&Format::new(offer.width, offer.height, code)).map_err(text)?;
+    let layout = Layout::of(set.fourcc).ok_or_else(|| format!("it insists on the format {}", set.fourcc))?;
+    let fps = offer.fps.and_then(|rate| set_rate(&device, rate)).or(offer.fps);
+    let format = Offer { layout, width: set.width, height: set.height, fps };
+    let capture = Mapped::start(&device, format, set.stride as usize).map_err(text)?;
+    let said_fps = fps.map_or_else(|| "unknown".to_owned(), |fps| fps.to_string());
+    log::info!(device = wish.device.as_str(), layout:? = layout, width = format.width, height = format.height, fps = said_fps.as_str(); "camera opened");
+    Ok(capture)
+}
+
+/// The rate that the driver takes for `rate`; nothing if it has none to set.
+fn set_rate(device: &v4l::Device, rate: Rate) -> Option<Rate> {
+    let parameters = Parameters::new(Fraction::new(rate.seconds(), rate.frames()));
+    match device.set_params(&parameters) {
+        Ok(taken) => Rate::new(taken.interval.denominator, taken.interval.numerator),
+        Err(error) => {
+            log::debug!(error:% = error; "the camera's rate cannot be set");
+            None
+        }
+    }
+}
+
+/// What a device offers: what this program reads, in order, and the codes of what it does not.
+struct Offered {
+    offers: Vec<Offer>,
+    unknown: Vec<String>,
+}
+
+/// What `device` offers; of a range of sizes those of `sizes` and its largest. Nothing is changed for that.
+fn offered(device: &v4l::Device, sizes: &[(u32, u32)]) -> std::io::Result<Offered> {
+    let (mut offers, mut unknown) = (Vec::new(), Vec::new());
+    for code in codes(device)? {
+        let Some(layout) = Layout::of(code) else {
+            unknown.push(code.to_string());
+            continue;
+        };
+        for (width, height) in sizes_of(device, code, sizes)? {
+            let rates = rates_of(device, code, width, height);
+            offers.extend(rates.into_iter().map(|fps| Offer { layout, width, height, fps }));
+        }
+    }
+    offers.sort();
+    offers.dedup();
+    Ok(Offered { offers, unknown })
+}
+
+fn codes(device: &v4l::Device) -> std::io::Result<Vec<FourCC>> {
+    Ok(device.enum_formats()?.into_iter().map(|format| format.fourcc).collect())
+}
+
+fn sizes_of(device: &v4l::Device, code: FourCC, wanted: &[(u32, u32)]) -> std::io::Result<Vec<(u32, u32)>> {
+    let Ok(sizes) = device.enum_framesizes(code) else {
+        // Old drivers have one size and no list of it.
+        return device.format().map(|format| vec![(format.width, format.height)]);
+    };
+    Ok(sizes
+        .into_iter()
+        .flat_map(|size| match size.size {
+            FrameSizeEnum::Discrete(size) => vec![(size.width, size.height)],
+            FrameSizeEnum::Stepwise(range) => sizes_in(&range, wanted),
+        })
+        .collect())
+}
+
+/// Those of `wanted` that a range has, and its largest.
+fn sizes_in(range: &Stepwise, wanted: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let fits = |value: u32, min: u32, max: u32, step: u32| {
+        (min..=max).contains(&value) && (value - min).is_multiple_of(step.max(1))
+    };
+    let fit = wanted.iter().copied().filter(|&(width, height)| {
+        fits(width, range.min_width, range.max_width, range.step_width)
+            && fits(height, range.min_height, range.max_height, range.step_height)
+    });
+    fit.chain([(range.max_width, range.max_height)]).collect()
+}
+
+/// One unknown rate if the driver has no list.
+fn rates_of(device: &v4l::Device, code: FourCC, width: u32, height: u32) -> Vec<Option<Rate>> {
+    let rate = |interval: Fraction| Rate::new(interval.denominator, interval.numerator);
+    let intervals = device.enum_frameintervals(code, width, height).unwrap_or_default();
+    let rates: Vec<Option<Rate>> = intervals
+        .into_iter()
+        .flat_map(|interval| match interval.interval {
+            FrameIntervalEnum::Discrete(interval) => vec![rate(interval)],
+            FrameIntervalEnum::Stepwise(range) => rates_in(rate(range.max), rate(range.min)),
+        })
+        .filter(Option::is_some)
+        .collect();
+    if rates.is_empty() { vec![None] } else { rates }
+}
+
+/// Usual rates from the slowest to the fastest, and these two.
+fn rates_in(slowest: Option<Rate>, fastest: Option<Rate>) -> Vec<Option<Rate>> {
+    let usual = RATES.iter().map(|&rate| Rate::new(rate, 1)).filter(|&rate| slowest < rate && rate < fastest);
+    [slowest].into_iter().chain(usual).chain([fastest]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(width: u32, height: u32, fps: u32) -> Wish {
+        Wish { device: String::new(), width, height, fps }
+    }
+
+    fn offer(layout: Layout, width: u32, height: u32, fps: u32) -> Offer {
+        Offer { layout, width, height, fps: Rate::new(fps, 1) }
+    }
+
+    #[test]
+    fn the_format_nearest_to_the_wish_is_chosen_mjpeg_first() {
+        let wish = wish(1280, 720, 10);
+        let offers = [
+            offer(Layout::Yuyv, 1280, 720, 10),
+            offer(Layout::Mjpeg, 1920, 1080, 30),
+            offer(Layout::Mjpeg, 1280, 720, 5),
+            offer(Layout::Mjpeg, 1280, 720, 15),
+            offer(Layout::Mjpeg, 1280, 720, 30),
+            offer(Layout::Mjpeg, 640, 480, 10),
+        ];
+        assert_eq!(choose(&offers, &wish), Some(offer(Layout::Mjpeg, 1280, 720, 15)));
+        assert_eq!(choose(&offers[..1], &wish), Some(offers[0]));
+        assert_eq!(choose(&offers[1..3], &wish), Some(offers[2]), "the size counts more than the rate");
+        assert_eq!(choose(&[], &wish), None);
+    }
+
+    #[test]
+    fn broken_and_unknown_rates_are_chosen_by_the_same_rule() {
+        let at = |frames, seconds| Offer { fps: Rate::new(frames, seconds), ..offer(Layout::Yuyv, 640, 480, 1) };
+        let offers = [at(0, 1), at(15, 2), at(25, 2), at(30, 1)];
+        assert_eq!(choose(&offers, &wish(640, 480, 10)), Some(at(25, 2)));
+        assert_eq!(choose(&offers[..2], &wish(640, 480, 10)), Some(at(15, 2)));
+        assert_eq!(choose(&offers[..1], &wish(640, 480, 10)), Some(at(0, 1)));
+    }
+
+    #[test]
+    fn of_ranges_the_usual_and_the_extreme_are_offered() {
+        let range = Stepwise {
+            min_width: 48,
+            max_width: 1920,
+            step_width: 2,
+            min_height: 16,
+            max_height: 1200,
+            step_height: 1,
+        };
+        let wanted = [(640, 480), (641, 480), (1280, 720), (3840, 2160), (32, 32)];
+        assert_eq!(sizes_in(&range, &wanted), [(640, 480), (1280, 720), (1920, 1200)]);
+        let rates: Vec<String> =
+            rates_in(Rate::new(3, 2), Rate::new(30, 1)).into_iter().flatten().map(|rate| rate.to_string()).collect();
+        assert_eq!(rates, ["1.5", "2", "5", "10", "15", "20", "25", "30"]);
+    }
+
+    #[test]
+    fn codes_are_the_kernels() {
+        let layouts = [b"MJPG", b"YUYV", b"NV12", b"GREY", b"RGB3", b"BGR3"].map(|code| Layout::of(FourCC::new(code)));
+        assert!(layouts.iter().all(Option::is_some) && layouts.is_sorted(), "{layouts:?}");
+        assert_eq!(Layout::of(FourCC::new(b"H264")), None);
+    }
+
+    #[test]
+    fn an_unknown_rate_is_told_as_none_in_json() {
+        let json = |fps| serde_json::to_string(&Offer { fps, ..offer(Layout::Yuyv, 2, 2, 1) }).unwrap();
+        assert_eq!(json(None), r#"{"layout":"yuyv","width":2,"height":2,"fps":null}"#);
+        assert!(json(Rate::new(25, 2)).contains(r#""fps":12.5"#));
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_trouble_with_a_remedy() {
+        let absent = Wish { device: "/dev/video-none".into(), ..wish(1, 1, 1) };
+        let Err(SourceError::Trouble(why)) = open(&absent).map(|_| ()) else { panic!() };
+        assert!(why.contains("plugged in") && why.contains("camera-agent probe"), "{why}");
+        let no_camera = Wish { device: "/dev/null".into(), ..absent };
+        let Err(SourceError::Trouble(why)) = open(&no_camera).map(|_| ()) else { panic!() };
+        assert!(why.contains("no pictures can be captured from it"), "{why}");
+    }
+}
