@@ -8,7 +8,7 @@ use edge_agent::config::Config;
 use edge_agent::node::Node;
 use edge_agent::store::{Advance, Store};
 use edge_agent::worker::WorkerEvent;
-use microlambda::{Budget, Head, UnitCost};
+use microlambda::{Budget, Digest, Head, UnitCost};
 use microlambda_faces::FaceParams;
 use microlambda_faces::fold::FoldState;
 use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, ToWorker};
@@ -19,7 +19,9 @@ use microlambda_tests::sim::disk::{Media, SimStore};
 use microlambda_tests::sim::prefix;
 use microlambda_tests::sim::truth;
 use microlambda_tests::sim::world::{Io, Order, SimWorld};
-use microlambda_wire::{CameraHead, ChainClass, NodeStatus, Topic, from_payload, to_payload};
+use microlambda_wire::{
+    CameraHead, ChainClass, FrameMeta, NodeStatus, Topic, Want, from_payload, to_payload, write_frame_meta,
+};
 
 /// A node on a clock that only the test moves.
 struct Bench {
@@ -272,4 +274,34 @@ fn a_branch_that_lost_long_ago_is_replaced_part_by_part() {
     assert_eq!(loser.counter("suffixes-replaced"), 1);
     assert_eq!(loser.counter("forks-too-deep"), 0);
     assert_eq!(winner.counter("suffixes-replaced"), 0);
+}
+
+#[test]
+fn frames_are_asked_for_by_what_fits_the_buffer() {
+    let mut bench = Bench::new();
+    bench.hears_head("door", 0, 50);
+    bench.pass_us(1_000_000);
+    let credit = |bench: &mut Bench| {
+        let want = bench.said.drain(..).rev().find(|message| message.topic.ends_with("/want"));
+        want.map(|want| from_payload::<Want>(&want.payload).expect("a sound want").credit)
+    };
+    assert_eq!(credit(&mut bench), Some(2));
+    let mut jpeg = truth::jpeg(0, 0);
+    jpeg.resize(4 << 20, 0);
+    let meta = FrameMeta {
+        v: 1,
+        camera: name("door"),
+        boot: name("boot"),
+        chain: name("door-spool"),
+        sequence: 0,
+        captured_at_ms: 1,
+        digest: Digest::of(&jpeg),
+        label: String::new(),
+    };
+    let topic = Topic::CameraFrame { camera: name("door"), node: name("a") }.build(&prefix());
+    let payload = write_frame_meta(&jpeg, &meta).expect("a frame");
+    bench.hears(&Message { topic, payload, retain: false });
+    assert_eq!(credit(&mut bench), None, "one such frame is all that fits beside the one under way");
+    bench.pass_us(500_000);
+    assert_eq!(credit(&mut bench), Some(1));
 }

@@ -97,6 +97,8 @@ pub(super) struct ChainRun {
     pub touched_us: u64,
     /// Frames a step took lately, times 16.
     pub frames_per_step_x16: u64,
+    /// Size of the frames lately, bytes: rises at once, sinks slowly.
+    frame_bytes: usize,
     buffer: BTreeMap<u64, Buffered>,
     buffer_bytes: usize,
 }
@@ -126,6 +128,7 @@ impl ChainRun {
             open_since_us: now_us,
             touched_us: now_us,
             frames_per_step_x16: 16,
+            frame_bytes: 0,
             buffer: BTreeMap::new(),
             buffer_bytes: 0,
         }
@@ -148,9 +151,17 @@ impl ChainRun {
         if known || (full && !self.buffer.is_empty()) {
             return false;
         }
+        if !jpeg.is_empty() {
+            self.frame_bytes = jpeg.len().max(self.frame_bytes - self.frame_bytes / 8);
+        }
         self.buffer_bytes += jpeg.len();
         self.buffer.insert(sequence, Buffered { record, jpeg });
         true
+    }
+
+    /// Frames of the present size that fit the buffer, at least one.
+    pub fn frames_that_fit(&self) -> u64 {
+        (BUFFER_BYTES_MAX / self.frame_bytes.max(1)).clamp(1, BUFFER_LEN_MAX) as u64
     }
 
     pub fn buffered(&self, sequence: u64) -> Option<&Buffered> {

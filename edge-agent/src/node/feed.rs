@@ -49,7 +49,7 @@ impl<S: Store, W: World> Node<S, W> {
         let (from, missing) = (run.next_needed(), run.next_missing());
         let open = run.want.filter(|want| want.expires_at_us > now_us && want.end >= missing);
         let stalled = open.is_some() && run.stalls_at_us().is_some_and(|at_us| at_us <= now_us);
-        let credit = (run.frames_per_step_x16 / 8).clamp(*CREDIT.start(), *CREDIT.end());
+        let credit = (run.frames_per_step_x16 / 8).clamp(*CREDIT.start(), *CREDIT.end()).min(run.frames_that_fit());
         // A want that continues the former one asks only for what that one did not cover.
         let cursor = open.filter(|_| !stalled).map_or(missing, |want| want.end);
         // What is here and not used yet counts: asking on as it arrives would fill the buffer, which drops what is too much.
