@@ -1,9 +1,9 @@
 # Everything a person runs. The work is in scripts/; this file gives it names.
 .DEFAULT_GOAL := help
-.PHONY: help setup models calibration build demo test vm-test bench check-fast clean
+.PHONY: help setup models calibration build demo test vm-test soak bench check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
-export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO
+export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -31,6 +31,9 @@ test: ## every check and every test
 
 vm-test: ## a camera and both units in a virtual machine (not part of test; emulated it takes a quarter of an hour)
 	image-build/vm/test
+
+soak: ## the simulator with random seeds until one fails or MINUTES are up
+	scripts/soak
 
 bench: ## the measurements of benches/, optimised
 	scripts/setup test
