@@ -196,7 +196,7 @@ fn a_unit_that_had_to_be_killed_is_told_with_the_remedy_and_not_tried_again_at_o
     bench.pass_us(1_000_000);
     bench.serve(&mut camera);
     assert_eq!(bench.starts(), 1);
-    bench.worker_says(FromWorker::Begin { step: 1, cost: UnitCost::run(CLASS_DETECT, 320 * 240) });
+    bench.worker_says(FromWorker::Begin { step: 1, part: (CLASS_DETECT, 320 * 240) });
     bench.pass_us(1_100_000);
     bench.worker_is_ready();
     let status = bench.status();

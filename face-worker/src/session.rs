@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use microlambda::{Budget, Lambda, Next, StepLimit, UnitCost, run_step};
+use microlambda::{Budget, CostClass, Lambda, Next, StepLimit, UnitCost, run_step};
 use microlambda_faces::proto::{self, CLASS_NOTE, FromWorker, PROTOCOL, ProtoError, StepTimes, UnitOutcome};
 
 use crate::engine::Engine;
@@ -128,7 +128,7 @@ impl<E: Engine, W: Write> Lambda for Reporting<'_, '_, E, W> {
     }
 
     fn prepare(&mut self, state: &Progress) -> Result<(), SessionError> {
-        self.tell_begin()?;
+        self.tell_begin(self.cost.and_then(|cost| cost.prepare))?;
         let start_us = (self.clocks.monotonic_us)();
         let prepared = self.lambda.prepare(state);
         self.prepare_us = Some((self.clocks.monotonic_us)().saturating_sub(start_us));
@@ -137,9 +137,7 @@ impl<E: Engine, W: Write> Lambda for Reporting<'_, '_, E, W> {
 
     fn advance(&mut self, state: &mut Progress) -> Result<(), SessionError> {
         let sequence = self.lambda.sequence().unwrap_or_default();
-        if self.prepare_us.is_none() {
-            self.tell_begin()?;
-        }
+        self.tell_begin(self.cost.map(|cost| cost.run))?;
         #[cfg(feature = "fault-injection")]
         crate::fault::inject(self.lambda.frame_bytes());
         let start_us = (self.clocks.monotonic_us)();
@@ -171,9 +169,9 @@ impl<E: Engine, W: Write> Lambda for Reporting<'_, '_, E, W> {
 }
 
 impl<E: Engine, W: Write> Reporting<'_, '_, E, W> {
-    fn tell_begin(&mut self) -> Result<(), SessionError> {
-        match self.cost {
-            Some(cost) => send(self.out, &FromWorker::Begin { step: self.step, cost }),
+    fn tell_begin(&mut self, part: Option<(CostClass, u64)>) -> Result<(), SessionError> {
+        match part {
+            Some(part) => send(self.out, &FromWorker::Begin { step: self.step, part }),
             None => Ok(()),
         }
     }

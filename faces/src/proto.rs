@@ -2,7 +2,7 @@
 //!
 //! The agent's side treats what comes back as hostile: [`body_bytes`] bounds every message before it is read.
 
-use microlambda::{CostClass, CostTable, StepReport, Stop, UnitCost};
+use microlambda::{CostClass, CostTable, StepReport, Stop};
 use serde::{Deserialize, Serialize};
 
 use crate::content::check_faces;
@@ -73,12 +73,12 @@ pub enum FromWorker {
         /// Time from the process's start, µs.
         load_us: u64,
     },
-    /// A unit begins. Should the process have to be killed in it, the agent knows what it was.
+    /// A unit, or its preparation, begins. Should the process have to be killed in it, the agent knows what it was.
     Begin {
         /// Of the running step.
         step: u64,
-        /// What it is, as the budget sees it.
-        cost: UnitCost,
+        /// Class and work of it.
+        part: (CostClass, u64),
     },
     /// A unit ended. Its result is safe with the agent even if the worker dies in the next one.
     Unit {

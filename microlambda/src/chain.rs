@@ -25,6 +25,8 @@ const LEASE_DOUBLINGS_MAX: u32 = 4;
 const CAUTIOUS_UNITS: u32 = 16;
 /// A unit that is too slow for this node is tried again after pauses that double up to 2 to this power.
 const REFUSAL_DOUBLINGS_MAX: u32 = 5;
+/// So many steps in a row may end with a preparation before the next one waits.
+const PREPARATIONS_MAX: u32 = 4;
 /// A step whose frames do not come is tried again after slots that double up to 2 to this power: 5 s of 40 ms.
 const STARVED_DOUBLINGS_MAX: u32 = 7;
 /// A unit is set aside after failing on two nodes, or so often on one.
@@ -381,6 +383,8 @@ impl Chain {
                 self.refusals = self.refusals.saturating_add(1);
                 self.refused_until_us = ctx.now_us.saturating_add(pause_us);
             }
+            // What was prepared may have made room for another chain's. That ends some time.
+            StepEnd::Prepared => self.refusals = self.refusals.saturating_add(1),
             StepEnd::Finished | StepEnd::NoInput | StepEnd::Abandoned => {}
         }
         if progressed && result.beats(&self.head) {
@@ -392,9 +396,14 @@ impl Chain {
         if progressed {
             effects.push(Effect::CountRunTwice);
         } else if attempt.step == self.head {
-            let pause_us = self.config.slot_us.saturating_mul(1 << self.starved.min(STARVED_DOUBLINGS_MAX));
+            let doublings = match end {
+                StepEnd::Prepared => self.refusals.saturating_sub(PREPARATIONS_MAX),
+                _ => self.starved,
+            };
+            let pause_us = self.config.slot_us.saturating_mul(1 << doublings.min(STARVED_DOUBLINGS_MAX));
             self.starved = self.starved.saturating_add(u32::from(matches!(end, StepEnd::NoInput)));
-            self.open_since_us = ctx.now_us.saturating_add(pause_us);
+            let at_once = matches!(end, StepEnd::Prepared) && self.refusals <= PREPARATIONS_MAX;
+            self.open_since_us = if at_once { ctx.now_us } else { ctx.now_us.saturating_add(pause_us) };
             effects.push(Effect::PublishClaim(Claim { lease_ms: 0, ..self.claim(&attempt) }));
             // Else a power cut much later would look as if this start had caused it.
             effects.push(Effect::Persist(Commit::Withdraw));

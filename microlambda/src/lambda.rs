@@ -9,7 +9,7 @@ use crate::Budget;
 pub struct CostClass(pub u16);
 
 /// What a unit will cost, in amounts of work that the budget turns into time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnitCost {
     /// Class and amount (pixels, numbers, faces …) of the unit itself.
     pub run: (CostClass, u64),
@@ -93,6 +93,9 @@ pub enum Stop {
     Limit,
     /// No unit ran, because a single one is expected to take longer than a step has: `r_limit` less what it takes to begin.
     TooLarge,
+    /// No unit ran, because preparation and unit do not fit one step together; but the preparation is done, and the next step
+    /// here has its whole time for the unit.
+    Prepared,
     /// All the units that were asked for are done.
     UnitsMax,
     /// No input is left.
@@ -116,6 +119,15 @@ pub struct StepReport {
     pub first_unit_start_us: u64,
     /// When the last unit ended.
     pub last_unit_end_us: u64,
+}
+
+/// What a step may do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// The unit, with its preparation.
+    Unit,
+    /// Its preparation alone; the step ends with [`Stop::Prepared`] then.
+    Preparation,
 }
 
 /// One step under way: admits units while the budget says that they fit, and keeps the account.
@@ -148,19 +160,27 @@ impl StepRun {
         self.report.units >= self.limit.units_max
     }
 
-    /// Whether a unit of this cost may begin at `now_us`; else why the step ends here.
+    /// What of a unit of this cost may begin at `now_us`; else why the step ends here.
     ///
     /// # Errors
     /// The reason for which the step ends.
-    pub fn admit(&self, budget: &Budget, cost: &UnitCost, now_us: u64) -> Result<(), Stop> {
+    pub fn admit(&self, budget: &Budget, cost: &UnitCost, now_us: u64) -> Result<Admission, Stop> {
         if self.is_full() {
             return Err(Stop::UnitsMax);
         }
-        let elapsed_us = now_us.saturating_sub(self.start_us);
-        let first = self.report.units == 0;
-        let (fits, stop): (fn(&Budget, &UnitCost, u64, u64) -> bool, _) =
-            if first { (Budget::fits_first, Stop::TooLarge) } else { (Budget::fits, Stop::Limit) };
-        if fits(budget, cost, elapsed_us, self.limit.r_limit_us) { Ok(()) } else { Err(stop) }
+        let (elapsed_us, r_limit_us) = (now_us.saturating_sub(self.start_us), self.limit.r_limit_us);
+        if self.report.units > 0 {
+            return if budget.fits(cost, elapsed_us, r_limit_us) { Ok(Admission::Unit) } else { Err(Stop::Limit) };
+        }
+        if budget.fits_first(cost, elapsed_us, r_limit_us) {
+            return Ok(Admission::Unit);
+        }
+        // A large picture takes long to decode: then the units that follow find it decoded, a step later.
+        let alone = |(class, work), elapsed_us| budget.fits_first(&UnitCost::run(class, work), elapsed_us, r_limit_us);
+        match cost.prepare {
+            Some(prepare) if alone(prepare, elapsed_us) && alone(cost.run, elapsed_us) => Ok(Admission::Preparation),
+            Some(_) | None => Err(Stop::TooLarge),
+        }
     }
 
     /// A unit ran from `start_us` to `end_us`.
@@ -204,14 +224,18 @@ pub fn run_step<L: Lambda>(
             Next::Done => break Stop::Done,
         };
         let unit_start_us = clock();
-        if let Err(stop) = run.admit(budget, &cost, unit_start_us) {
-            break stop;
-        }
+        let admission = match run.admit(budget, &cost, unit_start_us) {
+            Ok(admission) => admission,
+            Err(stop) => break stop,
+        };
         let mut run_start_us = unit_start_us;
         if let Some((class, work)) = cost.prepare {
             lambda.prepare(state)?;
             run_start_us = clock();
             budget.observe(class, work, run_start_us.saturating_sub(unit_start_us));
+        }
+        if admission == Admission::Preparation {
+            break Stop::Prepared;
         }
         lambda.advance(state)?;
         let end_us = clock();

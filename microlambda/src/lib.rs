@@ -55,7 +55,7 @@ pub use budget::{Budget, ClassCost, CostTable};
 pub use chain::Chain;
 pub use digest::{Digest, DigestBuilder, ParseDigestError};
 pub use head::{Head, Version};
-pub use lambda::{CostClass, Lambda, Next, StepLimit, StepReport, StepRun, Stop, UnitCost, run_step};
+pub use lambda::{Admission, CostClass, Lambda, Next, StepLimit, StepReport, StepRun, Stop, UnitCost, run_step};
 pub use protocol::{
     Attempt, ChainConfig, Claim, Commit, Context, Effect, Event, Phase, StepEnd, StepMode, TimerReason,
 };

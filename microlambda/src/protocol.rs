@@ -176,6 +176,8 @@ pub enum StepEnd {
     Finished,
     /// The next unit is predicted to take longer than a whole `r_limit` here.
     TooLarge,
+    /// It got ready what the next unit needs, and no further: the next step here has the time for it.
+    Prepared,
     /// The frames it needs did not arrive.
     NoInput,
     /// It was killed at `r_limit`: its unit is slow, which is no failure.

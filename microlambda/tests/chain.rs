@@ -291,7 +291,7 @@ fn a_unit_that_fails_on_the_only_node_is_set_aside_after_three_tries() {
 
 #[test]
 fn a_start_that_ended_without_a_unit_is_withdrawn() {
-    for end in [StepEnd::NoInput, StepEnd::TooLarge, StepEnd::Overran, StepEnd::Abandoned] {
+    for end in [StepEnd::NoInput, StepEnd::Prepared, StepEnd::TooLarge, StepEnd::Overran, StepEnd::Abandoned] {
         let effects = running().ended(head(0), end);
         assert!(
             effects.contains(&Effect::Persist(Commit::Withdraw)),
@@ -300,6 +300,22 @@ fn a_start_that_ended_without_a_unit_is_withdrawn() {
     }
     let died = running().ended(head(0), StepEnd::Died { why: "abort".into() });
     assert!(!died.contains(&Effect::Persist(Commit::Withdraw)), "a failure is noted instead: {died:?}");
+}
+
+#[test]
+fn a_step_that_only_prepared_is_followed_by_one_here_at_once_but_not_for_ever() {
+    let mut bench = running();
+    bench.ended(head(0), StepEnd::Prepared);
+    assert!(matches!(bench.chain.phase(), Phase::Running(_)));
+    let mut starts = 0;
+    for ms in 1..10_000 {
+        if matches!(bench.chain.phase(), Phase::Running(_)) {
+            bench.ended(head(0), StepEnd::Prepared);
+            starts += 1;
+        }
+        bench.at(ms * 1_000);
+    }
+    assert!((5..20).contains(&starts), "{starts} starts in 10 s");
 }
 
 #[test]

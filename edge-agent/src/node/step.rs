@@ -1,6 +1,6 @@
 //! Steps on the worker: started, fed, listened to, killed at `r_limit`.
 
-use microlambda::{Attempt, Event, StepEnd, StepMode, Stop, UnitCost};
+use microlambda::{Attempt, CostClass, Event, StepEnd, StepMode, Stop};
 use microlambda_faces::content::{Entry, PartialEntry};
 use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
 use microlambda_wire::{Name, Record, StepTiming};
@@ -29,8 +29,8 @@ pub(super) struct WorkerSlot {
     incarnation: u64,
     ready: bool,
     busy_with: Option<Name>,
-    /// The unit that runs: its step, what it is, and when it began, µs.
-    unit: Option<(u64, UnitCost, u64)>,
+    /// What the running unit consists of, its preparation first: class, work, and when it began, µs.
+    parts: Vec<((CostClass, u64), u64)>,
     /// When the running step reaches its limit, µs.
     limit_at_us: u64,
     kill_at_us: u64,
@@ -52,7 +52,7 @@ impl Default for WorkerSlot {
             incarnation: 0,
             ready: false,
             busy_with: None,
-            unit: None,
+            parts: Vec::new(),
             limit_at_us: 0,
             kill_at_us: u64::MAX,
             respawn_at_us: u64::MAX,
@@ -156,7 +156,7 @@ impl<S: Store, W: World> Node<S, W> {
             if !self.world.send_to_worker(&start) {
                 return self.end_step(chain, StepEnd::NoInput, None);
             }
-            self.worker.unit = None;
+            self.worker.parts.clear();
             self.worker.limit_at_us = now_us.saturating_add(r_limit_us);
             self.worker.kill_at_us = self.worker.limit_at_us.saturating_add(KILL_SLACK_US);
         }
@@ -205,15 +205,18 @@ impl<S: Store, W: World> Node<S, W> {
         }
         match message {
             Ok(FromWorker::Ready { protocol, engine, load_us }) => self.worker_ready(protocol, engine, load_us),
-            Ok(FromWorker::Begin { step, cost }) => {
-                self.worker.unit = Some((step, cost, self.world.now_us()));
+            Ok(FromWorker::Begin { part, .. }) => {
+                // A preparation and its unit; more is nonsense.
+                if self.worker.parts.len() < 2 {
+                    self.worker.parts.push((part, self.world.now_us()));
+                }
                 Ok(())
             }
             Ok(FromWorker::Unit { step, sequence, prepare, run, outcome, thumbnail }) => {
                 for (class, work, cost_us) in prepare.into_iter().chain([run]) {
                     self.budget.observe(class, work, cost_us);
                 }
-                self.worker.unit = None;
+                self.worker.parts.clear();
                 self.worker.too_slow.clear();
                 self.unit_ended(step, sequence, outcome, thumbnail)
             }
@@ -302,6 +305,13 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let end = match stop {
             Stop::Limit | Stop::UnitsMax | Stop::Done => StepEnd::Finished,
+            Stop::Prepared => {
+                // Its cost is not reported with a unit.
+                if let Some(((class, work), began_us)) = self.worker.parts.pop() {
+                    self.budget.observe(class, work, self.world.now_us().saturating_sub(began_us));
+                }
+                StepEnd::Prepared
+            }
             Stop::Starved if times.units == 0 => StepEnd::NoInput,
             Stop::Starved => StepEnd::Finished,
             Stop::TooLarge => {
@@ -346,9 +356,14 @@ impl<S: Store, W: World> Node<S, W> {
 
     /// The worker ran beyond its limit and was killed: that is an overrun, and says how much its unit costs at least.
     fn learn_from_kill(&mut self, now_us: u64) {
-        let Some((_, cost, began_us)) = self.worker.unit.take() else { return };
+        let parts = std::mem::take(&mut self.worker.parts);
+        let Some(((class, work), began_us)) = parts.last().copied() else { return };
+        // What went before it has ended.
+        for (((class, work), from_us), (_, until_us)) in parts.iter().zip(parts.iter().skip(1)) {
+            self.budget.observe(*class, *work, until_us.saturating_sub(*from_us));
+        }
         let unit_us = now_us.saturating_sub(began_us);
-        self.budget.observe_killed(cost.run.0, cost.run.1, unit_us);
+        self.budget.observe_killed(class, work, unit_us);
         let over_us = now_us.saturating_sub(self.worker.limit_at_us);
         self.counters.overruns += 1;
         self.counters.overrun_max_us = self.counters.overrun_max_us.max(over_us);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use microlambda::{Budget, StepLimit, StepRun, Stop, UnitCost};
+use microlambda::{Admission, Budget, CostClass, StepLimit, StepRun, Stop, UnitCost};
 use microlambda_faces::plan::NextUnit;
 use microlambda_faces::proto::{
     CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome,
@@ -62,6 +62,8 @@ pub struct SimWorker {
     poison: bool,
     mishap: Option<Mishap>,
     step: Option<SimStep>,
+    /// A picture that a former step decoded.
+    warm: Option<(u64, Picture)>,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,7 @@ struct SimStep {
     current: Option<Current>,
     unit: Option<RunningUnit>,
     /// A unit that began and was not told yet.
-    begun: Option<UnitCost>,
+    begun: Vec<(CostClass, u64)>,
 }
 
 #[derive(Debug)]
@@ -89,8 +91,8 @@ struct Current {
 #[derive(Debug)]
 struct RunningUnit {
     start_us: u64,
-    prepare: Option<(microlambda::CostClass, u64, u64)>,
-    run: (microlambda::CostClass, u64, u64),
+    prepare: Option<(CostClass, u64, u64)>,
+    run: (CostClass, u64, u64),
     mishap: Option<Mishap>,
 }
 
@@ -106,7 +108,8 @@ impl SimWorker {
     ) -> (Self, u64, FromWorker) {
         let load_us = random.between(LOAD_US.start, LOAD_US.end);
         let ready = FromWorker::Ready { protocol: PROTOCOL, engine: format!("simulated kernel {kernel}"), load_us };
-        let worker = Self { incarnation, kernel, slowness_permille, seed, poison, mishap: None, step: None };
+        let worker =
+            Self { incarnation, kernel, slowness_permille, seed, poison, mishap: None, step: None, warm: None };
         (worker, load_us, ready)
     }
 
@@ -135,7 +138,7 @@ impl SimWorker {
                     partial: resume.clone(),
                     current: None,
                     unit: None,
-                    begun: None,
+                    begun: Vec::new(),
                 });
             }
             ToWorker::Frame { sequence, jpeg, more } => {
@@ -161,8 +164,8 @@ impl SimWorker {
     pub fn goes_on(&mut self, now_us: u64, random: &mut Random) -> Next {
         let (seed, poison) = (self.seed, self.poison);
         let Some(step) = &mut self.step else { return Next::Nothing };
-        if let Some(cost) = step.begun.take() {
-            return Next::Says(Box::new(FromWorker::Begin { step: step.id, cost }));
+        if let Some(part) = step.begun.pop() {
+            return Next::Says(Box::new(FromWorker::Begin { step: step.id, part }));
         }
         if step.unit.is_some() {
             return Next::Nothing;
@@ -179,7 +182,8 @@ impl SimWorker {
                     Some((sequence, jpeg)) => {
                         let (camera, number) = truth::which(&jpeg).unwrap_or_default();
                         let picture = truth::picture(seed, camera, number, poison);
-                        step.current = Some(Current { sequence, picture, decoded: false });
+                        let decoded = self.warm.take().is_some_and(|warm| warm == (sequence, picture.clone()));
+                        step.current = Some(Current { sequence, picture, decoded });
                         continue;
                     }
                     None if step.no_more => break Stop::Starved,
@@ -187,12 +191,18 @@ impl SimWorker {
                 }
             };
             let cost = cost_of(current, step.partial.as_ref());
-            if let Err(stop) = step.run.admit(&step.budget, &cost, now_us) {
-                break stop;
-            }
+            let admission = match step.run.admit(&step.budget, &cost, now_us) {
+                Ok(admission) => admission,
+                Err(stop) => break stop,
+            };
             let slowness = self.slowness_permille;
             let mut takes_us = |us: u64| us * slowness / 1_000 * random.between(900, 1_150) / 1_000;
             let prepare = cost.prepare.map(|(class, work)| (class, work, takes_us(DECODE_US)));
+            if admission == Admission::Preparation {
+                current.decoded = true;
+                self.warm = Some((current.sequence, current.picture.clone()));
+                break Stop::Prepared;
+            }
             let mut run_us = takes_us(usual_us(&cost));
             let mishap = self.mishap.take();
             match mishap {
@@ -200,7 +210,7 @@ impl SimWorker {
                 Some(Mishap::Hang) => run_us = HANG_US,
                 Some(Mishap::Die | Mishap::Garbage) | None => {}
             }
-            step.begun = Some(cost);
+            step.begun = [Some(cost.run), cost.prepare].into_iter().flatten().collect();
             let end_us = now_us + prepare.map_or(0, |(.., us)| us) + run_us;
             step.unit = Some(RunningUnit { start_us: now_us, prepare, run: (cost.run.0, cost.run.1, run_us), mishap });
             return Next::UnitEndsAt(end_us);
