@@ -341,9 +341,13 @@ impl Agent {
             _ => self.publish_head(link),
         }
         let status = self.status_now(report);
-        let trouble_is_new = self.status.last.as_ref().is_none_or(|(last, _)| last.trouble != status.trouble);
+        // Trouble is news, and so is what came of the whole input: it does not change any more.
+        let is_news = self.status.last.as_ref().is_none_or(|(last, _)| {
+            last.trouble != status.trouble
+                || report.phase == Phase::Ended && of_source(last.counters) != of_source(status.counters)
+        });
         match self.status.due(&status, STATUS_PAUSE, STATUS_EVERY) {
-            Some(due) if due > now && !trouble_is_new => wake = wake.min(due),
+            Some(due) if due > now && !is_news => wake = wake.min(due),
             _ => self.publish_status(link, report),
         }
         wake
@@ -432,12 +436,10 @@ impl Agent {
         }
     }
 
-    /// Says good-bye and closes the connection.
-    pub(crate) async fn leave(&mut self, link: &Link) {
-        let report = Report { phase: Phase::Ended, ..Report::default() };
-        let counters = self.status.last.as_ref().map(|(status, _)| status.counters);
-        let mut status = CameraStatus { online: false, ..self.status_now(&report) };
-        status.counters = counters.unwrap_or(status.counters);
+    /// Says good-bye, with the last word on the counters, and closes the connection.
+    pub(crate) async fn leave(&mut self, link: &Link, report: Report) {
+        let report = Report { phase: Phase::Ended, ..report };
+        let status = CameraStatus { online: false, ..self.status_now(&report) };
         let topic = Topic::CameraStatus { camera: self.config.camera.clone() };
         self.publish(link, &topic, to_payload(&status));
         link.close(CLOSE_TIMEOUT).await;
@@ -467,6 +469,11 @@ async fn release_of(releasing: &mut Option<(Release, oneshot::Receiver<u64>)>) -
 
 fn now_ms() -> u64 {
     monotonic_us() / 1_000
+}
+
+/// The counters that stand still once the input has ended.
+fn of_source(counters: SourceCounters) -> [u64; 4] {
+    [counters.frames, counters.unreadable, counters.reencoded, counters.reopened]
 }
 
 /// Text for a payload field, within its bound.

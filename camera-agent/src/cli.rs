@@ -1,11 +1,12 @@
 //! The command line.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use microlambda_runtime::{Verbosity, logging};
+use clap::{Args, Parser, Subcommand};
+use microlambda_runtime::{Verbosity, logging, printable};
+use serde::Serialize;
 
 use crate::RunError;
 use crate::config::{Config, EXAMPLE};
@@ -40,9 +41,8 @@ enum Command {
   camera-agent run --config job.toml --new-job            the same folder once more, from its start
   camera-agent run --config camera.toml -vv               tell about every frame")]
     Run {
-        /// The configuration file
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigArg,
         /// Remove the spool with all frames in it and start a new chain
         #[arg(long)]
         new_job: bool,
@@ -52,11 +52,14 @@ enum Command {
     },
     /// Check a configuration file; nothing is opened or changed
     #[command(after_help = "Example:
-  camera-agent validate --config /etc/microlambda/camera.toml")]
+  camera-agent validate --config /etc/microlambda/camera.toml
+  camera-agent validate --config camera.toml --json")]
     Validate {
-        /// The configuration file
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// List V4L2 cameras and the formats they offer
     #[command(after_help = "Examples:
@@ -73,25 +76,31 @@ enum Command {
     ExampleConfig,
 }
 
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// Configuration file
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "/etc/microlambda/camera.toml",
+        env = "MICROLAMBDA_CAMERA_CONFIG"
+    )]
+    config: PathBuf,
+}
+
 /// Runs a command line to its end.
 pub fn run(cli: Cli) -> ExitCode {
     logging::init(cli.verbosity);
     let outcome = match cli.command {
         Command::Run { config, new_job, exit_when_done } => {
-            Config::load(&config).map_err(RunError::from).and_then(|config| {
+            Config::load(&config.config).map_err(RunError::from).and_then(|config| {
                 let runtime =
                     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::system)?;
                 runtime.block_on(run::run(config, Options { new_job, exit_when_done }))
             })
         }
-        Command::Validate { config } => Config::load(&config).map_err(RunError::from).map(|checked| {
-            print(&format!(
-                "{} is valid: camera {}, {}\n",
-                config.display(),
-                checked.camera,
-                checked.source.describe()
-            ));
-        }),
+        Command::Validate { config, json } => validate(&config.config, json),
         Command::Probe { json } => probe(json),
         Command::ExampleConfig => {
             print(EXAMPLE);
@@ -107,12 +116,20 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
+fn validate(path: &Path, json: bool) -> Result<(), RunError> {
+    let config = Config::load(path)?;
+    if json {
+        return print_json(&config.report());
+    }
+    let (camera, source) = (&config.camera, printable(config.source.describe()));
+    print(&format!("{} is valid: camera {camera}, {source}\n", printable(path.display())));
+    Ok(())
+}
+
 fn probe(json: bool) -> Result<(), RunError> {
     let found = v4l2::probe().map_err(RunError::Run)?;
     if json {
-        let text = serde_json::to_string_pretty(&found).map_err(|error| RunError::Run(error.to_string()))?;
-        print(&format!("{text}\n"));
-        return Ok(());
+        return print_json(&found);
     }
     if found.is_empty() {
         return Err(RunError::Run(
@@ -122,9 +139,10 @@ fn probe(json: bool) -> Result<(), RunError> {
         ));
     }
     for device in found {
-        print(&format!("{}  {}\n", device.device, device.name));
+        // A device names itself, and may do so in any bytes.
+        print(&format!("{}  {}\n", printable(device.device), printable(device.name)));
         if !device.trouble.is_empty() {
-            print(&format!("  no formats: {}\n", device.trouble));
+            print(&format!("  no formats: {}\n", printable(device.trouble)));
         }
         for same in device.formats.chunk_by(|a, b| (a.layout, a.width, a.height) == (b.layout, b.width, b.height)) {
             let Offer { layout, width, height, .. } = same[0];
@@ -133,6 +151,12 @@ fn probe(json: bool) -> Result<(), RunError> {
             print(&format!("  {layout:?} {width}×{height} at {rates}\n"));
         }
     }
+    Ok(())
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), RunError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| RunError::Run(error.to_string()))?;
+    print(&(text + "\n"));
     Ok(())
 }
 

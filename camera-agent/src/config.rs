@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use microlambda_runtime::{BrokerConfig, ConfigError, config};
 use microlambda_wire::{ChainClass, Name};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::source::command::CommandLine;
 use crate::source::v4l2::Wish;
@@ -172,6 +173,26 @@ impl Config {
         check(config::load(path, PROGRAM)?)
     }
 
+    /// What `validate --json` prints: the whole configuration with its defaults, as the file would write it.
+    pub fn report(&self) -> Value {
+        let source = match &self.source {
+            SourceConfig::Folder { path } => json!({ "kind": "folder", "path": path }),
+            SourceConfig::V4l2(wish) => json!({
+                "kind": "v4l2", "device": wish.device, "width": wish.width, "height": wish.height, "fps": wish.fps,
+            }),
+            SourceConfig::Command(line) => json!({ "kind": "command", "command": line.argv, "finite": line.finite }),
+        };
+        let config = json!({
+            "site": self.site, "camera": self.camera, "state-dir": self.state_dir, "broker": self.broker, "source": source,
+            "spool": { "bytes-max": self.spool.bytes_max, "frames-max": self.spool.frames_max },
+            "frame": { "bytes-max": self.frame_bytes_max }, "image": { "interval-s": self.image_interval_s },
+        });
+        json!({
+            "valid": true, "camera": self.camera, "site": self.site, "class": self.source.class(),
+            "source": self.source.describe(), "config": config,
+        })
+    }
+
     /// As [`load`](Self::load), from text.
     ///
     /// # Errors
@@ -336,6 +357,69 @@ mod tests {
             assert!(known, "{key}: {outcome:?}");
         }
         assert!(tried >= 5, "the example shows optional keys as `#: key = value`");
+    }
+
+    /// Keys of the table that `header` opens, as serde names them when it refuses one.
+    fn keys_of(header: &str) -> Vec<String> {
+        let table = if header == "[source]" { String::new() } else { FOLDER.to_owned() };
+        let error = match header {
+            "" => parse(&format!("no-such-key = 1\n{FOLDER}")).unwrap_err(),
+            header => parse(&format!("{table}{header}\nno-such-key = 1\n")).unwrap_err(),
+        };
+        // A table with one key has it alone.
+        let (_, expected) = error.split_once("expected ").unwrap();
+        expected.lines().next().unwrap().split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_example_and_the_documentation_have_every_key() {
+        let documentation = include_str!("../../docs/configuration.md");
+        let (_, documentation) = documentation.split_once("## camera-agent").unwrap();
+        let mut seen = 0;
+        for (header, prefix) in [
+            ("", ""),
+            ("[source]", "source."),
+            ("[spool]", "spool."),
+            ("[frame]", "frame."),
+            ("[image]", "image."),
+            ("[broker]", "broker."),
+        ] {
+            for key in keys_of(header) {
+                if ["source", "spool", "frame", "image", "broker"].contains(&key.as_str()) {
+                    continue;
+                }
+                seen += 1;
+                let is_setting = |line: &str| line.trim_start_matches("#: ").starts_with(&format!("{key} = "));
+                assert!(EXAMPLE.lines().any(is_setting), "{prefix}{key}: no example");
+                let documented = prefix == "broker." || documentation.contains(&format!("| `{prefix}{key}` |"));
+                assert!(documented, "{prefix}{key} is not in docs/configuration.md");
+            }
+        }
+        assert!(seen > 15, "{seen} keys: serde names them otherwise now");
+    }
+
+    #[test]
+    fn what_is_reported_as_valid_is_the_configuration_with_its_defaults() {
+        let report = parse(FOLDER).unwrap().report();
+        assert_eq!((&report["valid"], &report["class"]), (&json!(true), &json!("batch")));
+        assert_eq!(report["config"]["spool"]["frames-max"], 10_000);
+        assert_eq!(report["config"]["source"], json!({ "kind": "folder", "path": "/srv/pictures" }));
+        let again = parse(&toml_of(&report["config"])).unwrap();
+        assert_eq!(again.report(), report, "it reads back as itself");
+    }
+
+    /// JSON tables as TOML ones.
+    fn toml_of(config: &Value) -> String {
+        let line = |(key, value): (&String, &Value)| match value {
+            Value::Null | Value::Object(_) => String::new(),
+            value => format!("{key} = {value}\n"),
+        };
+        let table = |(key, value): (&String, &Value)| {
+            let lines = value.as_object().map(|table| table.iter().map(line).collect::<String>());
+            lines.map_or(String::new(), |lines| format!("[{key}]\n{lines}"))
+        };
+        let config = config.as_object().unwrap();
+        config.iter().map(line).chain(config.iter().map(table)).collect()
     }
 
     #[test]

@@ -45,7 +45,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
         agent.serve(&link, &mut events, pump.as_ref(), shutdown).await
     };
     notify::stopping();
-    agent.leave(&link).await;
+    let report = pump.as_ref().map(|pump| pump.report.borrow().clone()).unwrap_or_default();
+    agent.leave(&link, report).await;
     if let Some(pump) = pump {
         pump.stop(CLOSE_TIMEOUT).await;
     }

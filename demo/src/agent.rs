@@ -182,7 +182,7 @@ impl Rig {
     ) -> Result<Agent, Error> {
         let dir = self.dir.join(name);
         let state = dir.join("state");
-        fs::create_dir_all(&state).map_err(|e| Error::file(&state, e))?;
+        microlambda_runtime::create_private(&state).map_err(|e| Error::file(&state, e))?;
         let mut keep = vec![dir.clone()];
         keep.extend_from_slice(sees);
         let sandbox = match &self.walls {

@@ -94,14 +94,70 @@ pub enum Error {
     /// The run came to an end, and its result is wrong.
     #[error("the result is wrong: {0}")]
     Wrong(String),
+    /// Not one picture became a frame that could be searched.
+    #[error("not one of {photos} in {} could be used: give a folder with sound JPEG or PNG pictures (`--photos DIR`){}", path.display(), listed(why))]
+    NothingUsable {
+        /// The folder.
+        path: PathBuf,
+        /// How many it holds, in words.
+        photos: String,
+        /// The camera's reason for each, as far as it gave them.
+        why: Vec<String>,
+    },
+    /// Another demo uses the output folder.
+    #[error("another demo is at work in {}: wait for its end, or choose another folder with `--out DIR`", path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Ctrl-C, or a request to end.
     #[error("interrupted: everything that was started has been ended")]
     Interrupted,
 }
 
+/// The exit code of a program that Ctrl-C ended, as shells give it: 128 and SIGINT.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// So many reasons stand in a message at most.
+const REASONS_MAX: usize = 5;
+
+fn listed(why: &[String]) -> String {
+    let named = why.iter().take(REASONS_MAX).map(|reason| format!("\n  {reason}")).collect::<String>();
+    match why.len().saturating_sub(REASONS_MAX) {
+        0 => named,
+        more => named + &format!("\n  and {more} more"),
+    }
+}
+
 impl Error {
+    /// What the program ends with.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Interrupted) { INTERRUPTED } else { 1 }
+    }
+
     /// An error about a file, from what the system says.
     pub(crate) fn file(path: &Path, why: impl ToString) -> Self {
         Self::File { path: path.to_path_buf(), why: why.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interruption_has_the_exit_code_that_shells_expect() {
+        assert_eq!(Error::Interrupted.exit_code(), 130);
+        assert_eq!(Error::Wrong("x".into()).exit_code(), 1);
+    }
+
+    #[test]
+    fn pictures_that_could_not_be_used_are_listed_up_to_a_bound() {
+        let error = |count: usize| {
+            let why = (0..count).map(|n| format!("{n}.jpg: it is empty")).collect();
+            Error::NothingUsable { path: "p".into(), photos: "9 photos".into(), why }.to_string()
+        };
+        assert!(error(0).contains("not one of 9 photos in p could be used: give a folder"), "{}", error(0));
+        assert!(error(7).contains("0.jpg: it is empty") && error(7).contains("and 2 more"), "{}", error(7));
     }
 }

@@ -4,17 +4,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use microlambda::{Digest, Version};
+use microlambda_runtime::printable;
 use microlambda_wire::Name;
 
 use crate::show::say;
 use crate::summary::Recovery;
 use crate::tally::{ClaimSeen, News, Step, Tally};
-use crate::{Agent, Error, Observer, Report, show};
+use crate::{Agent, Error, Observer, Report, passed_over, show};
 
 /// So often processes and Ctrl-C are looked at while the bus is silent.
 const LOOK: Duration = Duration::from_millis(20);
 /// A killed node stays away so long after a peer went on.
 const AWAY: Duration = Duration::from_millis(1_000);
+/// So many pictures that were passed over are named, the others are in the camera's log.
+const NAMED_MAX: usize = 10;
 /// Below this limit a worker's CPU count (10 ms a tick) cannot tell whether it is inside a step.
 const CPU_CHECK_LIMIT_MS: u64 = 100;
 
@@ -38,6 +41,8 @@ pub(crate) struct Job<'a> {
     pub refused: u64,
     /// Prints a line for each piece of news.
     pub aloud: bool,
+    /// So many pictures that the camera passed over have been named; `None` if that is not to be done.
+    pub named: Option<usize>,
     bounds: Bounds<'a>,
 }
 
@@ -69,7 +74,7 @@ pub(crate) struct Limits {
 
 impl<'a> Job<'a> {
     pub fn new(observer: Observer, camera: Agent, bounds: Bounds<'a>, aloud: bool) -> Self {
-        Self { observer, tally: Tally::default(), camera, edges: Vec::new(), refused: 0, aloud, bounds }
+        Self { observer, tally: Tally::default(), camera, edges: Vec::new(), refused: 0, aloud, named: Some(0), bounds }
     }
 
     /// Takes reports until `enough` says so.
@@ -120,11 +125,30 @@ impl<'a> Job<'a> {
             }
         };
         if self.aloud {
-            for line in news.iter().filter_map(show::news) {
-                say!("{line}");
-            }
+            self.tell(&news);
         }
         Ok(news)
+    }
+
+    fn tell(&mut self, news: &[News]) {
+        for piece in news {
+            let passed_over = matches!(piece, News::PassedOver(_));
+            if passed_over && self.named.is_none() {
+                continue;
+            }
+            if let Some(line) = show::news(piece) {
+                say!("{line}");
+            }
+            let Some(named) = self.named.filter(|_| passed_over) else { continue };
+            let reasons = passed_over::reasons(self.camera.log());
+            for reason in reasons.iter().take(NAMED_MAX).skip(named) {
+                say!("      {}", printable(reason));
+            }
+            if named < NAMED_MAX && reasons.len() > NAMED_MAX {
+                say!("      and more, which {} names", self.camera.log().display());
+            }
+            self.named = Some(reasons.len());
+        }
     }
 
     /// An agent that we killed has no process; a camera that has delivered everything may end.
@@ -140,6 +164,9 @@ impl<'a> Job<'a> {
 
     fn timeout(&self, what: &str) -> Error {
         let mut logs = String::new();
+        for (who, what) in self.tally.troubles() {
+            logs += &format!("\n! {who}: {}", show::trouble(what));
+        }
         for agent in self.edges.iter().map(|(_, agent)| agent).chain([&self.camera]) {
             logs += &format!(
                 "\n--- the last lines of {} ({}):\n{}",

@@ -1,6 +1,6 @@
 //! A run's own directory, and what a former run whose driver was killed has left there.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
@@ -10,6 +10,28 @@ use crate::process::{signal_pid, start_ticks};
 
 /// Marks a directory as ours to clear, and lists the processes of its run.
 const PROCESSES: &str = "processes.txt";
+
+/// Held by a driver that uses an output folder. It dies with the driver, however that ends, and with nothing else: what
+/// a killed driver leaves running is then the next one's to end.
+#[derive(Debug)]
+pub(crate) struct OutLock(#[expect(dead_code, reason = "the lock is the open file")] File);
+
+impl OutLock {
+    /// Locks `out`.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another driver holds it, [`Error::File`].
+    pub fn take(out: &Path) -> Result<Self, Error> {
+        let path = out.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|e| Error::file(&path, e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::Busy { path: out.to_path_buf() }),
+            Err(TryLockError::Error(e)) => Err(Error::file(&path, e)),
+        }
+    }
+}
 
 /// The directory of one run.
 #[derive(Debug)]
@@ -66,6 +88,7 @@ impl RunDir {
 mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -89,6 +112,25 @@ mod tests {
         assert!(!path.join("state").exists());
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn an_output_folder_has_one_driver_at_a_time_and_is_free_when_that_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = OutLock::take(dir.path()).unwrap();
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let error = OutLock::take(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("another demo is at work") && error.contains("--out"), "{error}");
+        drop(lock);
+        // A process that the former driver started does not hold the lock; one that another test starts at this moment
+        // holds it from its fork to its exec.
+        let until = Instant::now() + Duration::from_secs(10);
+        while OutLock::take(dir.path()).is_err() {
+            assert!(Instant::now() < until, "the lock outlives its driver");
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod job;
 mod leftovers;
 mod observer;
 mod options;
+mod passed_over;
 mod process;
 pub mod relay;
 mod run;

@@ -25,7 +25,7 @@ Examples:
   microlambda-demo --r-limit-ms 200 --no-kill      shorter steps, nobody is killed
   microlambda-demo --broker mqtt://localhost       on a broker that runs already
 
-Ends with 0 if all nodes and one long run came to the same result, else with 1.";
+Ends with 0 if all nodes and one long run came to the same result, with 130 after Ctrl-C, else with 1.";
 
 /// What the demo starts of itself as processes of their own.
 #[derive(Subcommand)]
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             anstream::eprintln!("microlambda-demo: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(error.exit_code())
         }
     }
 }

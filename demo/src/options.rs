@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use microlambda_runtime::counted;
+
 use crate::{Error, Isolation, Programs};
 
 /// Endings of pictures that the camera agent plays.
@@ -51,7 +53,10 @@ pub struct DemoArgs {
 pub(crate) struct Plan {
     pub programs: Programs,
     pub photos: PathBuf,
+    /// Files that the camera will read, or say why not.
     pub photos_len: u64,
+    /// Files that it does not even look at, in words; empty if there are none.
+    pub left_out: String,
     pub models: PathBuf,
     pub data: PathBuf,
     pub nodes: u8,
@@ -72,7 +77,7 @@ impl Plan {
     pub fn new(args: &DemoArgs, programs: Programs) -> Result<Self, Error> {
         programs.check()?;
         let photos = args.photos.clone().unwrap_or_else(|| args.data.join("photos/demo"));
-        let photos_len = count_pictures(&photos)?;
+        let folder = Folder::look(&photos)?;
         let models = args.data.join("models");
         for model in MODELS {
             let path = models.join(model);
@@ -84,7 +89,8 @@ impl Plan {
         let absolute = |path: &Path| path.canonicalize().map_err(|e| Error::file(path, e));
         Ok(Self {
             photos: absolute(&photos)?,
-            photos_len,
+            photos_len: folder.pictures,
+            left_out: folder.left_out(),
             models: absolute(&models)?,
             data: absolute(&args.data)?,
             out: absolute(&args.out)?,
@@ -100,22 +106,58 @@ impl Plan {
     }
 }
 
-/// Pictures of a folder, by their endings.
-fn count_pictures(folder: &Path) -> Result<u64, Error> {
-    let error = |why: String| Error::Photos { path: folder.to_path_buf(), why };
-    let entries = std::fs::read_dir(folder).map_err(|e| error(e.to_string()))?;
-    let is_picture = |path: &Path| {
-        path.extension()
-            .and_then(|ending| ending.to_str())
-            .is_some_and(|ending| PICTURES.iter().any(|picture| ending.eq_ignore_ascii_case(picture)))
-    };
-    let count = entries.flatten().filter(|entry| is_picture(&entry.path()) && entry.path().is_file()).count();
-    if count == 0 { Err(error("no file ends in .jpg, .jpeg or .png".into())) } else { Ok(count as u64) }
+/// What stands in a folder under the ending of a picture, by the rules of the camera agent's folder source.
+#[derive(Debug, Default)]
+struct Folder {
+    pictures: u64,
+    links: u64,
+    unnameable: u64,
+}
+
+impl Folder {
+    fn look(path: &Path) -> Result<Self, Error> {
+        let error = |why: String| Error::Photos { path: path.to_path_buf(), why };
+        let mut folder = Self::default();
+        for entry in std::fs::read_dir(path).map_err(|e| error(e.to_string()))?.flatten() {
+            let name = entry.file_name();
+            let ending = Path::new(&name).extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+            if !ending.is_some_and(|ending| PICTURES.contains(&ending.as_str())) {
+                continue;
+            }
+            // `file_type` does not follow links.
+            match entry.file_type() {
+                Ok(kind) if kind.is_symlink() => folder.links += 1,
+                Ok(kind) if kind.is_file() && name.to_str().is_none() => folder.unnameable += 1,
+                Ok(kind) if kind.is_file() => folder.pictures += 1,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        if folder.pictures > 0 {
+            return Ok(folder);
+        }
+        let left_out = folder.left_out();
+        Err(error(if left_out.is_empty() { "no file ends in .jpg, .jpeg or .png".into() } else { left_out }))
+    }
+
+    fn left_out(&self) -> String {
+        let were = |count: u64| if count == 1 { "was" } else { "were" };
+        let mut parts = Vec::new();
+        if self.links > 0 {
+            let links = counted(self.links, "symbolic link");
+            parts.push(format!("{links} {} passed over: copy the files", were(self.links)));
+        }
+        if self.unnameable > 0 {
+            let names = counted(self.unnameable, "name");
+            parts.push(format!("{names} that {} not UTF-8 {0} passed over: rename the files", were(self.unnameable)));
+        }
+        parts.join("; ")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::{create_dir_all, write};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -148,6 +190,8 @@ mod tests {
         create_dir_all(root.join("data/photos/demo")).unwrap();
         write(root.join("data/photos/demo/notes.txt"), "").unwrap();
         assert!(fails().contains("no file ends in .jpg") && fails().contains("--photos"));
+        symlink("a.JPG", root.join("data/photos/demo/link.jpg")).unwrap();
+        assert!(fails().contains("1 symbolic link was passed over: copy the files"), "{}", fails());
         write(root.join("data/photos/demo/a.JPG"), "").unwrap();
         assert!(fails().contains("resnet_model_v1.dat is missing: run `make setup`"));
         create_dir_all(root.join("data/models")).unwrap();
@@ -155,7 +199,8 @@ mod tests {
             write(root.join("data/models").join(model), "").unwrap();
         }
         let plan = Plan::new(&args(root), programs.clone()).unwrap();
-        assert_eq!(plan.photos_len, 1);
+        assert_eq!(plan.photos_len, 1, "a link is not followed, as the camera agent does not");
+        assert_eq!(plan.left_out, "1 symbolic link was passed over: copy the files");
         assert!(plan.photos.is_absolute() && plan.out.is_dir());
     }
 }

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use microlambda_runtime::{counted, printable};
 use microlambda_wire::Name;
 
 use crate::job::{Bounds, Job, Kill, Limits, ms};
-use crate::leftovers::RunDir;
+use crate::leftovers::{OutLock, RunDir};
 use crate::options::{DemoArgs, Plan};
 use crate::show::say;
 use crate::summary::{KnownFace, Memory, Person, Summary};
 use crate::tally::{News, Tally};
-use crate::{Agent, Broker, BrokerKind, CameraSetup, EdgeSetup, Error, Programs, Rig, Walls, sheet, show};
+use crate::{Agent, Broker, BrokerKind, CameraSetup, EdgeSetup, Error, Programs, Rig, Walls, passed_over, sheet, show};
 
 /// What a lease allows beyond the limit, ms: the agents' own default.
 const GRACE_MS: u64 = 500;
@@ -23,6 +24,8 @@ const GRACE_MS: u64 = 500;
 const ANNOUNCE_MS: u64 = 2_000;
 /// A limit that no job of the demo reaches, ms: an hour.
 const UNLIMITED_MS: u64 = 3_600_000;
+/// So many pictures that were passed over are named in the summary.
+const REASONS_MAX: usize = 100;
 /// An agent that is asked to end gets so long.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,6 +39,8 @@ struct Outcome {
     memory: BTreeMap<String, Memory>,
     refused: u64,
     event_repeats: u64,
+    passed_over: u64,
+    passed_over_why: Vec<String>,
 }
 
 /// Runs the demo and writes `summary.json` and `faces.html`.
@@ -53,12 +58,14 @@ pub fn run(args: &DemoArgs) -> Result<(), Error> {
     }
     let plan = Plan::new(args, Programs::find()?)?;
     let bounds = Bounds { interrupted: &interrupted, until: Instant::now() + plan.timeout, timeout: plan.timeout };
+    let _lock = OutLock::take(&plan.out)?;
     let summary_path = plan.out.join("summary.json");
     let _ = fs::remove_file(&summary_path);
 
     let (dir, ended) = RunDir::renew(&plan.out.join("run"))?;
     if ended > 0 {
-        say!("{}", show::deed(&format!("{ended} processes of a former run were still there and were ended")));
+        let processes = if ended == 1 { "1 process".into() } else { format!("{ended} processes") };
+        say!("{}", show::deed(&format!("still there of a former run, and ended: {processes}")));
     }
     let mut broker = match &plan.broker {
         Some(url) => Broker::external(url)?,
@@ -77,6 +84,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Error> {
 
     say!("\n{}", show::heading("The job in short steps"));
     let outcome = short_steps(&plan, &rig, &broker, &dir, &base, bounds)?;
+    something_usable(&plan, &outcome)?;
     say!("\n{}", show::heading("The same photos in one long run, on an empty database"));
     let long = long_run(&plan, &rig, &broker, &dir, &base, bounds)?;
 
@@ -85,16 +93,33 @@ pub fn run(args: &DemoArgs) -> Result<(), Error> {
     finish(&plan, &summary)
 }
 
+/// A job over nothing would agree with every other one.
+fn something_usable(plan: &Plan, outcome: &Outcome) -> Result<(), Error> {
+    let usable = outcome.tally.done.as_ref().map_or(0, |done| done.frames.saturating_sub(done.unreadable));
+    if usable > 0 {
+        return Ok(());
+    }
+    let mut why: Vec<String> = outcome.passed_over_why.iter().map(printable).collect();
+    let frames = outcome.tally.done.as_ref().map_or(0, |done| done.unreadable);
+    if frames > 0 {
+        why.push(format!("{} could be numbered, but not decoded", counted(frames, "picture")));
+    }
+    Err(Error::NothingUsable { path: plan.photos.clone(), photos: counted(plan.photos_len, "photo"), why })
+}
+
 fn greet(plan: &Plan, broker: &Broker, rig: &Rig) {
-    let nodes = if plan.nodes == 1 { "1 edge node".into() } else { format!("{} edge nodes", plan.nodes) };
+    let nodes = counted(plan.nodes.into(), "edge node");
     say!(
-        "{} photos of {} on a camera, {nodes}, r_limit {} ms, {} broker at {}",
-        plan.photos_len,
-        plan.photos.display(),
+        "{} of {} on a camera, {nodes}, r_limit {} ms, {} broker at {}",
+        counted(plan.photos_len, "photo"),
+        printable(plan.photos.display()),
         plan.r_limit_ms,
         broker.kind(),
         broker.url()
     );
+    if !plan.left_out.is_empty() {
+        say!("{}", show::bad(&format!("! {}", plan.left_out)));
+    }
     say!("kept apart: {}", rig.walls);
     say!("logs and databases: {}", rig.dir.display());
 }
@@ -186,6 +211,7 @@ fn long_run(
     let observer = broker.observe(&site)?;
     let camera = rig.camera("long-camera", &camera_setup(plan, &site)?)?;
     let mut job = Job::new(observer, camera, bounds, true);
+    job.named = None;
     job.watch("the camera to read all photos", |_, news| {
         Ok(news.iter().any(|piece| matches!(piece, News::InputEnds(_))))
     })?;
@@ -225,7 +251,22 @@ fn conclude(mut job: Job<'_>, digest: String, kill: Kill, begun: Instant) -> Res
         agent.terminate(END_PATIENCE);
     }
     let event_repeats = job.observer.event_repeats();
-    Ok(Outcome { tally: job.tally, digest, kill, wall_s, lists, memory, refused: job.refused, event_repeats })
+    let mut passed_over_why = passed_over::reasons(job.camera.log());
+    // The count comes every few seconds on the bus, the reasons at once in the log.
+    let passed_over = job.tally.passed_over().max(passed_over_why.len() as u64);
+    passed_over_why.truncate(REASONS_MAX);
+    Ok(Outcome {
+        tally: job.tally,
+        digest,
+        kill,
+        wall_s,
+        lists,
+        memory,
+        refused: job.refused,
+        event_repeats,
+        passed_over,
+        passed_over_why,
+    })
 }
 
 /// True once a face and the event that it was new have both been seen on the bus.
@@ -299,6 +340,9 @@ fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: &
         problems,
         frames: done.map_or(0, |done| done.frames),
         unreadable: done.map_or(0, |done| done.unreadable),
+        passed_over: outcome.passed_over,
+        passed_over_why: outcome.passed_over_why.clone(),
+        reencoded: tally.reencoded(),
         faces_seen: done.map_or(0, |done| done.faces_seen),
         people: known.into_iter().map(Person::from).collect(),
         steps: tally.steps.len() as u64,
@@ -348,9 +392,8 @@ fn finish(plan: &Plan, summary: &Summary) -> Result<(), Error> {
     if !summary.ok {
         return Err(Error::Wrong(summary.problems.join("; ")));
     }
-    let count = |number: u64, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
-    let steps = count(summary.steps, "short step");
-    let nodes = count(summary.steps_per_node.len() as u64, "node");
+    let steps = counted(summary.steps, "short step");
+    let nodes = counted(summary.steps_per_node.len() as u64, "node");
     let steps = format!("{steps} on {nodes} and one long run came to the same digest.");
     say!("\n{}", show::good(&steps));
     Ok(())

@@ -27,6 +27,7 @@ div.face { display: grid; place-items: center; color: var(--soft); }
 h2 { margin: 0; font-size: 1.05rem; }
 .text p { margin: .2rem 0; color: var(--soft); font-size: .88rem; overflow-wrap: anywhere; }
 .text p b { color: var(--mark); }
+main > details { margin-top: 1.5rem; }
 details { font-size: .85rem; color: var(--soft); }
 details ul { margin: .3rem 0 0; padding-left: 1.1rem; overflow-wrap: anywhere; }
 footer { margin-top: 2rem; color: var(--soft); font-size: .8rem; overflow-wrap: anywhere; }
@@ -53,10 +54,16 @@ pub fn html(summary: &Summary, camera: &str, thumbnails: &BTreeMap<String, Vec<u
     for (index, person) in summary.people.iter().enumerate() {
         page.push_str(&card(index + 1, person, thumbnails.get(&person.face)));
     }
+    let _ = writeln!(page, "</ul>");
+    if summary.passed_over > 0 {
+        let count = plural(summary.passed_over, "picture", "pictures");
+        let list: String = summary.passed_over_why.iter().map(|why| format!("<li>{}</li>", escape(why))).collect();
+        let _ = writeln!(page, "<details><summary>{count} passed over</summary><ul>{list}</ul></details>");
+    }
     let same = if summary.digests_equal { "the same as" } else { "different from" };
     let _ = write!(
         page,
-        "</ul>\n</main>\n<footer>Digest of the final state: {}, {same} that of one long run.</footer>\n</body>\n</html>\n",
+        "</main>\n<footer>Digest of the final state: {}, {same} that of one long run.</footer>\n</body>\n</html>\n",
         escape(&summary.digest)
     );
     page
@@ -71,6 +78,9 @@ fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
         ("Limit of a step", format!("{} ms", summary.r_limit_ms)),
         ("Over the limit", summary.overruns.to_string()),
     ];
+    if summary.passed_over > 0 {
+        facts.push(("Passed over", plural(summary.passed_over, "picture", "pictures")));
+    }
     if let Some(kill) = &summary.kill {
         facts.push(("Went on after a kill", format!("{:.0} ms", kill.recovery_ms)));
     }
@@ -150,7 +160,10 @@ mod tests {
 
     #[test]
     fn every_element_is_closed_in_order() {
-        let page = html(&summary(), "folder", &BTreeMap::new());
+        let why = vec!["<a>.jpg: it is empty".to_string()];
+        let summary = Summary { passed_over: 1, passed_over_why: why, ..summary() };
+        let page = html(&summary, "folder", &BTreeMap::new());
+        assert!(page.contains("1 picture passed over") && page.contains("&lt;a&gt;.jpg: it is empty"), "{page}");
         let mut open: Vec<&str> = Vec::new();
         for tag in page.split('<').skip(1) {
             let (tag, _) = tag.split_once('>').unwrap();

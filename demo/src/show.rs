@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Write as _;
 
 use anstyle::{AnsiColor, Style};
+use microlambda_runtime::{counted, printable};
 use microlambda_wire::{EventKind, FrameSummary};
 
 use crate::tally::{News, Step};
@@ -68,23 +69,24 @@ pub fn deed(text: &str) -> String {
 pub fn news(news: &News) -> Option<String> {
     Some(match news {
         News::Chain(head) => styled(DIM, format!("camera {} offers chain {}", head.camera, head.chain)),
-        News::InputEnds(count) => styled(DIM, format!("the input ends after {count} frames")),
+        News::InputEnds(count) => styled(DIM, format!("the input ends after {}", counted(*count, "frame"))),
+        News::PassedOver(count) => bad(&format!("! {} passed over so far", pictures_were(*count))),
         News::Step(step) => self::step(step),
         News::TakeOver { claim, from } => {
             let text = format!("* {} takes step {} over from {from} (epoch {})", claim.node, claim.step, claim.epoch);
             styled(MARK, text)
         }
-        News::Failed { node, step, why } => bad(&format!("! {node} failed at {step}: {}", one_line(why))),
+        News::Failed { node, step, why } => bad(&format!("! {node} failed at {step}: {}", printable(why))),
         News::Event(event) => {
             let what = match event.kind {
                 EventKind::NewFace => styled(GOOD, "new"),
                 EventKind::Recognised => "again".to_string(),
             };
-            format!("      {what} person {} in {}", short(event.face.as_str()), one_line(&event.label))
+            format!("      {what} person {} in {}", short(event.face.as_str()), printable(&event.label))
         }
         News::NodeUp(name) => styled(DIM, format!("{name} is online")),
         News::NodeDown(name) => styled(DIM, format!("{name} is offline")),
-        News::Trouble { who, what } => bad(&format!("! {who}: {}", one_line(what))),
+        News::Trouble { who, what } => bad(&format!("! {who}: {}", trouble(what))),
         News::Done(_) => return None,
     })
 }
@@ -99,12 +101,13 @@ pub fn step(step: &Step) -> String {
     let new = if new > 0 { format!("  {}", styled(GOOD, format!("+{new} new"))) } else { String::new() };
     let moved = if step.moved { ">" } else { " " };
     format!(
-        "step {:>4} {moved} {} [{bar}] {:>4}/{} ms {:>3} units  claim {:>5} ms  commit {:>5} ms  {}{new}",
+        "step {:>4} {moved} {} [{bar}] {:>4}/{} ms {:>3} {:<5}  claim {:>5} ms  commit {:>5} ms  {}{new}",
         step.number,
         node(step.node.as_str(), 8),
         timing.used_us / 1_000,
         timing.r_limit_us / 1_000,
         timing.units,
+        if timing.units == 1 { "unit" } else { "units" },
         tenths_ms(timing.claim_us),
         tenths_ms(timing.commit_us),
         frames(&step.frames),
@@ -131,7 +134,7 @@ fn frames(frames: &[FrameSummary]) -> String {
         return styled(DIM, "inside a frame");
     }
     let label = |frame: &FrameSummary| {
-        if frame.label.is_empty() { format!("#{}", frame.sequence) } else { one_line(&frame.label) }
+        if frame.label.is_empty() { format!("#{}", frame.sequence) } else { printable(&frame.label) }
     };
     let named: Vec<String> = frames.iter().take(LABELS_MAX).map(label).collect();
     let rest = frames.len().saturating_sub(LABELS_MAX);
@@ -143,9 +146,18 @@ fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
-/// Text from the bus on one line, without control characters that a terminal would obey.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// How a larger limit is asked for here.
+const LARGER_LIMIT: &str = "a larger `--r-limit-ms`, or `make demo R_LIMIT_MS=1000`";
+
+/// What an agent says is wrong. Where the remedy is a setting that the demo makes, how to make it here.
+pub fn trouble(what: &str) -> String {
+    let here = if what.contains("r-limit-ms") { format!("; here: use {LARGER_LIMIT}") } else { String::new() };
+    format!("{}{here}", printable(what))
+}
+
+/// `1 picture was`, `2 pictures were`.
+pub fn pictures_were(count: u64) -> String {
+    format!("{} {}", counted(count, "picture"), if count == 1 { "was" } else { "were" })
 }
 
 #[cfg(test)]
@@ -208,6 +220,15 @@ mod tests {
         let line = line.unwrap();
         let line = plain(&line);
         assert!(!line.contains(['\n', '\u{1b}', '\u{7}']), "{line:?}");
-        assert!(line.contains("0.3.0"), "{line}");
+        assert!(line.contains("0.3.0") && line.contains("\\u{1b}[2Jthing"), "{line}");
+    }
+
+    #[test]
+    fn trouble_with_the_limit_says_how_to_set_it_here() {
+        let line = |what: &str| plain(&news(&News::Trouble { who: name("a"), what: what.into() }).unwrap());
+        let text = line("a unit is predicted to take up to 90 ms here, which r-limit-ms = 10 does not hold: raise it");
+        assert!(text.starts_with("! a: a unit") && text.contains("R_LIMIT_MS=1000"), "{text}");
+        assert_eq!(line("the disk is full"), "! a: the disk is full");
+        assert_eq!(plain(&news(&News::PassedOver(1)).unwrap()), "! 1 picture was passed over so far");
     }
 }

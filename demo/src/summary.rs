@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use microlambda_runtime::{counted, printable};
 use serde::{Deserialize, Serialize};
+
+/// So many reasons for passing a picture over stand in the text.
+const REASONS_MAX: usize = 10;
 
 /// One known face as `edge-agent faces list --json` gives it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -98,6 +102,12 @@ pub struct Summary {
     pub frames: u64,
     /// Frames that could not be read.
     pub unreadable: u64,
+    /// Pictures that the camera could not take in: they are not among the frames.
+    pub passed_over: u64,
+    /// The camera's reason for each of the first of them, with the file's name.
+    pub passed_over_why: Vec<String>,
+    /// Frames that the camera encoded anew.
+    pub reencoded: u64,
     /// Faces seen, usable or not.
     pub faces_seen: u64,
     /// Everybody, in the order first seen.
@@ -159,7 +169,17 @@ impl Summary {
         };
         let unreadable = if self.unreadable > 0 { format!(", {} unreadable", self.unreadable) } else { String::new() };
         line("frames", format!("{}{unreadable}", self.frames));
-        line("people", format!("{} ({} faces seen)", self.people.len(), self.faces_seen));
+        if self.passed_over > 0 {
+            line("passed over", format!("{} that the camera could not use", counted(self.passed_over, "picture")));
+            for why in self.passed_over_why.iter().take(REASONS_MAX) {
+                line("", printable(why));
+            }
+            let more = self.passed_over.saturating_sub(REASONS_MAX as u64);
+            if more > 0 {
+                line("", format!("and {more} more, which the camera's log names"));
+            }
+        }
+        line("people", format!("{} ({} seen)", self.people.len(), counted(self.faces_seen, "face")));
         let per_node: Vec<String> = self.steps_per_node.iter().map(|(node, n)| format!("{node} {n}")).collect();
         line("steps", format!("{} ({})", self.steps, per_node.join(", ")));
         line("migrations", self.migrations.to_string());
@@ -167,7 +187,7 @@ impl Summary {
             if self.overruns > 0 { format!(", the largest {:.1} ms", self.overrun_max_ms) } else { String::new() };
         line(
             "limit overruns",
-            format!("{} of {} steps (r_limit {} ms){largest}", self.overruns, self.steps, self.r_limit_ms),
+            format!("{} of {} (r_limit {} ms){largest}", self.overruns, counted(self.steps, "step"), self.r_limit_ms),
         );
         if self.worker_kills > 0 {
             line("workers killed", format!("{} ran beyond the limit", self.worker_kills));
@@ -180,7 +200,7 @@ impl Summary {
         line("time", format!("{:.1} s, workers' CPU {:.1} s", self.wall_s, self.worker_cpu_s));
         line("apart", self.isolation.clone());
         line("digest", self.digest.clone());
-        let steps = if self.long_run_steps == 1 { "1 step".into() } else { format!("{} steps", self.long_run_steps) };
+        let steps = counted(self.long_run_steps, "step");
         let same = if self.digests_equal { "the same" } else { "DIFFERENT" };
         line("one long run", format!("{} ({same}; {steps}, {:.1} s)", self.digest_long_run, self.long_run_wall_s));
         for problem in &self.problems {
@@ -207,6 +227,9 @@ pub(crate) mod tests {
             problems: Vec::new(),
             frames: 7,
             unreadable: 0,
+            passed_over: 0,
+            passed_over_why: Vec::new(),
+            reencoded: 0,
             faces_seen: 9,
             people: vec![Person {
                 face: "f1".into(),
@@ -263,6 +286,17 @@ pub(crate) mod tests {
         assert!(text.contains("12 (node-a 5, node-b 7)"), "{text}");
         let late = Summary { digests_equal: false, problems: vec!["digests differ".into()], ..summary() };
         assert!(late.text().contains("DIFFERENT") && late.text().contains("PROBLEM           digests differ"));
+    }
+
+    #[test]
+    fn pictures_that_were_passed_over_are_counted_and_named() {
+        assert!(!summary().text().contains("passed over"));
+        let why = (0..12).map(|n| format!("{n}.jpg: it is empty\u{1b}")).collect();
+        let text = Summary { passed_over: 12, passed_over_why: why, ..summary() }.text();
+        assert!(text.contains("passed over       12 pictures that the camera could not use"), "{text}");
+        assert!(text.contains("9.jpg: it is empty\\u{1b}") && text.contains("and 2 more"), "{text}");
+        let one = Summary { passed_over: 1, faces_seen: 1, steps: 1, ..summary() }.text();
+        assert!(one.contains("1 picture that") && one.contains("(1 face seen)") && one.contains("0 of 1 step "));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use microlambda::{Digest, Head, Version};
 use microlambda_wire::{
-    CameraHead, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, NodeStatus,
-    StepTiming,
+    CameraHead, CameraStatus, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name,
+    NodeStatus, SourceCounters, StepTiming,
 };
 
 use crate::observer::{Note, Seen};
@@ -67,6 +67,8 @@ pub enum News {
     },
     /// Somebody new, or somebody again.
     Event(EventNote),
+    /// So many pictures could not be taken in so far.
+    PassedOver(u64),
     /// A node came, or came back.
     NodeUp(Name),
     /// A node is gone.
@@ -104,6 +106,7 @@ pub struct Tally {
     /// The chain's output.
     pub done: Option<DoneNote>,
     troubles: BTreeMap<Name, String>,
+    sources: BTreeMap<(Name, Name), SourceCounters>,
     kills: BTreeMap<(Name, Name), u64>,
     announced: BTreeSet<(Name, Name, Version)>,
 }
@@ -113,7 +116,7 @@ impl Tally {
     pub fn take(&mut self, seen: &Seen) -> Vec<News> {
         match &seen.note {
             Note::CameraHead(head) => self.camera_head(head),
-            Note::CameraStatus(status) => self.trouble(&status.camera, &status.trouble),
+            Note::CameraStatus(status) => self.camera_status(status),
             Note::Continuation(continuation) => self.continuation(continuation),
             Note::Claim(note) => self.claim(note, seen.at_us),
             Note::Done(done) => {
@@ -179,6 +182,21 @@ impl Tally {
     /// Such a step has no result, so that it is not among [`Tally::overruns_us`].
     pub fn worker_kills(&self) -> u64 {
         self.kills.values().sum()
+    }
+
+    /// Pictures that the camera could not take in: no picture, damaged, too large. They have no number in the chain.
+    pub fn passed_over(&self) -> u64 {
+        self.sources.values().map(|counters| counters.unreadable).sum()
+    }
+
+    /// Frames that the camera encoded anew, because they were no JPEG or too long.
+    pub fn reencoded(&self) -> u64 {
+        self.sources.values().map(|counters| counters.reencoded).sum()
+    }
+
+    /// What agents say is wrong at the moment, and what to do.
+    pub fn troubles(&self) -> impl Iterator<Item = (&Name, &str)> {
+        self.troubles.iter().filter(|(_, what)| !what.is_empty()).map(|(who, what)| (who, what.as_str()))
     }
 
     /// The digest that all of `nodes` announce for the finished chain; `None` until they do.
@@ -266,9 +284,25 @@ impl Tally {
         news
     }
 
+    fn camera_status(&mut self, status: &CameraStatus) -> Vec<News> {
+        let before = self.passed_over();
+        // Each start of the agent counts anew, and its last will counts nothing.
+        let counters = self.sources.entry((status.camera.clone(), status.boot.clone())).or_default();
+        counters.unreadable = counters.unreadable.max(status.counters.unreadable);
+        counters.reencoded = counters.reencoded.max(status.counters.reencoded);
+        let mut news = self.trouble(&status.camera, &status.trouble);
+        let now = self.passed_over();
+        if now > before {
+            news.push(News::PassedOver(now));
+        }
+        news
+    }
+
     fn trouble(&mut self, who: &Name, what: &str) -> Vec<News> {
         let before = self.troubles.insert(who.clone(), what.to_string()).unwrap_or_default();
-        if what.is_empty() || before == what {
+        // The same trouble with other numbers is no news.
+        let words = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+        if what.is_empty() || words(&before) == words(what) {
             return Vec::new();
         }
         vec![News::Trouble { who: who.clone(), what: what.to_string() }]
@@ -396,21 +430,41 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_a_camera_passes_over_is_counted_over_its_starts() {
+        let mut tally = Tally::default();
+        let mut status = |boot: &str, online: bool, unreadable: u64| {
+            let counters = SourceCounters { unreadable, reencoded: unreadable / 2, ..SourceCounters::default() };
+            let (source, trouble) = (String::new(), String::new());
+            let status = CameraStatus { camera: name("folder"), boot: name(boot), online, source, trouble, counters };
+            tally.take(&seen(Note::CameraStatus(status)))
+        };
+        assert!(status("b1", true, 0).is_empty());
+        assert_eq!(status("b1", true, 3), [News::PassedOver(3)]);
+        assert!(status("b1", true, 3).is_empty() && status("b1", false, 0).is_empty());
+        assert_eq!(status("b2", true, 2), [News::PassedOver(5)]);
+        assert_eq!((tally.passed_over(), tally.reencoded()), (5, 2));
+    }
+
+    #[test]
     fn a_node_s_coming_going_and_trouble_are_news_once() {
         let mut tally = Tally::default();
-        let mut status = |boot: &str, online: bool, trouble: &str| {
+        let status = |tally: &mut Tally, boot: &str, online: bool, trouble: &str| {
             let json = format!(
                 r#"{{"v":1,"node":"a","boot":"{boot}","online":{online},"trouble":"{trouble}","counters":[["kills",2]]}}"#
             );
             let note: NodeStatus = microlambda_wire::from_payload(json.as_bytes()).unwrap();
             tally.take(&seen(Note::NodeStatus(note)))
         };
-        assert_eq!(status("b1", true, ""), [News::NodeUp(name("a"))]);
-        assert!(status("b1", true, "").is_empty());
-        assert_eq!(status("b1", true, "disk full").len(), 1);
-        assert!(status("b1", true, "disk full").is_empty());
-        assert_eq!(status("b1", false, ""), [News::NodeDown(name("a"))]);
-        assert_eq!(status("b2", true, ""), [News::NodeUp(name("a"))]);
+        assert_eq!(status(&mut tally, "b1", true, ""), [News::NodeUp(name("a"))]);
+        assert!(status(&mut tally, "b1", true, "").is_empty());
+        assert_eq!(status(&mut tally, "b1", true, "disk full").len(), 1);
+        assert!(status(&mut tally, "b1", true, "disk full").is_empty());
+        assert_eq!(status(&mut tally, "b1", true, "a unit takes 90 ms").len(), 1);
+        assert!(status(&mut tally, "b1", true, "a unit takes 107 ms").is_empty(), "the same trouble");
+        assert_eq!(status(&mut tally, "b1", false, ""), [News::NodeDown(name("a"))]);
+        assert_eq!(status(&mut tally, "b2", true, ""), [News::NodeUp(name("a"))]);
+        status(&mut tally, "b2", true, "worker missing");
+        assert_eq!(tally.troubles().collect::<Vec<_>>(), [(&name("a"), "worker missing")]);
         assert_eq!(tally.worker_kills(), 4, "each start of a node counts anew");
     }
 }

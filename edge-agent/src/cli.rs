@@ -20,7 +20,7 @@ use crate::{inspect, report};
   edge-agent example-config > edge.toml      write a configuration to edit
   edge-agent validate --config edge.toml     check it
   edge-agent run --config edge.toml          run the node
-  edge-agent faces list                      who has been seen
+  edge-agent faces list --config edge.toml   who has been seen
   edge-agent inspect photo.jpg               look at a picture without a broker"
 )]
 pub struct Cli {
@@ -35,7 +35,7 @@ enum Command {
     /// Run the node until SIGTERM or Ctrl-C
     #[command(after_help = "Example:\n  edge-agent run --config /etc/microlambda/edge.toml")]
     Run(ConfigArg),
-    /// Check a configuration and the files it names
+    /// Check a configuration and the files it names: worker, models, password, certificate
     #[command(after_help = "Example:\n  edge-agent validate --config edge.toml")]
     Validate {
         #[command(flatten)]
@@ -48,7 +48,10 @@ enum Command {
     #[command(after_help = "Example:\n  edge-agent example-config > edge.toml")]
     ExampleConfig,
     /// Who has been seen
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  edge-agent faces list\n  edge-agent faces picture 0123456789abcdef0123456789abcdef face.jpg"
+    )]
     Faces(FacesCommand),
     /// What this node's chains have reached; also while the agent runs
     #[command(after_help = "Examples:\n  edge-agent status\n  edge-agent status --json | jq '.chains[].head'")]
@@ -58,7 +61,7 @@ enum Command {
     Check(ReportArgs),
     /// Show the faces of pictures: box, size, sharpness, usable or why not; needs no broker
     #[command(
-        after_help = "Examples:\n  edge-agent inspect --models target/data/models photo.jpg\n  edge-agent inspect --json --encodings a.jpg b.png"
+        after_help = "Examples:\n  edge-agent inspect photo.jpg\n  edge-agent inspect --models /srv/models photo.jpg\n  edge-agent inspect --json --encodings a.jpg b.png"
     )]
     Inspect(inspect::InspectArgs),
 }
@@ -131,6 +134,7 @@ fn dispatch(command: Command) -> Result<(), CommandError> {
             let path = config.config;
             let config = Config::load(&path)?;
             config.worker_program()?;
+            config.check_models()?;
             config.broker.link_config("validate")?;
             report::validated(&path, &config, json)
         }

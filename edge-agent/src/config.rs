@@ -15,6 +15,11 @@ const R_LIMIT_MS_MIN: u64 = 5;
 /// Longest `r-limit-ms`, a day: leases must end.
 const R_LIMIT_MS_MAX: u64 = 24 * 3_600 * 1_000;
 
+/// Where packages put the models.
+const MODELS_DIR: &str = "/usr/share/microlambda/models";
+/// What the worker opens in `models-dir`.
+const MODELS: [&str; 2] = ["dlib_face_recognition_resnet_model_v1.dat", "shape_predictor_5_face_landmarks.dat"];
+
 /// A configuration with every default, commented, as `edge-agent example-config` prints it.
 pub const EXAMPLE: &str = include_str!("../edge.example.toml");
 
@@ -30,7 +35,8 @@ pub struct Config {
     /// Where the database lives.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
-    /// Where the models are.
+    /// Where the models are; by default `/usr/share/microlambda/models`, or `../data/models` of the program's folder if only
+    /// that is there.
     #[serde(default = "default_models_dir")]
     pub models_dir: PathBuf,
     /// The worker program; `face-worker` beside this program if absent.
@@ -93,8 +99,17 @@ fn default_state_dir() -> PathBuf {
     "/var/lib/microlambda/edge".into()
 }
 
+/// Where packages put them; or, where no package did and this program runs in a checkout, where `make models` puts them.
 fn default_models_dir() -> PathBuf {
-    "/usr/share/microlambda/models".into()
+    models_dir_of(MODELS_DIR.into(), std::env::current_exe().ok().as_deref())
+}
+
+fn models_dir_of(installed: PathBuf, program: Option<&Path>) -> PathBuf {
+    let beside = program.and_then(|program| Some(program.parent()?.parent()?.join("data/models")));
+    match beside {
+        Some(beside) if !installed.is_dir() && beside.is_dir() => beside,
+        _ => installed,
+    }
 }
 
 fn default_worker_memory_mb() -> u32 {
@@ -172,5 +187,128 @@ impl Config {
         }
         let why = format!("there is no program {}: install it, or set `worker` to its path", program.display());
         Err(ConfigError::value("worker", why))
+    }
+
+    /// Checks that the models are there. Their content is checked by the worker, before it opens them.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] names what is missing and how to get it.
+    pub fn check_models(&self) -> Result<(), ConfigError> {
+        const REMEDY: &str = "fetch them with `make models` (into target/data/models), and set `models-dir` to the folder that holds them";
+        let folder = self.models_dir.display();
+        if !self.models_dir.is_dir() {
+            return Err(ConfigError::value("models-dir", format!("there is no folder {folder}: {REMEDY}")));
+        }
+        match MODELS.iter().find(|model| !self.models_dir.join(model).is_file()) {
+            Some(model) => Err(ConfigError::value("models-dir", format!("{folder} holds no {model}: {REMEDY}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keys of the table that `header` opens, as serde names them when it refuses one.
+    fn keys_of(header: &str) -> Vec<String> {
+        let text = format!("{header}\nno-such-key = 1\n");
+        let error = config::parse::<Config>(&text, Path::new("edge.toml"), PROGRAM).unwrap_err().to_string();
+        let (_, expected) = error.split_once("expected one of ").unwrap();
+        expected.lines().next().unwrap().split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    /// The example's lines `key = value` and `# key = value` of each table, the commented ones live.
+    fn uncommented() -> String {
+        let is_setting = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let lines = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
+            Some(setting) if is_setting(setting) => setting,
+            _ => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_example_and_the_documentation_have_every_key() {
+        let documentation = include_str!("../../docs/configuration.md");
+        let mut seen = 0;
+        for (header, prefix) in [("", ""), ("[broker]", "broker."), ("[chain]", "chain."), ("[faces]", "faces.")] {
+            let text = uncommented();
+            let table: &str = match header {
+                "" => text.split("\n[").next().unwrap(),
+                header => text.split(&format!("\n{header}")).nth(1).unwrap().split("\n[").next().unwrap(),
+            };
+            for key in keys_of(header) {
+                let documented = documentation.contains(&format!("| `{prefix}{key}` |"));
+                if prefix.is_empty() && ["broker", "chain", "faces"].contains(&key.as_str()) {
+                    continue;
+                }
+                seen += 1;
+                assert!(table.lines().any(|line| line.starts_with(&format!("{key} = "))), "{prefix}{key}: no example");
+                assert!(documented, "{prefix}{key} is not in docs/configuration.md");
+            }
+        }
+        assert!(seen > 15, "{seen} keys: serde names them otherwise now");
+    }
+
+    #[test]
+    fn the_example_shows_the_defaults() {
+        let mut shown: Config = config::parse(&uncommented(), Path::new("edge.toml"), PROGRAM).unwrap();
+        assert_eq!(shown.models_dir, Path::new(MODELS_DIR));
+        let defaults = Config::defaults().unwrap();
+        // These have no fixed default; the example shows what they look like.
+        assert!(shown.node.take().is_some() && shown.worker.take().is_some());
+        shown.models_dir.clone_from(&defaults.models_dir);
+        (shown.broker.username, shown.broker.password_file, shown.broker.ca_file) = (None, None, None);
+        assert_eq!(shown, defaults);
+        let as_printed: Config = config::parse(EXAMPLE, Path::new("edge.toml"), PROGRAM).unwrap();
+        assert_eq!(as_printed, defaults);
+    }
+
+    #[test]
+    fn the_documentation_gives_the_ranges_that_are_checked() {
+        let documentation = include_str!("../../docs/configuration.md");
+        for (key, table, least, most) in [
+            ("r-limit-ms", "chain", 5, 86_400_000),
+            ("grace-ms", "chain", 10, 60_000),
+            ("announce-ms", "chain", 100, 600_000),
+            ("face-px-min", "faces", 20, 1_000),
+            ("picture-px-max", "faces", 100_000, 100_000_000),
+        ] {
+            let check = |value: u64| {
+                let text = format!("[{table}]\n{key} = {value}\n");
+                config::parse::<Config>(&text, Path::new("edge.toml"), PROGRAM).unwrap().check().is_ok()
+            };
+            assert!(check(least) && check(most) && !check(least - 1) && !check(most + 1), "{key}");
+            let row = documentation.lines().find(|line| line.starts_with(&format!("| `{table}.{key}` |"))).unwrap();
+            assert!(row.contains(&format!("({least} to {most})")), "{row}");
+        }
+    }
+
+    #[test]
+    fn models_of_a_checkout_serve_where_none_are_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (installed, program) = (dir.path().join("usr"), dir.path().join("target/release/edge-agent"));
+        let found = || models_dir_of(installed.clone(), Some(&program));
+        assert_eq!(found(), installed, "nothing is there");
+        let fetched = dir.path().join("target/data/models");
+        std::fs::create_dir_all(&fetched).unwrap();
+        assert_eq!(found(), fetched);
+        std::fs::create_dir(&installed).unwrap();
+        assert_eq!(found(), installed);
+    }
+
+    #[test]
+    fn missing_models_are_named_with_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::defaults().unwrap();
+        config.models_dir = dir.path().join("models");
+        let error = |config: &Config| config.check_models().unwrap_err().to_string();
+        assert!(error(&config).contains("there is no folder") && error(&config).contains("make models"));
+        std::fs::create_dir(&config.models_dir).unwrap();
+        std::fs::write(config.models_dir.join(MODELS[0]), "").unwrap();
+        assert!(error(&config).contains(MODELS[1]), "{}", error(&config));
+        std::fs::write(config.models_dir.join(MODELS[1]), "").unwrap();
+        config.check_models().unwrap();
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use microlambda_faces::proto::{FromWorker, ToWorker, UnitOutcome};
 use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, Unusable};
+use microlambda_runtime::{counted, printable};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -34,7 +35,7 @@ pub struct InspectArgs {
     /// Configuration file; without one the defaults apply
     #[arg(short, long)]
     config: Option<PathBuf>,
-    /// Folder with the models, instead of the configuration's
+    /// Folder with the models, instead of the configuration's; in a checkout target/data/models is found by itself
     #[arg(long)]
     models: Option<PathBuf>,
 }
@@ -80,7 +81,10 @@ async fn inspect(args: &InspectArgs, params: FaceParams, command: &WorkerCommand
     if failed == 0 {
         Ok(())
     } else {
-        Err(CommandError::Failed(format!("{failed} of {} pictures could not be read", args.photos.len())))
+        Err(CommandError::Failed(format!(
+            "{failed} of {} could not be read",
+            counted(args.photos.len() as u64, "picture")
+        )))
     }
 }
 
@@ -182,16 +186,19 @@ fn picture_json(photo: &Path, analysis: &Analysis, params: FaceParams, encodings
 fn picture_text(photo: &Path, analysis: &Analysis, params: FaceParams, encodings: bool) -> String {
     let frame = match analysis {
         Analysis::Frame(frame) => frame,
-        Analysis::Unreadable { why } | Analysis::SetAside { why } => return format!("{}: {why}\n", photo.display()),
+        Analysis::Unreadable { why } | Analysis::SetAside { why } => {
+            return format!("{}: {}\n", printable(photo.display()), printable(why));
+        }
     };
-    let count = frame.faces.len();
-    let mut text = format!("{}: {}×{} px, {count} faces\n", photo.display(), frame.width_px, frame.height_px);
+    let photo = printable(photo.display());
+    let count = counted(frame.faces.len() as u64, "face");
+    let mut text = format!("{photo}: {}×{} px, {count}\n", frame.width_px, frame.height_px);
     for face in &frame.faces {
         let rect = face.seen.rect;
         let verdict = match usable(face) {
             Ok(()) if face.seen.score < params.new_person_score_min => "usable, too weak for somebody new".to_owned(),
             Ok(()) => "usable".to_owned(),
-            Err(why) => format!("unusable: {why}"),
+            Err(why) => format!("unusable: {}", printable(why)),
         };
         text += &format!(
             "  box {},{} to {},{}  size {} px  score {:.2}  sharpness {:.1}  {verdict}\n",

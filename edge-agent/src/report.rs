@@ -4,12 +4,14 @@ use std::io::Write as _;
 use std::path::Path;
 
 use microlambda_faces::fold::{FoldState, lambda_digest};
+use microlambda_runtime::{counted, printable};
+use rusqlite::ErrorCode;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::CommandError;
 use crate::config::Config;
-use crate::store::{SqliteStore, Store, StoreError, StoredChain};
+use crate::store::{FaceRow, SqliteStore, Store, StoreError, StoredChain};
 
 /// Entries folded at once while checking, bytes.
 const CHECK_BYTES: usize = 1 << 20;
@@ -39,15 +41,26 @@ pub(crate) fn validated(path: &Path, config: &Config, as_json: bool) -> Result<(
     }
     print(&format!(
         "{} is valid: node {node} of site {}, r_limit {} ms, broker {}\n",
-        path.display(),
+        printable(path.display()),
         config.site,
         config.chain.r_limit_ms,
         config.broker.url
     ))
 }
 
+/// The database for reading. One that an agent is about to fill for the first time is not a former format.
+fn open(config: &Config) -> Result<SqliteStore, CommandError> {
+    SqliteStore::open_read_only(&config.state_dir).map_err(|error| match error {
+        StoreError::Newer { path, found: 0, .. } => CommandError::Failed(format!(
+            "{} holds nothing yet: if the agent has just been started, try again in a moment",
+            printable(path.display())
+        )),
+        other => other.into(),
+    })
+}
+
 pub(crate) fn faces(config: &Config, as_json: bool) -> Result<(), CommandError> {
-    let faces = SqliteStore::open_read_only(&config.state_dir)?.faces(None)?;
+    let faces = open(config)?.faces(None)?;
     if as_json {
         return print_json(&faces);
     }
@@ -56,31 +69,33 @@ pub(crate) fn faces(config: &Config, as_json: bool) -> Result<(), CommandError> 
     }
     let mut text = String::new();
     for face in &faces {
-        let labels: Vec<&str> =
-            face.frames.iter().map(|frame| frame.label.as_str()).filter(|l| !l.is_empty()).collect();
-        let first = face.frames.first().map_or(0, |frame| frame.sequence);
-        text += &format!(
-            "{}  camera {}  first in frame {first}, {} frames  {}\n",
-            face.face,
-            face.camera,
-            face.frames.len(),
-            labels.join(" ")
-        );
+        text += &face_line(face);
     }
     print(&text)
 }
 
+/// File names are anybody's: they must not drive the terminal that shows them.
+fn face_line(face: &FaceRow) -> String {
+    let labels = face.frames.iter().map(|frame| frame.label.as_str()).filter(|label| !label.is_empty());
+    let labels: Vec<String> = labels.map(printable).collect();
+    let first = face.frames.first().map_or(0, |frame| frame.sequence);
+    let frames = counted(face.frames.len() as u64, "frame");
+    let (id, camera) = (printable(&face.face), printable(&face.camera));
+    format!("{id}  camera {camera}  first in frame {first}, {frames}  {}\n", labels.join(" "))
+}
+
 pub(crate) fn picture(config: &Config, face: &str, file: &Path) -> Result<(), CommandError> {
-    let jpeg = SqliteStore::open_read_only(&config.state_dir)?.thumbnail(face)?;
+    let jpeg = open(config)?.thumbnail(face)?;
     let jpeg = jpeg.ok_or_else(|| {
+        let face = printable(face);
         CommandError::Failed(format!("no picture of face {face} is kept here: `edge-agent faces list` shows all ids"))
     })?;
     std::fs::write(file, jpeg)
-        .map_err(|error| CommandError::Failed(format!("cannot write {}: {error}", file.display())))
+        .map_err(|error| CommandError::Failed(format!("cannot write {}: {error}", printable(file.display()))))
 }
 
 pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError> {
-    let store = SqliteStore::open_read_only(&config.state_dir)?;
+    let store = open(config)?;
     let running = SqliteStore::is_locked(&config.state_dir);
     let chains = store.chains()?;
     let rows = chains.iter().map(|chain| Ok((chain, store.totals(&chain.name)?)));
@@ -102,45 +117,85 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
     for (chain, totals) in rows {
         let end = if chain.done { "done" } else { "going on" };
         text += &format!(
-            "chain {}  camera {}  {end} at {}  {} frames, {} unreadable, {} faces, {} people  digest {}\n",
+            "chain {}  camera {}  {end} at {}  {}, {} unreadable, {}, {}  digest {}\n",
             chain.name,
             chain.camera,
             chain.head.version,
-            totals.frames,
+            counted(totals.frames, "frame"),
             totals.unreadable,
-            totals.faces_seen,
-            chain.gallery.people.len(),
+            counted(totals.faces_seen, "face"),
+            match chain.gallery.people.len() {
+                1 => "1 person".to_owned(),
+                people => format!("{people} people"),
+            },
             chain.head.digest.short(16)
         );
     }
     print(&text)
 }
 
+/// What a check found.
+#[derive(Default, Serialize)]
+struct Findings {
+    sound: bool,
+    chains: usize,
+    records: u64,
+    problems: Vec<String>,
+}
+
 pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), CommandError> {
-    let store = SqliteStore::open_read_only(&config.state_dir)?;
-    let mut problems = store.integrity()?;
-    let chains = store.chains()?;
-    let mut records = 0;
-    for chain in &chains {
-        match check_chain(&store, config, chain) {
-            Ok(checked) => records += checked,
-            Err(why) => problems.push(format!("chain {}: {why}", chain.name)),
-        }
+    let mut found = Findings::default();
+    if let Err(error) = examine(config, &mut found) {
+        found.problems.push(damage(error)?);
     }
+    found.sound = found.problems.is_empty();
+    let folder = printable(config.state_dir.display());
     if as_json {
-        print_json(
-            &json!({ "sound": problems.is_empty(), "chains": chains.len(), "records": records, "problems": problems }),
-        )?;
-    } else if problems.is_empty() {
-        print(&format!("sound: {} chains, {records} records folded again with the same digests\n", chains.len()))?;
+        print_json(&found)?;
+    } else if found.sound {
+        let (chains, records) = (counted(found.chains as u64, "chain"), counted(found.records, "record"));
+        print(&format!("sound: {chains}, {records} folded again with the same digests\n"))?;
     } else {
+        let problems: Vec<String> = found.problems.iter().map(printable).collect();
         print(&(problems.join("\n") + "\n"))?;
     }
-    if problems.is_empty() {
+    if found.sound {
         return Ok(());
     }
-    let remedy = "stop the agent and move the database away: on the next start its peers send what they hold";
-    Err(CommandError::Failed(format!("the database in {} is damaged; {remedy}", config.state_dir.display())))
+    Err(CommandError::Failed(format!(
+        "the database in {folder} is damaged. Stop the agent, move {folder}/edge.sqlite* away (keep them until all is well), and \
+         start it again: its peers send what they hold, and what nobody holds is made again from the frames in the camera's spool"
+    )))
+}
+
+/// Everything that can be checked, as far as the database can be read.
+fn examine(config: &Config, found: &mut Findings) -> Result<(), CommandError> {
+    let store = open(config)?;
+    found.problems = store.integrity()?;
+    let chains = store.chains()?;
+    found.chains = chains.len();
+    for chain in &chains {
+        match check_chain(&store, config, chain) {
+            Ok(checked) => found.records += checked,
+            Err(why) => found.problems.push(format!("chain {}: {why}", chain.name)),
+        }
+    }
+    Ok(())
+}
+
+/// What an error tells about the database, or the error itself if it is not the database that is wrong.
+fn damage(error: CommandError) -> Result<String, CommandError> {
+    match error {
+        CommandError::Store(StoreError::Damaged { what, .. }) => Ok(format!("{what} is damaged")),
+        CommandError::Store(StoreError::Sqlite { path, source }) => match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Ok(source.to_string()),
+            _ => Err(CommandError::Failed(format!(
+                "cannot read {}: {source}; see that this user may read it and that its disk works",
+                printable(path.display())
+            ))),
+        },
+        other => Err(other),
+    }
 }
 
 /// Folds a chain's records from its genesis and compares every digest and the gallery; how many records there are.
@@ -181,4 +236,26 @@ fn check_chain(store: &SqliteStore, config: &Config, chain: &StoredChain) -> Res
 
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::FrameRow;
+
+    #[test]
+    fn a_file_name_cannot_drive_the_terminal() {
+        let frame = |label: &str| FrameRow { sequence: 3, label: label.into() };
+        let row = FaceRow {
+            face: "f".into(),
+            name: String::new(),
+            camera: "door".into(),
+            chain: "door-1".into(),
+            first_seen_ms: 0,
+            last_seen_ms: 0,
+            frames: vec![frame("a\u{1b}[2J.jpg\nforged")],
+            thumbnail_bytes: 0,
+        };
+        assert_eq!(face_line(&row), "f  camera door  first in frame 3, 1 frame  a\\u{1b}[2J.jpg\\nforged\n");
+    }
 }

@@ -1,4 +1,5 @@
-//! What both agents need around their core: the MQTT link, logging, service notification, configuration files, clocks.
+//! What both agents need around their core: the MQTT link, logging, service notification, configuration files, clocks, and a
+//! few words on text and folders.
 //!
 //! This crate owns thin adapters over well-kept libraries and no decision: what is published, when and why is the
 //! agents' own business. Nothing here knows of frames, chains or faces.
@@ -10,16 +11,20 @@ pub mod clock;
 pub mod config;
 mod connection;
 pub mod exit;
+mod folder;
 mod link;
 pub mod logging;
 pub mod notify;
+mod text;
 
 pub use broker::{BrokerConfig, BrokerUrl, BrokerUrlError, PASSWORD_CREDENTIAL};
 pub use clock::{boot_id, monotonic_us, unix_ms};
 pub use config::ConfigError;
 pub use exit::{Signal, shutdown_signal};
+pub use folder::create_private;
 pub use link::{
     Link, LinkConfig, LinkCounters, LinkEvent, LinkEvents, Message, PACKET_BYTES_MAX_DEFAULT, PublishError, Queued,
 };
 pub use logging::{Level, Verbosity};
 pub use notify::Watchdog;
+pub use text::{counted, printable};

@@ -6,6 +6,8 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use microlambda_runtime::counted;
+
 use super::{Captured, Next, Source, SourceError, input_of, label_of};
 use crate::picture::Picture;
 use crate::spool::Input;
@@ -31,10 +33,13 @@ impl Folder {
     /// # Errors
     /// [`SourceError::Fatal`]: there are no pictures, or the folder has changed behind the reader's back.
     pub fn open(path: &Path, already: &[(Input, bool)]) -> Result<Self, SourceError> {
-        let mut names: VecDeque<String> = list(path)?.into();
+        let (names, links) = list(path)?;
+        let mut names: VecDeque<String> = names.into();
         if names.is_empty() {
+            let links =
+                if links > 0 { format!(" ({} passed over: copy the files)", links_were(links)) } else { String::new() };
             return Err(SourceError::Fatal(format!(
-                "there are no pictures in {}: put .jpg, .jpeg or .png files there, or correct `path` in [source]",
+                "there are no pictures in {}{links}: put .jpg, .jpeg or .png files there, or correct `path` in [source]",
                 path.display()
             )));
         }
@@ -90,8 +95,12 @@ impl Source for Folder {
     }
 }
 
-/// The names of all pictures, sorted by their bytes.
-fn list(path: &Path) -> Result<Vec<String>, SourceError> {
+fn links_were(links: u64) -> String {
+    format!("{} {}", counted(links, "symbolic link"), if links == 1 { "was" } else { "were" })
+}
+
+/// The names of all pictures, sorted by their bytes, and how many links there are beside them.
+fn list(path: &Path) -> Result<(Vec<String>, u64), SourceError> {
     let unreadable = |error: std::io::Error| {
         SourceError::Fatal(format!(
             "cannot read the folder {}: {error}; correct `path` in [source] or the folder's permissions",
@@ -99,13 +108,16 @@ fn list(path: &Path) -> Result<Vec<String>, SourceError> {
         ))
     };
     let mut names = Vec::new();
+    let mut links = 0;
     for entry in std::fs::read_dir(path).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
         let extension = Path::new(&name).extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
         let is_picture = extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()));
-        // `file_type` does not follow links.
-        if !is_picture || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+        // `file_type` does not follow links: what a link names may change, or lie where this agent should not read.
+        let kind = entry.file_type().ok();
+        links += u64::from(is_picture && kind.is_some_and(|kind| kind.is_symlink()));
+        if !is_picture || !kind.is_some_and(|kind| kind.is_file()) {
             continue;
         }
         match name.into_string() {
@@ -119,8 +131,11 @@ fn list(path: &Path) -> Result<Vec<String>, SourceError> {
             )));
         }
     }
+    if links > 0 {
+        log::warn!(folder:% = path.display(); "{} passed over: copy the files", links_were(links));
+    }
     names.sort_unstable();
-    Ok(names)
+    Ok((names, links))
 }
 
 /// Content (cut one byte behind the bound) and modification time, ms since 1970.
@@ -195,6 +210,9 @@ mod tests {
         std::os::unix::fs::symlink(folder.path().join("a.jpg"), folder.path().join("link.jpg")).unwrap();
         std::fs::create_dir(folder.path().join("folder.jpg")).unwrap();
         assert_eq!(labels(&drain(&mut Folder::open(folder.path(), &[]).unwrap())), ["a.jpg"]);
+        std::fs::remove_file(folder.path().join("a.jpg")).unwrap();
+        let error = Folder::open(folder.path(), &[]).unwrap_err().to_string();
+        assert!(error.contains("1 symbolic link was passed over: copy the files"), "{error}");
     }
 
     #[test]

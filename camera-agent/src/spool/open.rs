@@ -97,7 +97,7 @@ pub fn replace(folder: &Path) -> Result<bool, SpoolError> {
 fn lock(folder: &Path) -> Result<File, SpoolError> {
     let unusable =
         |error: std::io::Error| SpoolError::Folder { folder: folder.display().to_string(), why: error.to_string() };
-    std::fs::create_dir_all(folder).map_err(unusable)?;
+    microlambda_runtime::create_private(folder).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK)).map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -47,6 +47,24 @@ async fn a_folder_is_served_byte_for_byte_in_name_order_with_its_end() {
 }
 
 #[tokio::test]
+async fn what_was_passed_over_is_told_as_soon_as_the_input_has_ended_and_at_the_end() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, FOLDER);
+    let text = || b"this is no picture".to_vec();
+    setup.pictures(&[("a.jpg", text()), ("b.jpg", jpeg(64, 48, 1)), ("c.png", png(2)), ("d.jpg", text())]);
+    let mut agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    observer.head(|head| head.end.is_some()).await;
+    let told = std::time::Instant::now();
+    let status = observer.status(|status| status.counters.frames == 2).await;
+    assert_eq!((status.counters.unreadable, status.counters.reencoded), (2, 1));
+    assert!(told.elapsed() < std::time::Duration::from_secs(4), "counters of a running source are told every 5 s");
+    agent.terminate();
+    let status = observer.status(|status| !status.online).await;
+    assert_eq!((status.counters.unreadable, status.counters.reencoded), (2, 1));
+}
+
+#[tokio::test]
 async fn no_more_than_the_credit_is_sent() {
     let broker = Broker::start();
     let setup = Setup::new(broker.port, FOLDER);

@@ -34,7 +34,7 @@ impl SqliteStore {
     /// [`StoreError`]; among them that another agent holds the lock, and that the file is not a sound database.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let directory = |source| StoreError::Directory { path: state_dir.to_owned(), source };
-        std::fs::create_dir_all(state_dir).map_err(directory)?;
+        microlambda_runtime::create_private(state_dir).map_err(directory)?;
         let lock = File::create(state_dir.join("lock")).map_err(directory)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::Locked { path: state_dir.to_owned() },
