@@ -195,14 +195,18 @@ fn a_unit_that_had_to_be_killed_is_told_with_the_remedy_and_not_tried_again_at_o
     bench.serve(&mut camera);
     bench.pass_us(1_000_000);
     bench.serve(&mut camera);
-    assert_eq!(bench.starts(), 1);
-    bench.worker_says(FromWorker::Begin { step: 1, part: (CLASS_DETECT, 320 * 240) });
-    bench.pass_us(1_100_000);
-    bench.worker_is_ready();
+    for step in 1..=2 {
+        assert_eq!(bench.starts(), step, "the first kill may be the computer's fault");
+        bench.worker_says(FromWorker::Begin { step: step as u64, part: (CLASS_DETECT, 320 * 240) });
+        bench.pass_us(1_100_000);
+        bench.worker_is_ready();
+        bench.pass_us(100_000);
+    }
+    assert_eq!(bench.starts(), 2, "after the second it waits");
     let status = bench.status();
     assert!(status.trouble.contains("raise it"), "{}", status.trouble);
     let overruns = status.counters.iter().find(|(name, _)| name == "overruns");
-    assert_eq!(overruns.map(|(_, count)| *count), Some(1));
+    assert_eq!(overruns.map(|(_, count)| *count), Some(2));
     let costs = bench.orders.iter().rev().find_map(|order| match order {
         Order::Tell(message) => match &**message {
             ToWorker::Start { costs, .. } => Some(costs.clone()),

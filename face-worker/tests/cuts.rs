@@ -63,6 +63,8 @@ fn a_step_that_ends_by_time_leaves_a_state_from_which_the_rest_gives_the_same() 
             match report.stop {
                 Stop::Limit => assert!(report.units > 0, "a step without progress"),
                 Stop::Starved => break,
+                // What it prepared is kept for the next step.
+                Stop::Prepared => assert_eq!(report.units, 0),
                 Stop::TooLarge | Stop::UnitsMax | Stop::Done => panic!("{report:?}"),
             }
         }

@@ -24,7 +24,7 @@ const LEASE_DOUBLINGS_MAX: u32 = 4;
 /// After a step vanished, so many units are run one by one.
 const CAUTIOUS_UNITS: u32 = 16;
 /// A unit that is too slow for this node is tried again after pauses that double up to 2 to this power.
-const REFUSAL_DOUBLINGS_MAX: u32 = 5;
+const REFUSAL_DOUBLINGS_MAX: u32 = 2;
 /// So many steps in a row may end with a preparation before the next one waits.
 const PREPARATIONS_MAX: u32 = 4;
 /// A step whose frames do not come is tried again after slots that double up to 2 to this power: 5 s of 40 ms.
@@ -379,7 +379,11 @@ impl Chain {
                 }
             }
             StepEnd::TooLarge | StepEnd::Overran => {
-                let pause_us = self.config.refusal_us.saturating_mul(1 << self.refusals.min(REFUSAL_DOUBLINGS_MAX));
+                let pause_us = match self.refusals {
+                    // The computer may have stood still for a moment.
+                    0 => self.config.slot_us,
+                    again => self.config.refusal_us.saturating_mul(1 << (again - 1).min(REFUSAL_DOUBLINGS_MAX)),
+                };
                 self.refusals = self.refusals.saturating_add(1);
                 self.refused_until_us = ctx.now_us.saturating_add(pause_us);
             }

@@ -21,7 +21,8 @@ pub struct ChainConfig {
     pub slot_us: u64,
     /// State that was asked for and did not come is asked for again after this, µs.
     pub fetch_us: u64,
-    /// A node that cannot run the next unit within `r_limit` tries again after this, µs; doubled each time, up to 32 times.
+    /// A node that cannot run the next unit within `r_limit` tries again after a slot, then after this, µs; doubled
+    /// each time, up to four times.
     pub refusal_us: u64,
     /// Who bids first.
     pub placement: Box<dyn Placement>,

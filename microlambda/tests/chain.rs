@@ -306,9 +306,10 @@ fn a_start_that_ended_without_a_unit_is_withdrawn() {
 fn a_step_that_only_prepared_is_followed_by_one_here_at_once_but_not_for_ever() {
     let mut bench = running();
     bench.ended(head(0), StepEnd::Prepared);
+    bench.at(bench.now_us + SLOT_US);
     assert!(matches!(bench.chain.phase(), Phase::Running(_)));
     let mut starts = 0;
-    for ms in 1..10_000 {
+    for ms in 200..10_000 {
         if matches!(bench.chain.phase(), Phase::Running(_)) {
             bench.ended(head(0), StepEnd::Prepared);
             starts += 1;
@@ -325,7 +326,7 @@ fn a_unit_killed_at_the_limit_is_slow_and_never_set_aside() {
         let effects = bench.ended(head(0), StepEnd::Overran);
         assert!(!effects.iter().any(|effect| matches!(effect, Effect::Persist(Commit::SetAside { .. }))));
         assert_eq!(claimed(&effects).map(|claim| claim.lease_ms), Some(0), "the step is given up for others");
-        bench.at(round * 11_000_000 * 32);
+        bench.at(round * 41_000_000);
         assert!(matches!(bench.chain.phase(), Phase::Running(_)), "and tried again later");
     }
 }

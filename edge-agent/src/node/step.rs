@@ -31,6 +31,8 @@ pub(super) struct WorkerSlot {
     busy_with: Option<Name>,
     /// What the running unit consists of, its preparation first: class, work, and when it began, µs.
     parts: Vec<((CostClass, u64), u64)>,
+    /// Workers killed at the limit since a unit last ended.
+    kills_in_a_row: u32,
     /// When the running step reaches its limit, µs.
     limit_at_us: u64,
     kill_at_us: u64,
@@ -53,6 +55,7 @@ impl Default for WorkerSlot {
             ready: false,
             busy_with: None,
             parts: Vec::new(),
+            kills_in_a_row: 0,
             limit_at_us: 0,
             kill_at_us: u64::MAX,
             respawn_at_us: u64::MAX,
@@ -217,6 +220,7 @@ impl<S: Store, W: World> Node<S, W> {
                     self.budget.observe(class, work, cost_us);
                 }
                 self.worker.parts.clear();
+                self.worker.kills_in_a_row = 0;
                 self.worker.too_slow.clear();
                 self.unit_ended(step, sequence, outcome, thumbnail)
             }
@@ -363,7 +367,13 @@ impl<S: Store, W: World> Node<S, W> {
             self.budget.observe(*class, *work, until_us.saturating_sub(*from_us));
         }
         let unit_us = now_us.saturating_sub(began_us);
-        self.budget.observe_killed(class, work, unit_us);
+        // One kill may be the computer's fault, which stood still; of two in a row the unit is too slow.
+        if self.worker.kills_in_a_row > 0 {
+            self.budget.observe_killed(class, work, unit_us);
+        } else {
+            self.budget.observe(class, work, unit_us);
+        }
+        self.worker.kills_in_a_row = self.worker.kills_in_a_row.saturating_add(1);
         let over_us = now_us.saturating_sub(self.worker.limit_at_us);
         self.counters.overruns += 1;
         self.counters.overrun_max_us = self.counters.overrun_max_us.max(over_us);

@@ -1,0 +1,75 @@
+//! Steps of a computation whose units need something prepared that no checkpoint holds.
+
+use std::cell::Cell;
+
+use microlambda::{Budget, CostClass, Lambda, Next, StepLimit, Stop, UnitCost, run_step};
+
+const PREPARE: CostClass = CostClass(1);
+const RUN: CostClass = CostClass(2);
+const PREPARE_US: u64 = 70_000;
+const RUN_US: u64 = 60_000;
+
+/// Units that need a decoded picture, which outlives a step as long as the process does.
+struct Pictures<'a> {
+    now_us: &'a Cell<u64>,
+    decoded: bool,
+    decodings: u32,
+}
+
+impl Lambda for Pictures<'_> {
+    type State = u32;
+    type Error = std::convert::Infallible;
+
+    fn next(&mut self, state: &u32) -> Next {
+        let prepare = (!self.decoded).then_some((PREPARE, 1));
+        if *state < 5 { Next::Unit(UnitCost { run: (RUN, 1), prepare }) } else { Next::Done }
+    }
+
+    fn prepare(&mut self, _state: &u32) -> Result<(), Self::Error> {
+        self.now_us.set(self.now_us.get() + PREPARE_US);
+        self.decoded = true;
+        self.decodings += 1;
+        Ok(())
+    }
+
+    fn advance(&mut self, state: &mut u32) -> Result<(), Self::Error> {
+        self.now_us.set(self.now_us.get() + RUN_US);
+        *state += 1;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_preparation_that_does_not_fit_with_its_unit_gets_a_step_of_its_own() {
+    let now_us = Cell::new(0);
+    let mut budget = Budget::default();
+    budget.observe(PREPARE, 1, PREPARE_US);
+    budget.observe(RUN, 1, RUN_US);
+    let mut pictures = Pictures { now_us: &now_us, decoded: false, decodings: 0 };
+    let (mut state, mut stops) = (0, Vec::new());
+    for _ in 0..10 {
+        let step = run_step(&mut pictures, &mut state, &mut budget, StepLimit::new(100_000), &mut || now_us.get())
+            .expect("no errors");
+        assert!(step.used_us <= 100_000);
+        stops.push((step.stop, step.units));
+        if step.stop == Stop::Done {
+            break;
+        }
+    }
+    assert_eq!(stops[0], (Stop::Prepared, 0));
+    assert_eq!(stops[1], (Stop::Limit, 1));
+    assert_eq!(stops.last(), Some(&(Stop::Done, 0)));
+    assert_eq!(pictures.decodings, 1);
+}
+
+#[test]
+fn a_unit_that_does_not_fit_even_alone_is_too_large() {
+    let now_us = Cell::new(0);
+    let mut budget = Budget::default();
+    budget.observe(PREPARE, 1, PREPARE_US);
+    budget.observe(RUN, 1, 101_000);
+    let mut pictures = Pictures { now_us: &now_us, decoded: false, decodings: 0 };
+    let step = run_step(&mut pictures, &mut 0, &mut budget, StepLimit::new(100_000), &mut || now_us.get());
+    assert_eq!(step.expect("no errors").stop, Stop::TooLarge);
+    assert_eq!(pictures.decodings, 0);
+}
