@@ -5,7 +5,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 
-use microlambda_faces::proto::FromWorker;
+use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, FromWorker};
 use support::{Worker, frame, models, photo, start};
 
 const SIGABRT: i32 = 6;
@@ -33,7 +33,12 @@ fn begin(fault: &str, arguments: &[&str]) -> Worker {
 #[test]
 fn a_unit_that_aborts_ends_the_process_and_the_stream() {
     let mut worker = begin("fault:abort", &[]);
-    assert_eq!(worker.read(), None);
+    let parts = [worker.read_any(), worker.read_any()].map(|message| match message {
+        Some(FromWorker::Begin { step: 0, part: (class, _) }) => class,
+        other => panic!("expected Begin, got {other:?}"),
+    });
+    assert_eq!(parts, [CLASS_DECODE, CLASS_DETECT], "the agent knows what went on when the process died");
+    assert_eq!(worker.read_any(), None);
     assert_eq!(worker.exit().0.signal(), Some(SIGABRT));
 }
 

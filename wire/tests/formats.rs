@@ -138,7 +138,13 @@ fn payloads_out_of_bounds_are_refused() {
     assert!(refused::<Want>(want).to_string().contains("credit"));
     let gap =
         r#"{"v":1,"chain":"c","sequence":1,"record":{"kind":"gap","count":18446744073709551615,"reason":"unused"}}"#;
-    assert!(refused::<RecordNote>(gap).to_string().contains("gap"));
+    assert!(refused::<RecordNote>(gap).to_string().contains("exceeds"));
+    let nothing = r#"{"v":1,"chain":"c","sequence":1,"record":{"kind":"gap","count":0,"reason":"unused"}}"#;
+    assert!(refused::<RecordNote>(nothing).to_string().contains("a gap of nothing"));
+    let far = r#"{"v":1,"camera":"door","chain":"door-1","class":"live","oldest":6,"next":9007199254740993}"#;
+    assert!(refused::<CameraHead>(far).to_string().contains("exceeds"));
+    let far = r#"{"v":1,"node":"a","boot":"b","chain":"c","cursor":9007199254740993,"credit":5,"committed":0,"expires_ms":1}"#;
+    assert!(refused::<Want>(far).to_string().contains("exceeds"));
     let long = format!("{}{}", head, " ".repeat(5_000));
     assert!(matches!(refused::<CameraHead>(&long), PayloadError::TooLong { bytes_max: 4_096, .. }));
 }

@@ -69,8 +69,18 @@ impl Worker {
         self.stream.write_all(&proto::encode(message).expect("encodes")).expect("the worker reads");
     }
 
-    /// The next message, `None` at the end of the stream.
+    /// The next message but the news that something begins, `None` at the end of the stream.
     pub fn read(&mut self) -> Option<FromWorker> {
+        loop {
+            match self.read_any() {
+                Some(FromWorker::Begin { .. }) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The next message, `None` at the end of the stream.
+    pub fn read_any(&mut self) -> Option<FromWorker> {
         let mut prefix = [0; 4];
         match self.stream.read_exact(&mut prefix) {
             Ok(()) => {}
