@@ -1,21 +1,15 @@
 //! Taking pictures from an open device.
 
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use microlambda_runtime::{monotonic_us, unix_ms};
-use v4l::buffer::{Flags, Type};
-use v4l::io::traits::CaptureStream as _;
-use v4l::prelude::MmapStream;
 
+use super::Layout;
 use super::pixels::picture_of;
-use super::{Layout, Offer};
 use crate::source::{Captured, Next, Source, SourceError};
 
-/// Buffers that the driver fills in turn while a picture is worked on.
-const BUFFERS: u32 = 4;
 /// A camera that gives nothing for so long is opened again; the slowest that is asked for gives a frame a second.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 /// A time of capture further back than this is none: the driver's clock is not ours.
 const AGE_US_MAX: u64 = 10_000_000;
 
@@ -46,20 +40,20 @@ pub trait Capture {
 }
 
 /// A camera as a source.
-pub struct Device<C> {
-    capture: C,
+pub struct Device {
+    capture: Box<dyn Capture>,
     name: String,
     pace: Pace,
 }
 
-impl<C: Capture> Device<C> {
+impl Device {
     /// Takes pictures from `capture`, one in `interval_us` at most; `name` stands in messages.
-    pub fn new(capture: C, name: impl Into<String>, interval_us: u64) -> Self {
+    pub fn new(capture: Box<dyn Capture>, name: impl Into<String>, interval_us: u64) -> Self {
         Self { capture, name: name.into(), pace: Pace { interval_us, next_us: 0 } }
     }
 }
 
-impl<C: Capture> Source for Device<C> {
+impl Source for Device {
     fn next(&mut self) -> Result<Next, SourceError> {
         loop {
             let mut seen = None;
@@ -106,47 +100,13 @@ impl Pace {
     }
 }
 
-/// The mapped buffers of an open device.
-pub struct Mapped {
-    stream: MmapStream<'static>,
-    format: Offer,
-    line_bytes: usize,
-}
-
-impl Mapped {
-    /// Asks for buffers; the format is set and `line_bytes` apart its lines begin.
-    pub(super) fn start(device: &v4l::Device, format: Offer, line_bytes: usize) -> std::io::Result<Self> {
-        let mut stream = MmapStream::with_buffers(device, Type::VideoCapture, BUFFERS)?;
-        stream.set_timeout(SILENCE);
-        Ok(Self { stream, format, line_bytes })
-    }
-}
-
-impl Capture for Mapped {
-    fn capture(&mut self, take: &mut dyn FnMut(u64, &Raw<'_>)) -> Result<(), String> {
-        let (buffer, meta) = self.stream.next().map_err(|error| match error.kind() {
-            ErrorKind::TimedOut => format!("nothing for {} s", SILENCE.as_secs()),
-            _ => error.to_string(),
-        })?;
-        let filled = (meta.bytesused as usize).min(buffer.len());
-        let Offer { layout, width, height, .. } = self.format;
-        let raw = Raw {
-            bytes: &buffer[..filled],
-            layout,
-            width,
-            height,
-            line_bytes: self.line_bytes,
-            damaged: meta.flags.contains(Flags::ERROR),
-        };
-        let part = |value: i64| u64::try_from(value).unwrap_or(0);
-        let stamp_us = part(meta.timestamp.sec) * 1_000_000 + part(meta.timestamp.usec);
-        take(taken_us(meta.flags.contains(Flags::TIMESTAMP_MONOTONIC).then_some(stamp_us), monotonic_us()), &raw);
-        Ok(())
-    }
+/// What is wrong with a camera after [`SILENCE`].
+pub(super) fn silent() -> String {
+    format!("nothing for {} s", SILENCE.as_secs())
 }
 
 /// When a picture was taken: what the driver says, if that can be, else now.
-fn taken_us(stamp_us: Option<u64>, now_us: u64) -> u64 {
+pub(super) fn taken_us(stamp_us: Option<u64>, now_us: u64) -> u64 {
     stamp_us.filter(|stamp| (now_us.saturating_sub(AGE_US_MAX)..=now_us).contains(stamp)).unwrap_or(now_us)
 }
 
@@ -172,11 +132,11 @@ mod tests {
         }
     }
 
-    fn device(buffers: Vec<Result<Vec<u8>, String>>) -> Device<Double> {
-        Device::new(Double { buffers, taken_us: monotonic_us() }, "/dev/video0", 100_000)
+    fn device(buffers: Vec<Result<Vec<u8>, String>>) -> Device {
+        Device::new(Box::new(Double { buffers, taken_us: monotonic_us() }), "/dev/video0", 100_000)
     }
 
-    fn frame(device: &mut Device<Double>) -> Captured {
+    fn frame(device: &mut Device) -> Captured {
         match device.next().unwrap() {
             Next::Frame(captured) => captured,
             other => panic!("{other:?}"),

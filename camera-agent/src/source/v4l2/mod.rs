@@ -1,8 +1,11 @@
 //! V4L2 cameras: which there are, what they offer, and which of it is taken.
 
+mod alarm;
 pub mod device;
 mod pixels;
 mod rate;
+mod through_nokhwa;
+mod through_v4l;
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +15,12 @@ use v4l::video::Capture as _;
 use v4l::video::capture::Parameters;
 use v4l::{Format, FourCC, Fraction};
 
-pub use device::{Capture, Device, Mapped, Raw};
+pub use device::{Capture, Device, Raw};
 pub use rate::Rate;
 
 use super::SourceError;
+use through_nokhwa::ThroughNokhwa;
+use through_v4l::ThroughV4l;
 
 /// Of a device that takes any size in a range, these are told, and its largest.
 const SIZES: [(u32, u32); 7] =
@@ -150,7 +155,7 @@ fn none_known(unknown: &[String]) -> String {
 ///
 /// # Errors
 /// [`SourceError::Trouble`] with the remedy; the device may appear later.
-pub fn open(wish: &Wish) -> Result<Device<Mapped>, SourceError> {
+pub fn open(wish: &Wish) -> Result<Device, SourceError> {
     let capture = start(wish).map_err(|why| {
         SourceError::Trouble(format!(
             "cannot use the camera {}: {why}; is it plugged in, free, and may this user read it (group video)? `camera-agent probe` lists cameras",
@@ -160,27 +165,73 @@ pub fn open(wish: &Wish) -> Result<Device<Mapped>, SourceError> {
     Ok(Device::new(capture, wish.device.clone(), 1_000_000 / u64::from(wish.fps.max(1))))
 }
 
-fn start(wish: &Wish) -> Result<Mapped, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let path = Path::new(&wish.device).canonicalize().map_err(text)?;
-    let device = v4l::Device::with_path(&path).map_err(text)?;
-    let sizes = [&SIZES[..], &[(wish.width, wish.height)]].concat();
-    let Offered { offers, unknown } = offered(&device, &sizes).map_err(text)?;
-    let offer = choose(&offers, wish).ok_or_else(|| match unknown.is_empty() {
-        true => "no pictures can be captured from it".to_owned(),
-        false => none_known(&unknown),
-    })?;
-    let code = codes(&device).map_err(text)?.into_iter().find(|&code| Layout::of(code) == Some(offer.layout));
-    let code = code.ok_or("its formats have just changed")?;
-    // A driver takes what is nearest to what it is asked for, and says what that is.
-    let set = device.set_format(&Format::new(offer.width, offer.height, code)).map_err(text)?;
-    let layout = Layout::of(set.fourcc).ok_or_else(|| format!("it insists on the format {}", set.fourcc))?;
-    let fps = offer.fps.and_then(|rate| set_rate(&device, rate)).or(offer.fps);
-    let format = Offer { layout, width: set.width, height: set.height, fps };
-    let capture = Mapped::start(&device, format, set.stride as usize).map_err(text)?;
-    let said_fps = fps.map_or_else(|| "unknown".to_owned(), |fps| fps.to_string());
-    log::info!(device = wish.device.as_str(), layout:? = layout, width = format.width, height = format.height, fps = said_fps.as_str(); "camera opened");
+fn start(wish: &Wish) -> Result<Box<dyn Capture>, String> {
+    let setting = Setting::of(wish)?;
+    let (capture, format, through): (Box<dyn Capture>, _, _) = match ThroughNokhwa::start(&setting) {
+        Ok((capture, format)) => (Box::new(capture), format, "nokhwa"),
+        Err(why) => {
+            log::debug!(device = wish.device.as_str(), why = why.as_str(); "not through nokhwa");
+            let (capture, format) = ThroughV4l::start(&setting).map_err(|error| error.to_string())?;
+            (Box::new(capture), format, "v4l")
+        }
+    };
+    let Offer { layout, width, height, fps } = format;
+    let fps = fps.map_or_else(|| "unknown".to_owned(), |fps| fps.to_string());
+    log::info!(device = wish.device.as_str(), through, layout:?, width, height, fps = fps.as_str(); "camera opened");
     Ok(capture)
+}
+
+/// What a device is to be set to.
+struct Setting {
+    path: PathBuf,
+    format: Format,
+    rate: Option<Rate>,
+    /// The rate nearest to that of those with whole frames in a second.
+    whole_rate: Option<Rate>,
+}
+
+/// What a driver made of a setting.
+struct Set {
+    code: FourCC,
+    format: Offer,
+    /// From the start of a line to the next.
+    line_bytes: usize,
+}
+
+impl Setting {
+    /// The wish, as far as its device can fulfil it.
+    fn of(wish: &Wish) -> Result<Self, String> {
+        let text = |error: std::io::Error| error.to_string();
+        let path = Path::new(&wish.device).canonicalize().map_err(text)?;
+        let device = v4l::Device::with_path(&path).map_err(text)?;
+        let sizes = [&SIZES[..], &[(wish.width, wish.height)]].concat();
+        let Offered { offers, unknown } = offered(&device, &sizes).map_err(text)?;
+        let offer = choose(&offers, wish).ok_or_else(|| match unknown.is_empty() {
+            true => "no pictures can be captured from it".to_owned(),
+            false => none_known(&unknown),
+        })?;
+        let code = codes(&device).map_err(text)?.into_iter().find(|&code| Layout::of(code) == Some(offer.layout));
+        let code = code.ok_or("its formats have just changed")?;
+        let format = Format::new(offer.width, offer.height, code);
+        Ok(Self { path, format, rate: offer.fps, whole_rate: whole_rate(&offers, &offer) })
+    }
+
+    /// Opens the device and sets it: a driver takes what is nearest to what it is asked for, and says what that is.
+    fn apply(&self, rate: Option<Rate>) -> std::io::Result<(v4l::Device, Set)> {
+        let device = v4l::Device::with_path(&self.path)?;
+        let Format { fourcc: code, width, height, stride, .. } = device.set_format(&self.format)?;
+        let insists = || std::io::Error::other(format!("it insists on the format {code}"));
+        let layout = Layout::of(code).ok_or_else(insists)?;
+        let fps = rate.and_then(|rate| set_rate(&device, rate)).or(rate);
+        Ok((device, Set { code, format: Offer { layout, width, height, fps }, line_bytes: stride as usize }))
+    }
+}
+
+/// Of the rates that `offers` have for what is `chosen`, the nearest with whole frames in a second.
+fn whole_rate(offers: &[Offer], chosen: &Offer) -> Option<Rate> {
+    let same = offers.iter().filter(|offer| Offer { fps: chosen.fps, ..**offer } == *chosen);
+    let whole = same.filter_map(|offer| offer.fps).filter(|rate| rate.frames().is_multiple_of(rate.seconds()));
+    whole.min_by_key(|rate| rate.milli().abs_diff(chosen.fps.map_or(0, Rate::milli)))
 }
 
 /// The rate that the driver takes for `rate`; nothing if it has none to set.
@@ -306,6 +357,15 @@ mod tests {
         assert_eq!(choose(&offers, &wish(640, 480, 10)), Some(at(25, 2)));
         assert_eq!(choose(&offers[..2], &wish(640, 480, 10)), Some(at(15, 2)));
         assert_eq!(choose(&offers[..1], &wish(640, 480, 10)), Some(at(0, 1)));
+    }
+
+    #[test]
+    fn for_a_broken_rate_the_nearest_whole_one_of_the_same_format_is_known() {
+        let at = |frames, seconds| Offer { fps: Rate::new(frames, seconds), ..offer(Layout::Yuyv, 640, 480, 1) };
+        let offers = [at(5, 1), at(10, 1), at(25, 2), at(20, 1), offer(Layout::Yuyv, 320, 240, 12), at(0, 1)];
+        assert_eq!(whole_rate(&offers, &at(25, 2)), Rate::new(10, 1));
+        assert_eq!(whole_rate(&offers, &at(20, 1)), Rate::new(20, 1));
+        assert_eq!(whole_rate(&[at(25, 2), at(0, 1)], &at(25, 2)), None);
     }
 
     #[test]
