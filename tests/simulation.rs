@@ -14,6 +14,9 @@ const HITS_MIN: u64 = 50;
 /// Events of a seed, in the mean.
 const EVENTS_MEAN_MIN: u64 = 1_000;
 
+/// How often each kind of fault hit each phase.
+type Hits = BTreeMap<(FaultKind, Phase), u64>;
+
 /// Runs seeds on all cores until `stop` says so, in no particular order.
 fn over_seeds(seeds: std::ops::Range<u64>, look: impl Fn(u64) -> bool + Sync) {
     let next = AtomicU64::new(seeds.start);
@@ -35,7 +38,7 @@ fn over_seeds(seeds: std::ops::Range<u64>, look: impl Fn(u64) -> bool + Sync) {
 
 #[test]
 fn every_invariant_holds_over_two_thousand_seeds_whatever_fails() {
-    let sum: Mutex<(u64, BTreeMap<(FaultKind, Phase), u64>)> = Mutex::default();
+    let sum: Mutex<(u64, Hits)> = Mutex::default();
     let broken: Mutex<Vec<(u64, Outcome)>> = Mutex::default();
     over_seeds(0..SEEDS, |seed| {
         let outcome = run(Options::seed(seed));

@@ -446,8 +446,11 @@ fn people(name: &Name, chain: &DiskChain) -> Result<Vec<(FaceRow, usize)>, Store
     Ok(fold.gallery().people.iter().enumerate().map(row).collect())
 }
 
-/// The events of an advance, each with the picture kept of it.
-fn events_of(disk: &Disk, advance: &Advance<'_>) -> Result<Vec<(EventNote, Option<Vec<u8>>)>, StoreError> {
+/// An event with the picture kept of it.
+type Pictured = (EventNote, Option<Vec<u8>>);
+
+/// The events of an advance.
+fn events_of(disk: &Disk, advance: &Advance<'_>) -> Result<Vec<Pictured>, StoreError> {
     let chain = disk.chains.get(advance.chain).ok_or_else(|| error("no such chain"))?;
     let mut events = Vec::new();
     for (entry, folded) in &advance.entries {
