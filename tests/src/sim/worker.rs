@@ -1,4 +1,4 @@
-//! A worker process in virtual time: the real budget and step account, pictures from [`truth`](super::truth), and faults.
+//! A worker process in virtual time: the real budget and step account, pictures from [`super::truth`], and faults.
 
 use std::collections::VecDeque;
 
