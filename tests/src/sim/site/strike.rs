@@ -32,9 +32,11 @@ impl Site {
         if !self.nodes[index].is_up() {
             return Ok(());
         }
-        match self.random.below(4) {
+        match self.random.below(6) {
             0 => self.lie_in_wait(index, kind, Phase::AtCommit),
             1 => self.lie_in_wait(index, kind, Phase::AtPublish),
+            // A step seldom waits, so it is waited for.
+            2 => self.nodes[index].ambush.push((kind, Phase::Waiting)),
             _ => {
                 let phase = self.phase(index);
                 return self.strike(index, kind, phase);
@@ -66,7 +68,13 @@ impl Site {
     }
 
     pub(super) fn spring_ambush(&mut self, index: usize, committed: bool, announced: bool) -> Checked {
-        let due = |phase: Phase| phase == Phase::AtCommit && committed || phase == Phase::AtPublish && announced;
+        let waits = self.phase(index) == Phase::Waiting;
+        let due = |phase: Phase| match phase {
+            Phase::AtCommit => committed,
+            Phase::AtPublish => announced,
+            Phase::Waiting => waits,
+            Phase::Idle | Phase::Standby | Phase::InUnit => false,
+        };
         let waiting = std::mem::take(&mut self.nodes[index].ambush);
         let (due, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(_, phase)| due(*phase));
         self.nodes[index].ambush = later;
