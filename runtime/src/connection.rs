@@ -13,6 +13,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use native_tls::{Certificate, TlsConnector};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions,
     Outgoing as Sent, Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
@@ -116,7 +117,10 @@ async fn run_once(
     inbox: &mpsc::Sender<LinkEvent>,
     up_notice: OwnedPermit<LinkEvent>,
 ) -> End {
-    let (client, event_loop) = open(config);
+    let (client, event_loop) = match open(config) {
+        Ok(opened) => opened,
+        Err(why) => return End::Failed(why),
+    };
     let flight = Flight::default();
     let poller =
         Poller { config, shared, client: &client, flight: &flight, inbox, up_notice: Some(up_notice), event_loop };
@@ -133,7 +137,7 @@ async fn close_idle(shared: &Shared) -> End {
     End::Closed
 }
 
-fn open(config: &LinkConfig) -> (AsyncClient, EventLoop) {
+fn open(config: &LinkConfig) -> Result<(AsyncClient, EventLoop), String> {
     let mut options = MqttOptions::new(config.client_id.clone(), config.broker.host.clone(), config.broker.port);
     options.set_clean_session(true);
     options.set_keep_alive(Duration::from_secs(config.keep_alive.as_secs().max(1)));
@@ -145,18 +149,29 @@ fn open(config: &LinkConfig) -> (AsyncClient, EventLoop) {
         options.set_last_will(LastWill::new(will.topic.clone(), will.payload.clone(), QoS::AtLeastOnce, will.retain));
     }
     if config.broker.tls {
-        let tls = match &config.ca_pem {
-            Some(ca) => TlsConfiguration::SimpleNative { ca: ca.clone(), client_auth: None },
-            None => TlsConfiguration::Native,
-        };
-        options.set_transport(Transport::tls_with_config(tls));
+        let connector = tls_connector(config.ca_pem.as_deref())
+            .map_err(|error| format!("no TLS to {}: {error}; check `ca-file` in [broker]", config.broker))?;
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::NativeConnector(connector)));
     }
     let (client, mut event_loop) = AsyncClient::new(options, CHANNEL_REQUESTS);
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(NETWORK_TIMEOUT.as_secs());
     event_loop.set_network_options(network);
-    (client, event_loop)
+    Ok((client, event_loop))
+}
+
+/// Trusts the authorities in `ca_pem` and no other, or without it those of the system.
+fn tls_connector(ca_pem: Option<&[u8]>) -> Result<TlsConnector, native_tls::Error> {
+    let mut builder = TlsConnector::builder();
+    if let Some(pem) = ca_pem {
+        // Whoever names an authority does not want a public one to be able to stand in for the broker.
+        builder.disable_built_in_roots(true);
+        for certificate in Certificate::stack_from_pem(pem)? {
+            builder.add_root_certificate(certificate);
+        }
+    }
+    builder.build()
 }
 
 /// Payload sizes on their way through rumqttc, so that an acknowledgement gives their room back.
@@ -209,6 +224,7 @@ struct Poller<'a> {
 impl Poller<'_> {
     async fn run(mut self) -> End {
         let mut subscribing = 0;
+        let mut answered = false;
         let mut disconnecting = false;
         loop {
             if !disconnecting && self.is_flushed() {
@@ -220,16 +236,19 @@ impl Poller<'_> {
                 match poll_or(&mut self.event_loop, flushed, disconnecting).await {
                     Some(Ok(event)) => event,
                     Some(Err(_)) if disconnecting => return End::Closed,
-                    Some(Err(error)) => return End::Failed(explain(&error, self.config)),
+                    Some(Err(error)) => return End::Failed(explain(&error, answered, self.config)),
                     None => continue,
                 }
             };
             match event {
-                Event::Incoming(Packet::ConnAck(_)) => match self.subscribe() {
-                    Ok(0) => self.up(),
-                    Ok(packets) => subscribing = packets,
-                    Err(why) => return End::Failed(why),
-                },
+                Event::Incoming(Packet::ConnAck(_)) => {
+                    answered = true;
+                    match self.subscribe() {
+                        Ok(0) => self.up(),
+                        Ok(packets) => subscribing = packets,
+                        Err(why) => return End::Failed(why),
+                    }
+                }
                 Event::Incoming(Packet::SubAck(answer)) => {
                     if answer.return_codes.iter().any(|code| matches!(code, SubscribeReasonCode::Failure)) {
                         return End::Failed(format!(
@@ -322,8 +341,19 @@ async fn poll_or(
     }
 }
 
+/// What to do about a failed handshake; OpenSSL's reason is known by its text alone.
+fn tls_remedy(why: &str) -> &'static str {
+    if why.contains("mismatch") {
+        "the broker's certificate is for another host: write a name that it holds in `url` in [broker], or give the broker one for this name"
+    } else if why.contains("certificate verify failed") {
+        "no trusted authority signed the broker's certificate: `ca-file` in [broker] names the one that did"
+    } else {
+        "check `ca-file` in [broker] and that the broker speaks TLS on this port"
+    }
+}
+
 /// What went wrong and what to do, in one line.
-fn explain(error: &ConnectionError, config: &LinkConfig) -> String {
+fn explain(error: &ConnectionError, answered: bool, config: &LinkConfig) -> String {
     let broker = &config.broker;
     match error {
         ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
@@ -342,11 +372,10 @@ fn explain(error: &ConnectionError, config: &LinkConfig) -> String {
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
         ) => format!("{broker} refuses this client: check `username` and `password-file` in [broker]"),
         ConnectionError::ConnectionRefused(code) => format!("{broker} refuses the connection: {code:?}"),
-        ConnectionError::Tls(tls) => {
-            format!(
-                "no TLS connection to {broker}: {tls}; check `ca-file` in [broker] and that the broker speaks TLS on this port"
-            )
-        }
+        ConnectionError::Tls(tls) => format!("no TLS connection to {broker}: {tls}; {}", tls_remedy(&tls.to_string())),
+        ConnectionError::MqttState(why) if !answered && !broker.tls => format!(
+            "{broker} gives no answer ({why}): if it speaks TLS on this port, write mqtts:// in `url` in [broker]"
+        ),
         ConnectionError::MqttState(StateError::ConnectionAborted) => format!(
             "{broker} closed the connection: it stopped, or another client uses the id {:?} too",
             config.client_id
