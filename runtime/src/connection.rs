@@ -30,15 +30,53 @@ const FILTERS_PER_SUBSCRIBE: usize = 8;
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first pause after a failure; it doubles.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// A connection that held this long was sound: the pauses start again from the shortest.
-const SOUND_AFTER: Duration = Duration::from_secs(5);
+/// The longest pause where nobody listens: such a try costs nobody anything, and the chains stand still until the broker that
+/// returns is found.
+const BACKOFF_ABSENT_MAX: Duration = Duration::from_millis(200);
+/// A connection that held so many times longer than the pause before the next attempt was sound: the pauses start again from
+/// the shortest. Two clients with one id end each other's connections after one pause.
+const SOUND_PAUSES: u32 = 4;
 /// A shorter payload is copied out of the receive buffer, which it would keep alive otherwise, bytes.
 const COPY_BYTES_MAX: usize = 16 << 10;
 
 /// Why a connection ended.
 enum End {
     Closed,
-    Failed(String),
+    Failed {
+        why: String,
+        /// No broker answers at the address.
+        absent: bool,
+    },
+}
+
+impl End {
+    /// The broker, or the network on the way to it, does not take this client.
+    fn failed(why: String) -> Self {
+        Self::Failed { why, absent: false }
+    }
+}
+
+/// The pauses between attempts to connect.
+struct Backoff {
+    next: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    fn new(max: Duration) -> Self {
+        Self { next: BACKOFF_MIN.min(max), max }
+    }
+
+    /// How long to wait before the next attempt, after a connection that `held` so long, or none; `absent` if nobody listens.
+    fn pause(&mut self, held: Option<Duration>, absent: bool) -> Duration {
+        if held.is_some_and(|held| held >= self.next * SOUND_PAUSES) {
+            self.next = BACKOFF_MIN.min(self.max);
+        }
+        let longest = if absent { BACKOFF_ABSENT_MAX.min(self.max) } else { self.max };
+        let pause = self.next.min(longest);
+        self.next = (pause * 2).min(longest);
+        pause
+    }
 }
 
 /// Runs until the link is closed or its owner has dropped the events.
@@ -48,7 +86,7 @@ pub(crate) async fn keep_up(
     mut outbox: mpsc::UnboundedReceiver<Outgoing>,
     inbox: mpsc::Sender<LinkEvent>,
 ) {
-    let mut pause = BACKOFF_MIN;
+    let mut backoff = Backoff::new(config.backoff_max);
     let mut reported = false;
     loop {
         // Not connected: waiting for the caller to make room for the two notices holds nothing up.
@@ -61,9 +99,9 @@ pub(crate) async fn keep_up(
         let connected_before = shared.lock().counters.connected;
         let end = run_once(&config, &shared, &mut outbox, &inbox, up_notice).await;
         take_down(&shared, &mut outbox);
-        let why = match end {
+        let (why, absent) = match end {
             End::Closed => break,
-            End::Failed(why) => why,
+            End::Failed { why, absent } => (why, absent),
         };
         let was_up = {
             let mut state = shared.lock();
@@ -77,14 +115,11 @@ pub(crate) async fn keep_up(
         } else {
             log::debug!(broker:% = config.broker, why:% = why; "still not connected to the broker");
         }
-        if was_up && began.elapsed() >= SOUND_AFTER {
-            pause = BACKOFF_MIN;
-        }
+        let pause = backoff.pause(was_up.then(|| began.elapsed()), absent);
         let closing = shared.wait_until(|state| state.closing);
         if tokio::time::timeout(jittered(pause), closing).await.is_ok() {
             break;
         }
-        pause = (pause * 2).min(config.backoff_max);
     }
     shared.lock().ended = true;
     shared.changed.notify_waiters();
@@ -119,7 +154,7 @@ async fn run_once(
 ) -> End {
     let (client, event_loop) = match open(config) {
         Ok(opened) => opened,
-        Err(why) => return End::Failed(why),
+        Err(why) => return End::failed(why),
     };
     let flight = Flight::default();
     let poller =
@@ -205,7 +240,7 @@ async fn write(client: &AsyncClient, outbox: &mut mpsc::UnboundedReceiver<Outgoi
         flight.hand(message.payload.len());
         if let Err(error) = client.publish_bytes(message.topic, QoS::AtLeastOnce, message.retain, message.payload).await
         {
-            return End::Failed(error.to_string());
+            return End::failed(error.to_string());
         }
     }
     End::Closed
@@ -236,7 +271,7 @@ impl Poller<'_> {
                 match poll_or(&mut self.event_loop, flushed, disconnecting).await {
                     Some(Ok(event)) => event,
                     Some(Err(_)) if disconnecting => return End::Closed,
-                    Some(Err(error)) => return End::Failed(explain(&error, answered, self.config)),
+                    Some(Err(error)) => return self.lost(&error, answered),
                     None => continue,
                 }
             };
@@ -246,12 +281,12 @@ impl Poller<'_> {
                     match self.subscribe() {
                         Ok(0) => self.up(),
                         Ok(packets) => subscribing = packets,
-                        Err(why) => return End::Failed(why),
+                        Err(why) => return End::failed(why),
                     }
                 }
                 Event::Incoming(Packet::SubAck(answer)) => {
                     if answer.return_codes.iter().any(|code| matches!(code, SubscribeReasonCode::Failure)) {
-                        return End::Failed(format!(
+                        return End::failed(format!(
                             "the broker refuses a subscription out of {:?}: allow this user to read them in its access rules",
                             self.config.filters
                         ));
@@ -270,6 +305,13 @@ impl Poller<'_> {
                 Event::Incoming(_) | Event::Outgoing(_) => {}
             }
         }
+    }
+
+    fn lost(&self, error: &ConnectionError, answered: bool) -> End {
+        let refused = matches!(error, ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused);
+        // A tunnel or a load balancer before an absent broker takes the connection and closes it.
+        let closed = matches!(error, ConnectionError::MqttState(_)) && !answered;
+        End::Failed { why: explain(error, answered, self.config), absent: refused || closed }
     }
 
     fn is_flushed(&self) -> bool {
@@ -382,5 +424,42 @@ fn explain(error: &ConnectionError, answered: bool, config: &LinkConfig) -> Stri
         ),
         ConnectionError::MqttState(StateError::AwaitPingResp) => format!("{broker} has fallen silent"),
         other => format!("{broker}: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn a_broker_that_refuses_is_tried_ever_more_rarely_and_an_absent_one_is_not() {
+        let mut backoff = Backoff::new(MAX);
+        let refusals_ms: Vec<u128> = (0..7).map(|_| backoff.pause(None, false).as_millis()).collect();
+        assert_eq!(refusals_ms, [100, 200, 400, 800, 1_600, 3_000, 3_000]);
+        for _ in 0..1_000 {
+            assert_eq!(backoff.pause(None, true), BACKOFF_ABSENT_MAX, "it is found soon after it returns");
+        }
+    }
+
+    #[test]
+    fn a_broker_that_leaves_every_other_second_is_found_soon_each_time() {
+        let mut backoff = Backoff::new(MAX);
+        for _ in 0..100 {
+            assert!(backoff.pause(Some(Duration::from_secs(1)), false) <= BACKOFF_ABSENT_MAX);
+            assert!(backoff.pause(None, true) <= BACKOFF_ABSENT_MAX);
+        }
+    }
+
+    #[test]
+    fn two_clients_with_one_id_end_each_others_connections_ever_more_rarely() {
+        let mut backoff = Backoff::new(MAX);
+        let mut held = BACKOFF_MIN;
+        for _ in 0..20 {
+            // The other one returns after a pause like this one's.
+            held = backoff.pause(Some(held), false);
+        }
+        assert_eq!(held, MAX);
     }
 }

@@ -67,6 +67,20 @@ async fn a_broker_absent_at_start_is_waited_for_and_reported_once_with_a_remedy(
 }
 
 #[tokio::test]
+async fn a_broker_that_stays_away_for_long_is_still_tried_often() {
+    let mut waiting = config(free_port(), "waiting", &[]);
+    waiting.backoff_max = Duration::from_secs(3);
+    let (link, _events) = Link::start(waiting);
+    let tried = async {
+        while link.counters().failures < 20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // With pauses that grow to three seconds this takes three quarters of a minute.
+    tokio::time::timeout(PATIENCE, tried).await.expect("a try every fifth of a second");
+}
+
+#[tokio::test]
 async fn a_broker_that_leaves_and_returns_finds_the_link_subscribed_again() {
     let mut broker = Broker::start();
     let port = broker.port;
