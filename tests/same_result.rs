@@ -1,35 +1,61 @@
 //! The result does not depend on how the work was cut, on how many nodes ran it, or on their BLAS kernels.
 
-use microlambda_demo::Tally;
-use microlambda_tests::{Site, long_run, name};
+use microlambda::{Budget, UnitCost};
+use microlambda_demo::{Step, Tally};
+use microlambda_faces::FaceParams;
+use microlambda_faces::plan::Plan;
+use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE};
+use microlambda_tests::{Outcome, Site, UNLIMITED_MS, measured_long_run, name, photo};
 
 /// Four people, one of them twice, pictures of one and of several tiles, one without a face.
 const PHOTOS: [&str; 5] =
     ["people/obama2.jpg", "faceless/chelsea.png", "people/astronaut.png", "people/biden.jpg", "people/obama.jpg"];
 
-/// Shows that a job over [`PHOTOS`] comes to `expected` on `nodes` with `r_limit_ms`.
-fn job(nodes: &[&str], r_limit_ms: u64, placement: &str) -> (microlambda_tests::Outcome, usize) {
+/// Runs a job over [`PHOTOS`] on `nodes` with `r_limit_ms`: what it came to, and its steps.
+fn job(nodes: &[&str], r_limit_ms: u64) -> (Outcome, Vec<Step>) {
     let mut site = Site::new();
     let photos = site.photos(&PHOTOS);
     for node in nodes {
-        site.start_node(node, r_limit_ms, placement);
+        site.start_node(node, r_limit_ms, "spread");
     }
     site.start_camera(&photos);
     let outcome = site.outcome(nodes);
-    let steps = site.tally.steps.len();
     site.stop_and_check();
-    (outcome, steps)
+    (outcome, std::mem::take(&mut site.tally.steps))
+}
+
+/// The shortest limit, ms, under which a node with these costs starts every unit of [`PHOTOS`]: the largest unit, which is a
+/// tile or an encoding with the decoding that comes first in each step. Measured, so that it is as short on a fast machine.
+fn largest_unit_ms(costs: &Budget) -> u64 {
+    let units = PHOTOS.iter().flat_map(|path| {
+        let (width, height) = image::image_dimensions(photo(path)).expect("a picture");
+        let plan = Plan::of(width, height, FaceParams::default().picture_px_max);
+        let tile = plan.tiles().iter().map(|tile| (CLASS_DETECT, tile.pixels())).max_by_key(|(_, pixels)| *pixels);
+        let prepare = Some((CLASS_DECODE, u64::from(width) * u64::from(height)));
+        tile.into_iter().chain([(CLASS_ENCODE, 1)]).map(move |run| UnitCost { run, prepare })
+    });
+    let units: Vec<UnitCost> = units.collect();
+    let fits = |limit_ms: &u64| units.iter().all(|unit| costs.fits_first(unit, 0, limit_ms * 1_000));
+    (1..UNLIMITED_MS).find(fits).expect("a limit that holds every unit")
 }
 
 #[test]
-fn one_long_run_and_many_short_ones_on_one_two_and_three_nodes_give_the_same_digest_and_events() {
-    let long = long_run(&PHOTOS);
+fn steps_of_barely_one_unit_and_steps_without_a_limit_on_one_two_and_three_nodes_give_the_same_digest_and_events() {
+    let (long, costs) = measured_long_run(&PHOTOS);
     assert_eq!(long.people, ["00_obama2.jpg", "02_astronaut.png", "03_biden.jpg"]);
     for (nodes, r_limit_ms) in [(&["a"][..], 400), (&["a", "b"][..], 700), (&["a", "b", "c"][..], 1_200)] {
-        let (outcome, steps) = job(nodes, r_limit_ms, "spread");
+        let (outcome, steps) = job(nodes, r_limit_ms);
         assert_eq!(outcome, long, "{} nodes with r_limit {r_limit_ms} ms", nodes.len());
-        assert!(steps > 1, "the job was cut");
+        assert!(steps.len() > 1, "the job was cut");
     }
+    let (outcome, _) = job(&["a", "b"], UNLIMITED_MS);
+    assert_eq!(outcome, long, "two nodes without a limit");
+    // A quarter more than the largest unit: where the machine is slower than that, a worker is killed and its unit tried again.
+    let r_limit_ms = largest_unit_ms(&costs) * 5 / 4;
+    let (outcome, steps) = job(&["a", "b"], r_limit_ms);
+    assert_eq!(outcome, long, "two nodes with r_limit {r_limit_ms} ms, barely more than one unit");
+    assert!(steps.iter().any(|step| step.head.version.unit > 0), "frames were cut inside: {steps:?}");
+    assert!(steps.iter().any(|step| step.timing.units == 1), "some units left no room for another: {steps:?}");
 }
 
 #[test]

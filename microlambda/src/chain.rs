@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::placement::OpenStep;
+use crate::placement::{OpenStep, Peer};
 use crate::protocol::{
     Attempt, ChainConfig, Claim, Commit, Context, Effect, Event, Phase, StepEnd, StepMode, TimerReason,
 };
@@ -475,17 +475,21 @@ impl Chain {
     }
 
     fn bid_at_us(&self, ctx: &Context<'_>) -> u64 {
-        self.open_since_us.saturating_add(self.delay_us(self.head, self.holder.as_deref(), ctx))
+        let holder = self.holder.as_deref();
+        let delay_us = match &self.expired_from {
+            None => self.delay_us(self.head, holder, ctx.peers),
+            Some(gone) => {
+                // It has had its turn: waiting for it once more would only add to what its lease has cost.
+                let others: Vec<Peer> = ctx.peers.iter().filter(|peer| peer.node != *gone).cloned().collect();
+                self.delay_us(self.head, holder, &others)
+            }
+        };
+        self.open_since_us.saturating_add(delay_us)
     }
 
-    fn delay_us(&self, step: Head, holder: Option<&str>, ctx: &Context<'_>) -> u64 {
-        let open = OpenStep {
-            chain: &self.config.chain,
-            step: step.version,
-            holder,
-            peers: ctx.peers,
-            slot_us: self.config.slot_us,
-        };
+    fn delay_us(&self, step: Head, holder: Option<&str>, peers: &[Peer]) -> u64 {
+        let open =
+            OpenStep { chain: &self.config.chain, step: step.version, holder, peers, slot_us: self.config.slot_us };
         self.config.placement.delay_us(&self.config.node, &open)
     }
 
@@ -495,7 +499,7 @@ impl Chain {
         let idle = self.phase == Phase::Idle && !self.stopping;
         let work = (self.input_oldest..self.input_next).contains(&head.version.sequence);
         let claimed = self.lease.as_ref().is_some_and(|lease| lease.claim.step >= head.version);
-        let ours = idle && work && ctx.worker_free && !claimed && self.delay_us(head, holder, ctx) == 0;
+        let ours = idle && work && ctx.worker_free && !claimed && self.delay_us(head, holder, ctx.peers) == 0;
         let mode = if self.cautious_units > 1 { StepMode::OneUnit } else { StepMode::Normal };
         ours.then_some(Attempt { step: head, epoch: 0, mode })
     }

@@ -156,6 +156,19 @@ fn a_step_taken_over_runs_one_unit_at_a_time() {
 }
 
 #[test]
+fn nobody_waits_for_the_turn_of_the_node_whose_claim_ran_out() {
+    // Placement draws b first for some of these steps, and b counts as live until it has been silent for long.
+    for sequence in 0..20 {
+        let mut bench = Bench::new();
+        bench.chain = Chain::open(config("a", true), head(sequence), false, None, 0);
+        bench.claim_of_b(sequence, 0);
+        bench.feed(Event::InputSeen { oldest: 0, next: 100 });
+        let effects = bench.at(R_LIMIT_US + GRACE_US);
+        assert!(started(&effects).is_some(), "step {sequence}: {effects:?}");
+    }
+}
+
+#[test]
 fn a_claim_never_stops_a_run() {
     let mut bench = running();
     assert_eq!(bench.claim_of_b(0, 7), []);

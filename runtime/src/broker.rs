@@ -115,7 +115,8 @@ pub struct BrokerConfig {
     pub username: Option<String>,
     /// File with the password in its first line. Without it the systemd credential `mqtt-password` is used.
     pub password_file: Option<PathBuf>,
-    /// PEM file with the certificate of the authority that signed the broker's, for `mqtts://`; without it the
+    /// PEM file with the certificate of the authority that signed the broker's, for `mqtts://`, or several: no other is
+    /// trusted. Without it the
     /// system's authorities are trusted.
     pub ca_file: Option<PathBuf>,
 }

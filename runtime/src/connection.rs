@@ -13,6 +13,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use native_tls::{Certificate, TlsConnector};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions,
     Outgoing as Sent, Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
@@ -29,15 +30,53 @@ const FILTERS_PER_SUBSCRIBE: usize = 8;
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first pause after a failure; it doubles.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// A connection that held this long was sound: the pauses start again from the shortest.
-const SOUND_AFTER: Duration = Duration::from_secs(5);
+/// The longest pause where nobody listens: such a try costs nobody anything, and the chains stand still until the broker that
+/// returns is found.
+const BACKOFF_ABSENT_MAX: Duration = Duration::from_millis(200);
+/// A connection that held so many times longer than the pause before the next attempt was sound: the pauses start again from
+/// the shortest. Two clients with one id end each other's connections after one pause.
+const SOUND_PAUSES: u32 = 4;
 /// A shorter payload is copied out of the receive buffer, which it would keep alive otherwise, bytes.
 const COPY_BYTES_MAX: usize = 16 << 10;
 
 /// Why a connection ended.
 enum End {
     Closed,
-    Failed(String),
+    Failed {
+        why: String,
+        /// No broker answers at the address.
+        absent: bool,
+    },
+}
+
+impl End {
+    /// The broker, or the network on the way to it, does not take this client.
+    fn failed(why: String) -> Self {
+        Self::Failed { why, absent: false }
+    }
+}
+
+/// The pauses between attempts to connect.
+struct Backoff {
+    next: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    fn new(max: Duration) -> Self {
+        Self { next: BACKOFF_MIN.min(max), max }
+    }
+
+    /// How long to wait before the next attempt, after a connection that `held` so long, or none; `absent` if nobody listens.
+    fn pause(&mut self, held: Option<Duration>, absent: bool) -> Duration {
+        if held.is_some_and(|held| held >= self.next * SOUND_PAUSES) {
+            self.next = BACKOFF_MIN.min(self.max);
+        }
+        let longest = if absent { BACKOFF_ABSENT_MAX.min(self.max) } else { self.max };
+        let pause = self.next.min(longest);
+        self.next = (pause * 2).min(longest);
+        pause
+    }
 }
 
 /// Runs until the link is closed or its owner has dropped the events.
@@ -47,7 +86,7 @@ pub(crate) async fn keep_up(
     mut outbox: mpsc::UnboundedReceiver<Outgoing>,
     inbox: mpsc::Sender<LinkEvent>,
 ) {
-    let mut pause = BACKOFF_MIN;
+    let mut backoff = Backoff::new(config.backoff_max);
     let mut reported = false;
     loop {
         // Not connected: waiting for the caller to make room for the two notices holds nothing up.
@@ -60,9 +99,9 @@ pub(crate) async fn keep_up(
         let connected_before = shared.lock().counters.connected;
         let end = run_once(&config, &shared, &mut outbox, &inbox, up_notice).await;
         take_down(&shared, &mut outbox);
-        let why = match end {
+        let (why, absent) = match end {
             End::Closed => break,
-            End::Failed(why) => why,
+            End::Failed { why, absent } => (why, absent),
         };
         let was_up = {
             let mut state = shared.lock();
@@ -76,14 +115,11 @@ pub(crate) async fn keep_up(
         } else {
             log::debug!(broker:% = config.broker, why:% = why; "still not connected to the broker");
         }
-        if was_up && began.elapsed() >= SOUND_AFTER {
-            pause = BACKOFF_MIN;
-        }
+        let pause = backoff.pause(was_up.then(|| began.elapsed()), absent);
         let closing = shared.wait_until(|state| state.closing);
         if tokio::time::timeout(jittered(pause), closing).await.is_ok() {
             break;
         }
-        pause = (pause * 2).min(config.backoff_max);
     }
     shared.lock().ended = true;
     shared.changed.notify_waiters();
@@ -116,7 +152,10 @@ async fn run_once(
     inbox: &mpsc::Sender<LinkEvent>,
     up_notice: OwnedPermit<LinkEvent>,
 ) -> End {
-    let (client, event_loop) = open(config);
+    let (client, event_loop) = match open(config) {
+        Ok(opened) => opened,
+        Err(why) => return End::failed(why),
+    };
     let flight = Flight::default();
     let poller =
         Poller { config, shared, client: &client, flight: &flight, inbox, up_notice: Some(up_notice), event_loop };
@@ -133,7 +172,7 @@ async fn close_idle(shared: &Shared) -> End {
     End::Closed
 }
 
-fn open(config: &LinkConfig) -> (AsyncClient, EventLoop) {
+fn open(config: &LinkConfig) -> Result<(AsyncClient, EventLoop), String> {
     let mut options = MqttOptions::new(config.client_id.clone(), config.broker.host.clone(), config.broker.port);
     options.set_clean_session(true);
     options.set_keep_alive(Duration::from_secs(config.keep_alive.as_secs().max(1)));
@@ -145,18 +184,29 @@ fn open(config: &LinkConfig) -> (AsyncClient, EventLoop) {
         options.set_last_will(LastWill::new(will.topic.clone(), will.payload.clone(), QoS::AtLeastOnce, will.retain));
     }
     if config.broker.tls {
-        let tls = match &config.ca_pem {
-            Some(ca) => TlsConfiguration::SimpleNative { ca: ca.clone(), client_auth: None },
-            None => TlsConfiguration::Native,
-        };
-        options.set_transport(Transport::tls_with_config(tls));
+        let connector = tls_connector(config.ca_pem.as_deref())
+            .map_err(|error| format!("no TLS to {}: {error}; check `ca-file` in [broker]", config.broker))?;
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::NativeConnector(connector)));
     }
     let (client, mut event_loop) = AsyncClient::new(options, CHANNEL_REQUESTS);
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(NETWORK_TIMEOUT.as_secs());
     event_loop.set_network_options(network);
-    (client, event_loop)
+    Ok((client, event_loop))
+}
+
+/// Trusts the authorities in `ca_pem` and no other, or without it those of the system.
+fn tls_connector(ca_pem: Option<&[u8]>) -> Result<TlsConnector, native_tls::Error> {
+    let mut builder = TlsConnector::builder();
+    if let Some(pem) = ca_pem {
+        // Whoever names an authority does not want a public one to be able to stand in for the broker.
+        builder.disable_built_in_roots(true);
+        for certificate in Certificate::stack_from_pem(pem)? {
+            builder.add_root_certificate(certificate);
+        }
+    }
+    builder.build()
 }
 
 /// Payload sizes on their way through rumqttc, so that an acknowledgement gives their room back.
@@ -190,7 +240,7 @@ async fn write(client: &AsyncClient, outbox: &mut mpsc::UnboundedReceiver<Outgoi
         flight.hand(message.payload.len());
         if let Err(error) = client.publish_bytes(message.topic, QoS::AtLeastOnce, message.retain, message.payload).await
         {
-            return End::Failed(error.to_string());
+            return End::failed(error.to_string());
         }
     }
     End::Closed
@@ -209,6 +259,7 @@ struct Poller<'a> {
 impl Poller<'_> {
     async fn run(mut self) -> End {
         let mut subscribing = 0;
+        let mut answered = false;
         let mut disconnecting = false;
         loop {
             if !disconnecting && self.is_flushed() {
@@ -220,19 +271,22 @@ impl Poller<'_> {
                 match poll_or(&mut self.event_loop, flushed, disconnecting).await {
                     Some(Ok(event)) => event,
                     Some(Err(_)) if disconnecting => return End::Closed,
-                    Some(Err(error)) => return End::Failed(explain(&error, self.config)),
+                    Some(Err(error)) => return self.lost(&error, answered),
                     None => continue,
                 }
             };
             match event {
-                Event::Incoming(Packet::ConnAck(_)) => match self.subscribe() {
-                    Ok(0) => self.up(),
-                    Ok(packets) => subscribing = packets,
-                    Err(why) => return End::Failed(why),
-                },
+                Event::Incoming(Packet::ConnAck(_)) => {
+                    answered = true;
+                    match self.subscribe() {
+                        Ok(0) => self.up(),
+                        Ok(packets) => subscribing = packets,
+                        Err(why) => return End::failed(why),
+                    }
+                }
                 Event::Incoming(Packet::SubAck(answer)) => {
                     if answer.return_codes.iter().any(|code| matches!(code, SubscribeReasonCode::Failure)) {
-                        return End::Failed(format!(
+                        return End::failed(format!(
                             "the broker refuses a subscription out of {:?}: allow this user to read them in its access rules",
                             self.config.filters
                         ));
@@ -251,6 +305,13 @@ impl Poller<'_> {
                 Event::Incoming(_) | Event::Outgoing(_) => {}
             }
         }
+    }
+
+    fn lost(&self, error: &ConnectionError, answered: bool) -> End {
+        let refused = matches!(error, ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused);
+        // A tunnel or a load balancer before an absent broker takes the connection and closes it.
+        let closed = matches!(error, ConnectionError::MqttState(_)) && !answered;
+        End::Failed { why: explain(error, answered, self.config), absent: refused || closed }
     }
 
     fn is_flushed(&self) -> bool {
@@ -322,8 +383,19 @@ async fn poll_or(
     }
 }
 
+/// What to do about a failed handshake; OpenSSL's reason is known by its text alone.
+fn tls_remedy(why: &str) -> &'static str {
+    if why.contains("mismatch") {
+        "the broker's certificate is for another host: write a name that it holds in `url` in [broker], or give the broker one for this name"
+    } else if why.contains("certificate verify failed") {
+        "no trusted authority signed the broker's certificate: `ca-file` in [broker] names the one that did"
+    } else {
+        "check `ca-file` in [broker] and that the broker speaks TLS on this port"
+    }
+}
+
 /// What went wrong and what to do, in one line.
-fn explain(error: &ConnectionError, config: &LinkConfig) -> String {
+fn explain(error: &ConnectionError, answered: bool, config: &LinkConfig) -> String {
     let broker = &config.broker;
     match error {
         ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
@@ -342,16 +414,52 @@ fn explain(error: &ConnectionError, config: &LinkConfig) -> String {
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
         ) => format!("{broker} refuses this client: check `username` and `password-file` in [broker]"),
         ConnectionError::ConnectionRefused(code) => format!("{broker} refuses the connection: {code:?}"),
-        ConnectionError::Tls(tls) => {
-            format!(
-                "no TLS connection to {broker}: {tls}; check `ca-file` in [broker] and that the broker speaks TLS on this port"
-            )
-        }
+        ConnectionError::Tls(tls) => format!("no TLS connection to {broker}: {tls}; {}", tls_remedy(&tls.to_string())),
+        ConnectionError::MqttState(why) if !answered && !broker.tls => format!(
+            "{broker} gives no answer ({why}): if it speaks TLS on this port, write mqtts:// in `url` in [broker]"
+        ),
         ConnectionError::MqttState(StateError::ConnectionAborted) => format!(
             "{broker} closed the connection: it stopped, or another client uses the id {:?} too",
             config.client_id
         ),
         ConnectionError::MqttState(StateError::AwaitPingResp) => format!("{broker} has fallen silent"),
         other => format!("{broker}: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn a_broker_that_refuses_is_tried_ever_more_rarely_and_an_absent_one_is_not() {
+        let mut backoff = Backoff::new(MAX);
+        let refusals_ms: Vec<u128> = (0..7).map(|_| backoff.pause(None, false).as_millis()).collect();
+        assert_eq!(refusals_ms, [100, 200, 400, 800, 1_600, 3_000, 3_000]);
+        for _ in 0..1_000 {
+            assert_eq!(backoff.pause(None, true), BACKOFF_ABSENT_MAX, "it is found soon after it returns");
+        }
+    }
+
+    #[test]
+    fn a_broker_that_leaves_every_other_second_is_found_soon_each_time() {
+        let mut backoff = Backoff::new(MAX);
+        for _ in 0..100 {
+            assert!(backoff.pause(Some(Duration::from_secs(1)), false) <= BACKOFF_ABSENT_MAX);
+            assert!(backoff.pause(None, true) <= BACKOFF_ABSENT_MAX);
+        }
+    }
+
+    #[test]
+    fn two_clients_with_one_id_end_each_others_connections_ever_more_rarely() {
+        let mut backoff = Backoff::new(MAX);
+        let mut held = BACKOFF_MIN;
+        for _ in 0..20 {
+            // The other one returns after a pause like this one's.
+            held = backoff.pause(Some(held), false);
+        }
+        assert_eq!(held, MAX);
     }
 }

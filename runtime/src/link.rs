@@ -42,7 +42,7 @@ pub struct LinkConfig {
     pub client_id: String,
     /// User name and password.
     pub credentials: Option<(String, String)>,
-    /// PEM certificate of the authority to trust instead of the system's, for TLS.
+    /// PEM certificates of the authorities to trust instead of the system's, for TLS.
     pub ca_pem: Option<Vec<u8>>,
     /// What the broker publishes when this client vanishes.
     pub will: Option<Message>,

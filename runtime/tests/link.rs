@@ -1,59 +1,22 @@
 //! The link against a real broker.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::io::Write as _;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+mod mosquitto;
+
+use std::process::Child;
 use std::time::Duration;
 
-use microlambda_runtime::{BrokerUrl, Link, LinkConfig, LinkEvent, LinkEvents, Message, PublishError};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A mosquitto of this test's own on a free port of the loopback.
-struct Broker {
-    child: Child,
-    port: u16,
-    folder: tempfile::TempDir,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use microlambda_runtime::{BrokerUrl, Link, LinkConfig, LinkEvent, Message, PublishError};
+use mosquitto::{Broker, PATIENCE, connected, free_port, next, payload_of};
 
 impl Broker {
     fn start() -> Self {
         Self::start_on(free_port(), "allow_anonymous true\n")
     }
 
-    fn start_on(port: u16, settings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mosquitto.conf");
-        let mut file = std::fs::File::create(&path).unwrap();
-        writeln!(file, "listener {port} 127.0.0.1\nmax_queued_messages 0\n{settings}").unwrap();
-        let mosquitto = ["/usr/sbin/mosquitto", "mosquitto"]
-            .into_iter()
-            .find(|path| Command::new(path).arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok())
-            .expect("this test needs mosquitto: install the Debian package mosquitto");
-        let child = Command::new(mosquitto).arg("-c").arg(&path).stderr(Stdio::null()).spawn().unwrap();
-        let broker = Self { child, port, folder };
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::yield_now();
-        }
-        broker
-    }
-
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = self.folder.path();
     }
 }
 
@@ -63,26 +26,6 @@ fn config(port: u16, client_id: &str, filters: &[&str]) -> LinkConfig {
     config.filters = filters.iter().map(|&filter| filter.to_owned()).collect();
     config.backoff_max = Duration::from_millis(200);
     config
-}
-
-async fn next(events: &mut LinkEvents) -> LinkEvent {
-    tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event in time").expect("an open link")
-}
-
-async fn connected(config: LinkConfig) -> (Link, LinkEvents) {
-    let (link, mut events) = Link::start(config);
-    loop {
-        if next(&mut events).await == LinkEvent::Connected {
-            return (link, events);
-        }
-    }
-}
-
-fn payload_of(event: LinkEvent) -> Vec<u8> {
-    match event {
-        LinkEvent::Message { payload, .. } => payload.to_vec(),
-        LinkEvent::Connected | LinkEvent::Disconnected { .. } => panic!("{event:?} instead of a message"),
-    }
 }
 
 #[tokio::test]
@@ -121,6 +64,20 @@ async fn a_broker_absent_at_start_is_waited_for_and_reported_once_with_a_remedy(
     assert_eq!(next(&mut events).await, LinkEvent::Connected, "no second report of the same outage");
     link.publish("t/x", vec![2], false).unwrap();
     assert_eq!(payload_of(next(&mut events).await), [2], "subscribed before Connected");
+}
+
+#[tokio::test]
+async fn a_broker_that_stays_away_for_long_is_still_tried_often() {
+    let mut waiting = config(free_port(), "waiting", &[]);
+    waiting.backoff_max = Duration::from_secs(3);
+    let (link, _events) = Link::start(waiting);
+    let tried = async {
+        while link.counters().failures < 20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // With pauses that grow to three seconds this takes three quarters of a minute.
+    tokio::time::timeout(PATIENCE, tried).await.expect("a try every fifth of a second");
 }
 
 #[tokio::test]

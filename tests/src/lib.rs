@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use microlambda::{Digest, Version};
+use microlambda::{Budget, Digest, Version};
 use microlambda_demo::{
     Agent, Broker, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally, Walls,
 };
@@ -21,6 +21,9 @@ use tempfile::TempDir;
 
 /// The longest any wait in these tests may take; reached only when something is wrong.
 pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// The longest `r-limit-ms` that a configuration may give, a day: no job here ever reaches it.
+pub const UNLIMITED_MS: u64 = 86_400_000;
 
 /// What a job came to: equal for equal photos, whatever happened on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -264,6 +267,17 @@ impl Site {
         claimer.expect("a claimer")
     }
 
+    /// What units have cost on a node by the end of the finished job.
+    pub fn costs(&mut self, node: &str) -> Budget {
+        let (node, done) = (name(node), self.tally.done.as_ref().expect("a finished job").head);
+        // The status is repeated every few seconds: the first that tells of the final state knows all units.
+        self.wait_for("status after the job", |tally, _| {
+            let status = tally.nodes.get(&node);
+            status.is_some_and(|status| status.chains.iter().any(|chain| chain.version == done.version))
+        });
+        Budget::from_table(&self.tally.nodes[&node].costs)
+    }
+
     /// A counter of a node's newest status.
     pub fn counter(&self, node: &str, counter: &str) -> u64 {
         let status = self.tally.nodes.get(&name(node));
@@ -310,13 +324,26 @@ impl Site {
 
 /// What the same photos come to on one node that runs them all in one long invocation.
 pub fn long_run(paths: &[&str]) -> Outcome {
-    let mut site = Site::new();
-    let photos = site.photos(paths);
-    site.start_node("long", 3_600_000, "stay");
-    site.start_camera(&photos);
-    let outcome = site.outcome(&["long"]);
+    let (mut site, outcome) = start_long_run(paths);
     site.stop_and_check();
     outcome
+}
+
+/// As [`long_run`], with what its units have cost.
+pub fn measured_long_run(paths: &[&str]) -> (Outcome, Budget) {
+    let (mut site, outcome) = start_long_run(paths);
+    let costs = site.costs("long");
+    site.stop_and_check();
+    (outcome, costs)
+}
+
+fn start_long_run(paths: &[&str]) -> (Site, Outcome) {
+    let mut site = Site::new();
+    let photos = site.photos(paths);
+    site.start_node("long", UNLIMITED_MS, "stay");
+    site.start_camera(&photos);
+    let outcome = site.outcome(&["long"]);
+    (site, outcome)
 }
 
 impl Drop for Site {
