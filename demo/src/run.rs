@@ -185,12 +185,13 @@ fn short_steps(
     let begun = Instant::now();
     let camera = rig.camera("camera", &camera_setup(plan, &site)?)?;
     let mut job = Job::new(observer, camera, bounds, true);
+    dir.record(base.iter().copied().chain(job.pids()))?;
     for letter in ('a'..='z').take(plan.nodes.into()) {
         let node = name(&format!("node-{letter}"))?;
         let agent = rig.edge(node.as_str(), &edge_setup(plan, &site, &node, plan.r_limit_ms))?;
         job.edges.push((node, agent));
+        dir.record(base.iter().copied().chain(job.pids()))?;
     }
-    dir.record(base.iter().copied().chain(job.pids()))?;
     let kill = if plan.kill { Kill::Waiting(plan.photos_len.div_ceil(2)) } else { Kill::Off };
     let limits = Limits { r_limit_ms: plan.r_limit_ms, grace_ms: GRACE_MS };
     let (digest, kill) = job.run(kill, limits)?;
@@ -212,6 +213,8 @@ fn long_run(
     let camera = rig.camera("long-camera", &camera_setup(plan, &site)?)?;
     let mut job = Job::new(observer, camera, bounds, true);
     job.named = None;
+    // The wait for the camera is long enough for a kill of this driver.
+    dir.record(base.iter().copied().chain(job.pids()))?;
     job.watch("the camera to read all photos", |_, news| {
         Ok(news.iter().any(|piece| matches!(piece, News::InputEnds(_))))
     })?;
