@@ -305,6 +305,7 @@ impl<S: Store, W: World> Node<S, W> {
     /// As for [`Node::on_connected`].
     pub fn end_stop(&mut self) -> Result<(), NodeError> {
         self.abandon_running_step()?;
+        self.write_notes()?;
         let will = self.last_will();
         self.publish_message(will);
         self.world.kill_worker();
