@@ -10,6 +10,7 @@ use edge_agent::store::{Advance, Store};
 use edge_agent::worker::WorkerEvent;
 use microlambda::{Budget, Digest, Head, UnitCost};
 use microlambda_faces::FaceParams;
+use microlambda_faces::content::Entry;
 use microlambda_faces::fold::FoldState;
 use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, ToWorker};
 use microlambda_runtime::Message;
@@ -20,7 +21,7 @@ use microlambda_tests::sim::prefix;
 use microlambda_tests::sim::truth;
 use microlambda_tests::sim::world::{Io, Order, SimWorld};
 use microlambda_wire::{
-    CameraHead, ChainClass, FrameMeta, NodeStatus, Topic, Want, from_payload, to_payload, write_frame_meta,
+    CameraHead, ChainClass, FrameMeta, NodeStatus, Record, Topic, Want, from_payload, to_payload, write_frame_meta,
 };
 
 /// A node on a clock that only the test moves.
@@ -232,12 +233,16 @@ fn a_node_without_its_broker_rests() {
 
 /// A disk that holds the first records of a chain, as an engine of some kernel saw them.
 fn disk_with(records: u64, kernel: u32) -> Arc<Mutex<Media>> {
+    disk_of((0..records).map(|number| truth::entry(5, 0, number, kernel)).collect())
+}
+
+/// A disk that holds these records of a chain.
+fn disk_of(entries: Vec<Entry>) -> Arc<Mutex<Media>> {
     let media: Arc<Mutex<Media>> = Arc::default();
     let mut store = SimStore::new(media.clone(), 1);
     let mut fold = FoldState::genesis(FaceParams::default());
     let chain = name("door-1");
     store.add_chain(&chain, &name("door"), ChainClass::Live, fold.head()).expect("a chain");
-    let entries: Vec<_> = (0..records).map(|number| truth::entry(5, 0, number, kernel)).collect();
     let folded: Vec<_> = entries.iter().map(|entry| fold.fold(entry).expect("a record in order")).collect();
     let advance = Advance {
         chain: &chain,
@@ -308,4 +313,23 @@ fn frames_are_asked_for_by_what_fits_the_buffer() {
     assert_eq!(credit(&mut bench), None, "one such frame is all that fits beside the one under way");
     bench.pass_us(500_000);
     assert_eq!(credit(&mut bench), Some(1));
+}
+
+#[test]
+fn the_end_of_a_job_is_published_again_on_a_broker_that_has_forgotten_it() {
+    let record = Record::End { count: 1, manifest: Digest::default() };
+    let end = Entry { sequence: 1, record, analysis: None, engine: String::new() };
+    let mut bench = Bench::open("a", disk_of(vec![truth::entry(5, 0, 0, 0), end]));
+    let publishes_done = |bench: &mut Bench| {
+        bench.pass_us(40_000_000);
+        bench.said.drain(..).find(|message| message.topic.ends_with("/done"))
+    };
+    let done = publishes_done(&mut bench).expect("the broker did not know it");
+    bench.hears(&done);
+    assert_eq!(publishes_done(&mut bench), None, "it is there");
+    bench.connect();
+    bench.hears(&done);
+    assert_eq!(publishes_done(&mut bench), None, "this broker has kept it");
+    bench.connect();
+    assert_eq!(publishes_done(&mut bench), Some(done), "this one has not");
 }

@@ -135,7 +135,12 @@ impl<S: Store, W: World> Node<S, W> {
         for run in self.chains.values_mut() {
             run.forget_want();
         }
-        self.reannounce_all()
+        self.reannounce_all()?;
+        // A broker that has restarted may have forgotten what it kept. If it has not, it says so before the next announcement.
+        for run in self.chains.values_mut() {
+            run.done_on_bus = false;
+        }
+        Ok(())
     }
 
     /// Feeds one event to a chain and carries its effects out, and whatever follows from them.
