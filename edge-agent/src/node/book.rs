@@ -81,7 +81,7 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     pub(super) fn book_tick(&mut self, now_us: u64) -> Result<(), NodeError> {
-        if self.world.is_connected() {
+        if self.world.is_connected() && self.is_settled() {
             let again_us = now_us.saturating_add(self.lease_us());
             let mut due = Vec::new();
             for (event, at_us) in self.book.waiting.values_mut() {

@@ -258,8 +258,12 @@ impl<S: Store, W: World> Node<S, W> {
         };
         let done = run.chain.is_done();
         self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+        // Right after a reconnect those who watch may still be on their way back: the book publishes these a little later.
+        let settled = self.is_settled();
         for (person, event) in std::mem::take(&mut self.outbox) {
-            self.publish(&Topic::Event, &event, false);
+            if settled {
+                self.publish(&Topic::Event, &event, false);
+            }
             self.publish_face(chain, person)?;
         }
         if done {

@@ -180,9 +180,14 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(None)
     }
 
+    /// Whether everybody had time to connect since this node did.
+    fn is_settled(&self) -> bool {
+        self.world.now_us() >= self.settled_at_us
+    }
+
     /// Whether a worker could start a step of this chain now.
     fn worker_free_for(&self, name: &Name) -> bool {
-        let settled = self.world.now_us() >= self.settled_at_us;
+        let settled = self.is_settled();
         let mine = self.worker.busy_with().is_none_or(|busy| busy == name);
         settled
             && mine
@@ -235,7 +240,8 @@ impl<S: Store, W: World> Node<S, W> {
         let now_us = self.world.now_us();
         let peers = self.live_peers();
         let connected = self.world.is_connected();
-        let mut at_us = self.status_at_us.min(self.worker.deadline_us()).min(self.book.deadline_us(connected));
+        let mut at_us =
+            self.status_at_us.min(self.worker.deadline_us()).min(self.book.deadline_us(connected && self.is_settled()));
         if self.settled_at_us > now_us {
             at_us = at_us.min(self.settled_at_us);
         }
