@@ -1,15 +1,15 @@
-//! The claiming edge agent is killed at random instants inside its steps: when does a peer go on, and is the result the same?
+//! Agents, workers and the broker are struck at random instants inside steps: when does the chain go on, and is the result
+//! the same?
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use microlambda::Version;
+use microlambda_benches::faults::{Fault, Random, Trial, away_us_max, strike_once};
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
-use microlambda_benches::{Common, Error, GRACE_MS, Machine, Outcome, Site, exit, ms};
-use microlambda_demo::{Note, Seen, monotonic_us};
+use microlambda_benches::{Common, Error, GRACE_MS, Machine, Outcome, Site, exit};
 use microlambda_wire::Name;
 use serde::Serialize;
 
@@ -19,21 +19,26 @@ const SIZE_PX: (u32, u32) = (480, 360);
 const NODES: [&str; 2] = ["a", "b"];
 /// The limit of the run that nothing interrupts, ms.
 const LONG_MS: u64 = 3_600_000;
-/// No node is killed when so few frames are left: the job could end without a peer's step.
-const FRAMES_LEFT_MIN: u64 = 8;
-/// Longest wait for anything.
+/// Nothing is struck when so few frames are left: the job could end without another step.
+const FRAMES_LEFT_MIN: u64 = 16;
+/// Longest wait for a step of each node.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for the end of a job.
+const JOB_PATIENCE: Duration = Duration::from_secs(1_200);
 
-/// Kills the node that holds the claim inside its step, again and again, and measures until a peer's next unit begins.
+/// Strikes inside steps, again and again, and measures until the next unit begins.
 #[derive(Debug, Parser)]
 #[command(name = "recovery")]
 struct Args {
     #[command(flatten)]
     common: Common,
-    /// Kills that count: those inside a step
+    /// Faults of each series that count: those inside a step
     #[arg(long, value_name = "N", default_value_t = 100)]
-    kills: usize,
-    /// Frames of the folder; it is played again until there were enough kills
+    faults: usize,
+    /// Only these series; without `--dry` the report has no others
+    #[arg(long, value_enum, value_name = "SERIES", value_delimiter = ',', default_values_t = Fault::ALL)]
+    series: Vec<Fault>,
+    /// Frames of the folder; it is played again until there were enough faults
     #[arg(long, value_name = "N", default_value_t = 400)]
     frames: usize,
     /// Limit of a step, ms
@@ -44,29 +49,17 @@ struct Args {
     seed: u64,
 }
 
-/// One kill.
-#[derive(Debug, Clone, Serialize)]
-struct Kill {
-    job: usize,
-    node: String,
-    /// From the receipt of its claim to the kill, ms.
-    into_step_ms: f64,
-    /// From the kill to the first unit of a peer's step, ms.
-    recovery_ms: f64,
-    /// False if its claim turned out to be fulfilled already: a kill between two steps.
-    inside: bool,
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014): small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound.max(1)
-    }
+/// All trials of one fault.
+#[derive(Debug, Serialize)]
+struct Series {
+    fault: Fault,
+    /// Of the trials inside a step.
+    recovery_ms: Stats,
+    /// Trials inside a step that took longer than the bound.
+    late: usize,
+    jobs: usize,
+    jobs_like_the_long_run: usize,
+    trials: Vec<Trial>,
 }
 
 fn main() -> ExitCode {
@@ -77,156 +70,162 @@ fn run(args: &Args) -> Result<(), Error> {
     let machine = Machine::here();
     println!("seed {}", args.seed);
     let pictures = pictures::make(Motif::Scenes, args.frames, SIZE_PX.0, SIZE_PX.1)?;
-    let mut random = Random(args.seed);
-    let (mut kills, mut outcomes) = (Vec::new(), Vec::new());
-    while kills.iter().filter(|kill: &&Kill| kill.inside).count() < args.kills {
-        let before = kills.len();
-        outcomes.push(job(args, &pictures, outcomes.len() + 1, &mut random, &mut kills)?);
-        if kills.len() == before {
-            return Err("a whole job passed without a kill: give more --frames".into());
-        }
-    }
     let long = long_run(&pictures)?;
-    let same = outcomes.iter().filter(|outcome| **outcome == long).count();
-    let bound_ms = (args.r_limit_ms + GRACE_MS) as f64;
-    let inside: Vec<&Kill> = kills.iter().filter(|kill| kill.inside).collect();
-    let stats = Stats::of(inside.iter().map(|kill| kill.recovery_ms)).ok_or("no kill was inside a step")?;
-    let late = inside.iter().filter(|kill| kill.recovery_ms > bound_ms).count();
-    let aims = [
-        Aim {
-            aim: format!("a peer's first unit within `r_limit` + grace = {bound_ms:.0} ms of the kill"),
-            measured: format!("{late} of {} later, the latest after {:.0} ms", inside.len(), stats.max),
-            met: late == 0,
-        },
-        Aim {
-            aim: "digest and events as in one long run".into(),
-            measured: format!("{same} of {} jobs, {} events each", outcomes.len(), long.events.len()),
-            met: same == outcomes.len(),
-        },
-    ];
-    let between = kills.len() - inside.len();
+    let mut random = Random::new(args.seed);
+    let mut all = Vec::new();
+    for &fault in &args.series {
+        all.push(series(args, fault, &pictures, &long, &mut random)?);
+    }
+    let aims: Vec<Aim> = all.iter().map(|series| in_time(args, series)).chain([same_result(&all, &long)]).collect();
     let figures = serde_json::json!({
-        "seed": args.seed, "bound_ms": bound_ms, "recovery_ms": stats, "late": late, "kills": kills, "jobs": outcomes.len(),
-        "digest": long.digest.to_string(), "jobs_like_the_long_run": same, "events": long.events.len(), "aims": aims,
+        "seed": args.seed, "r_limit_ms": args.r_limit_ms, "grace_ms": GRACE_MS, "digest": long.digest.to_string(), "events": long.events.len(),
+        "series": all, "aims": aims,
     });
-    let text = text(args, stats, inside.len(), between, outcomes.len(), bound_ms, &aims);
+    let text = text(args, &all, &aims);
     publish(&args.common, &Finding { name: "recovery", text, figures: &figures, machine: &machine })
 }
 
-fn text(args: &Args, stats: Stats, inside: usize, between: usize, jobs: usize, bound_ms: f64, aims: &[Aim]) -> String {
-    let header = ["kills", "p50, ms", "p99, ms", "largest, ms", "`r_limit` + grace, ms"];
-    let figures = [stats.p50, stats.p99, stats.max, bound_ms].map(|ms| format!("{ms:.0}"));
-    let row: Vec<String> = [inside.to_string()].into_iter().chain(figures).collect();
+fn in_time(args: &Args, series: &Series) -> Aim {
+    let Series { fault, recovery_ms, late, .. } = series;
+    Aim {
+        aim: format!("{}: the next unit within {:.0} ms", fault.title(), fault.bound_ms(args.r_limit_ms)),
+        measured: format!("{late} of {} later, the latest after {:.0} ms", recovery_ms.count, recovery_ms.max),
+        met: *late == 0,
+    }
+}
+
+fn same_result(all: &[Series], long: &Outcome) -> Aim {
+    let jobs: usize = all.iter().map(|series| series.jobs).sum();
+    let same: usize = all.iter().map(|series| series.jobs_like_the_long_run).sum();
+    Aim {
+        aim: "digest and events as in one long run".into(),
+        measured: format!("{same} of {jobs} jobs, {} events each", long.events.len()),
+        met: same == jobs,
+    }
+}
+
+fn text(args: &Args, all: &[Series], aims: &[Aim]) -> String {
+    let header = ["struck", "measured from … to", "faults", "p50, ms", "p99, ms", "largest, ms", "bound, ms", "jobs"];
+    let row = |series: &Series| {
+        let stats = &series.recovery_ms;
+        let bound_ms = series.fault.bound_ms(args.r_limit_ms);
+        let figures = [stats.p50, stats.p99, stats.max, bound_ms].map(|ms| format!("{ms:.0}"));
+        let first = [series.fault.title().to_owned(), series.fault.measured().to_owned(), stats.count.to_string()];
+        first.into_iter().chain(figures).chain([series.jobs.to_string()]).collect()
+    };
+    let rows: Vec<Vec<String>> = all.iter().map(row).collect();
+    let outside: usize = all.iter().map(|series| series.trials.len() - series.recovery_ms.count).sum();
+    let away_s = away_us_max(args.r_limit_ms) as f64 / 1e6;
     format!(
-        "Two nodes with placement *spread* and `r_limit` {} ms work on {} pictures of {}×{} px over mosquitto. The node that holds the claim\n\
-         gets SIGKILL at a random instant after its claim (seed {}) and is started again once its peer has gone on; so on through {jobs} jobs\n\
-         over the same folder. Time from the kill to the first unit of the peer's step. A kill that fell between two steps ({between}) is\n\
-         not counted.\n\n{}\n{}",
+        "Two nodes with placement *spread* and `r_limit` {} ms work on {} pictures of {}×{} px over mosquitto. At a random instant after a\n\
+         claim (seed {}) something is struck; once the chain has gone on and both nodes have finished a step, the next. Each series\n\
+         plays the folder as often as it needs. Camera and mosquitto stay away for up to {away_s:.1} s, at random, and their time counts\n\
+         from their return; a node that was stopped goes on after its peer has taken over. The time ends with the first unit of the\n\
+         first step that begins after its start. Faults that fell between two steps ({outside}) are not counted. The bound is\n\
+         `r_limit` + grace; a node that stands still keeps its claim for as long, so that its peer gets one slot more.\n\n{}\n{}",
         args.r_limit_ms,
         args.frames,
         SIZE_PX.0,
         SIZE_PX.1,
         args.seed,
-        table(&header, &[row]),
+        table(&header, &rows),
         Aim::list(aims),
     )
 }
 
-/// One job over the folder, with kills until there were enough or too few frames are left.
+/// Jobs over the folder until there were enough faults of one kind.
+fn series(
+    args: &Args,
+    fault: Fault,
+    pictures: &[Vec<u8>],
+    long: &Outcome,
+    random: &mut Random,
+) -> Result<Series, Error> {
+    let (mut trials, mut outcomes) = (Vec::new(), Vec::new());
+    while counted(&trials) < args.faults {
+        let before = trials.len();
+        outcomes.push(job(args, fault, pictures, outcomes.len() + 1, random, &mut trials)?);
+        if trials.len() == before {
+            return Err("a whole job passed without a fault: give more --frames".into());
+        }
+    }
+    let inside = || trials.iter().filter(|trial| trial.inside).map(|trial| trial.recovery_ms);
+    Ok(Series {
+        fault,
+        recovery_ms: Stats::of(inside()).ok_or("no fault was inside a step")?,
+        late: inside().filter(|&ms| ms > fault.bound_ms(args.r_limit_ms)).count(),
+        jobs: outcomes.len(),
+        jobs_like_the_long_run: outcomes.iter().filter(|outcome| *outcome == long).count(),
+        trials,
+    })
+}
+
+fn counted(trials: &[Trial]) -> usize {
+    trials.iter().filter(|trial| trial.inside).count()
+}
+
+/// One job over the folder, with faults until there were enough or too few frames are left.
 fn job(
     args: &Args,
+    fault: Fault,
     pictures: &[Vec<u8>],
     number: usize,
     random: &mut Random,
-    kills: &mut Vec<Kill>,
+    trials: &mut Vec<Trial>,
 ) -> Result<Outcome, Error> {
+    let mut site = site_with(pictures)?;
+    for node in NODES {
+        site.start_node(node, args.r_limit_ms, "spread")?;
+    }
+    let frames = pictures.len() as u64;
+    let mut since_us = 0;
+    while counted(trials) < args.faults && all_work(&mut site, since_us, frames)? {
+        let Some(trial) = strike_once(&mut site, fault, args.r_limit_ms, random)? else { continue };
+        since_us = microlambda_demo::monotonic_us();
+        let trial = Trial { job: number, ..trial };
+        let verdict = if trial.inside { "" } else { " (between two steps: not counted)" };
+        eprintln!(
+            "{fault:?} {} of job {number}: {} {:.0} ms into its step, on after {:.0} ms{verdict}",
+            trials.len() + 1,
+            trial.node,
+            trial.into_step_ms,
+            trial.recovery_ms
+        );
+        if trial.recovery_ms > fault.bound_ms(args.r_limit_ms) {
+            eprintln!("late; the ends of the logs:\n{}", site.logs());
+        }
+        trials.push(trial);
+    }
+    site.outcome(JOB_PATIENCE)
+}
+
+/// Waits until each node has finished a step that began after `since_us`; false if too few frames are left.
+fn all_work(site: &mut Site, since_us: u64, frames: u64) -> Result<bool, Error> {
+    let names = NODES.iter().map(|node| Name::new(*node)).collect::<Result<Vec<_>, _>>()?;
+    let over = |site: &Site| site.tally.front().sequence + FRAMES_LEFT_MIN >= frames;
+    site.wait_for("step of each node", PATIENCE, |site, _| {
+        let worked = |name: &Name| {
+            let own = site.steps.iter().rev().filter(|step| step.node == *name);
+            own.map(|step| step.timing.first_unit_at_us).next().is_some_and(|at_us| at_us > since_us)
+        };
+        over(site) || names.iter().all(worked)
+    })?;
+    Ok(!over(site))
+}
+
+/// A site whose camera plays these pictures, without nodes.
+fn site_with(pictures: &[Vec<u8>]) -> Result<Site, Error> {
     let mut site = Site::new()?;
     let folder = site.folder("pictures");
     pictures::write(&folder, pictures)?;
     site.play(&folder)?;
-    for node in NODES {
-        site.start_node(node, args.r_limit_ms, "spread")?;
-    }
-    let mut starts = NODES.map(|_| 1);
-    let frames = pictures.len() as u64;
-    while kills.iter().filter(|kill| kill.inside).count() < args.kills {
-        for (node, times) in NODES.iter().zip(starts) {
-            site.wait_ready(&Name::new(*node)?, times)?;
-        }
-        if site.tally.front().sequence + FRAMES_LEFT_MIN >= frames {
-            break;
-        }
-        let Some(kill) = kill_once(&mut site, args, number, random)? else { continue };
-        site.node(&Name::new(kill.node.as_str())?)?.respawn()?;
-        for (node, times) in NODES.iter().zip(&mut starts) {
-            *times += usize::from(*node == kill.node);
-        }
-        let verdict = if kill.inside { "" } else { " (between two steps: not counted)" };
-        eprintln!("job {number}, kill {}: {} after {:.0} ms{verdict}", kills.len() + 1, kill.node, kill.recovery_ms);
-        kills.push(kill);
-    }
-    site.outcome(Duration::from_secs(600))
-}
-
-/// Waits for a claim and a random instant inside its step, kills the claimer, and waits for its peer's next step.
-fn kill_once(site: &mut Site, args: &Args, job: usize, random: &mut Random) -> Result<Option<Kill>, Error> {
-    let mut claimed_at_us = 0;
-    site.wait_for("claim", PATIENCE, |_, seen| {
-        let claim = seen.and_then(claim_of);
-        claimed_at_us = claim.map_or(0, |(_, at_us)| at_us);
-        claim.is_some()
-    })?;
-    let kill_at_us = claimed_at_us + random.below(args.r_limit_ms * 1_000);
-    loop {
-        // The instant itself is what is random: the wait for it takes what the bus says meanwhile.
-        let left_us = kill_at_us.saturating_sub(monotonic_us());
-        if left_us == 0 {
-            break;
-        }
-        site.next(Duration::from_micros(left_us));
-    }
-    let claim = site.tally.claim.clone();
-    let Some(claim) = claim.filter(|claim| site.tally.front() <= claim.step) else { return Ok(None) };
-    let killed_at_us = site.node(&claim.node)?.kill();
-    let mut newest_claim: Version = claim.step;
-    let mut recovery_us = None;
-    let killed = claim.node.clone();
-    site.wait_for("peer's step", PATIENCE, |site, seen| {
-        if let Some(Note::Claim(note)) = seen.map(|seen| &seen.note)
-            && note.claim.node == killed.as_str()
-        {
-            newest_claim = newest_claim.max(note.claim.step);
-        }
-        let peers = site.steps.iter().rev().take(64).filter(|step| step.node != killed);
-        let first_us = peers.map(|step| step.timing.first_unit_at_us).filter(|&at_us| at_us > killed_at_us).min();
-        recovery_us = first_us.map(|at_us| at_us - killed_at_us);
-        recovery_us.is_some()
-    })?;
-    let done = site.steps.iter().rev().take(64).filter(|step| step.node == killed).map(|step| step.head.version).max();
-    Ok(Some(Kill {
-        job,
-        node: killed.to_string(),
-        into_step_ms: ms(killed_at_us.saturating_sub(claim.at_us)),
-        recovery_ms: ms(recovery_us.unwrap_or(0)),
-        inside: done.is_none_or(|done| done <= newest_claim),
-    }))
-}
-
-/// A bid that stands, and when it was seen.
-fn claim_of(seen: &Seen) -> Option<(Version, u64)> {
-    match &seen.note {
-        Note::Claim(note) if note.failed.is_none() && note.claim.lease_ms > 0 => Some((note.claim.step, seen.at_us)),
-        _ => None,
-    }
+    Ok(site)
 }
 
 /// The same folder on one node that is never interrupted.
 fn long_run(pictures: &[Vec<u8>]) -> Result<Outcome, Error> {
     eprintln!("one long run over the same pictures");
-    let mut site = Site::new()?;
-    let folder = site.folder("pictures");
-    pictures::write(&folder, pictures)?;
-    site.play(&folder)?;
+    let mut site = site_with(pictures)?;
     site.start_node("long", LONG_MS, "stay")?;
-    site.outcome(Duration::from_secs(1_200))
+    site.outcome(JOB_PATIENCE)
 }

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod faults;
 mod machine;
 pub mod pictures;
 pub mod report;

@@ -11,7 +11,7 @@ use crate::{Common, Error, Machine, workspace};
 const SECTIONS: [(&str, &str); 4] = [
     ("budget", "Budget: is the limit kept, and used?"),
     ("handover", "Hand-over: from one step to the next"),
-    ("recovery", "Recovery: a node is killed in the middle of a step"),
+    ("recovery", "Recovery: struck in the middle of a step"),
     ("memory", "Memory at 1280×720"),
 ];
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use microlambda::{Digest, Head};
 use microlambda_demo::{
     Agent, Broker, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally, Walls,
+    monotonic_us,
 };
 use microlambda_wire::{EventKind, Name, StepTiming};
 use tempfile::TempDir;
@@ -131,8 +132,8 @@ impl Site {
     ///
     /// # Errors
     /// It was not.
-    pub fn camera(&self) -> Result<&Agent, Error> {
-        self.camera.as_ref().ok_or_else(|| "the camera was not started".into())
+    pub fn camera(&mut self) -> Result<&mut Agent, Error> {
+        self.camera.as_mut().ok_or_else(|| "the camera was not started".into())
     }
 
     /// The node of this name.
@@ -166,6 +167,17 @@ impl Site {
         Some(*seen)
     }
 
+    /// Takes messages until this instant of the machine's monotonic clock, µs.
+    pub fn listen_until(&mut self, until_us: u64) {
+        loop {
+            let left_us = until_us.saturating_sub(monotonic_us());
+            if left_us == 0 {
+                return;
+            }
+            self.next(Duration::from_micros(left_us));
+        }
+    }
+
     /// Takes messages until `wanted` holds; it is asked after each message and every 50 ms.
     ///
     /// # Errors
@@ -182,14 +194,11 @@ impl Site {
             if wanted(self, seen.as_ref()) {
                 return Ok(());
             }
-            for (_, agent) in &mut self.nodes {
+            for agent in self.nodes.iter_mut().map(|(_, agent)| agent).chain(&mut self.camera) {
                 // One that was killed has no pid until it is started again.
                 if agent.pid().is_some() {
                     agent.check_running()?;
                 }
-            }
-            if let Some(camera) = &mut self.camera {
-                camera.check_running()?;
             }
             if Instant::now() >= until {
                 return Err(format!("no {what} within {} s\n{}", patience.as_secs(), self.logs()).into());
@@ -231,7 +240,8 @@ impl Site {
         Ok(Outcome { digest: done.head.digest, frames: done.frames, events })
     }
 
-    fn logs(&self) -> String {
+    /// The ends of all agents' logs.
+    pub fn logs(&self) -> String {
         let camera = self.camera.iter().map(|agent| ("camera", agent));
         let nodes = self.nodes.iter().map(|(name, agent)| (name.as_str(), agent));
         camera.chain(nodes).map(|(name, agent)| format!("--- {name}\n{}\n", agent.log_tail(12))).collect()

@@ -131,6 +131,35 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// As [`Process::freeze`], with its children and theirs. Says when it begins, µs of the machine's monotonic clock.
+    pub fn freeze_all(&self) -> u64 {
+        let at_us = crate::clock::monotonic_us();
+        // First itself: it would notice that its children stand still.
+        self.freeze();
+        self.signal_children(Signal::STOP);
+        at_us
+    }
+
+    /// Undoes [`Process::freeze_all`].
+    pub fn thaw_all(&self) {
+        self.signal_children(Signal::CONT);
+        self.thaw();
+    }
+
+    /// SIGKILL to its children and theirs, not to itself. Says when, µs of the machine's monotonic clock.
+    pub fn kill_children(&self) -> u64 {
+        let children = self.children();
+        let at_us = crate::clock::monotonic_us();
+        children.into_iter().for_each(|pid| signal_pid(pid, Signal::KILL));
+        at_us
+    }
+
+    fn signal_children(&self, signal: Signal) {
+        for pid in self.children() {
+            signal_pid(pid, signal);
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid() {
             signal_pid(pid, signal);
