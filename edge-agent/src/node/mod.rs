@@ -12,6 +12,7 @@ mod chain_run;
 mod chains;
 mod commit;
 mod feed;
+mod slot;
 mod status;
 mod step;
 mod world;
@@ -29,8 +30,8 @@ use crate::store::{Store, StoreError};
 pub use agent::run;
 use book::EventBook;
 use chain_run::ChainRun;
+use slot::WorkerSlot;
 use status::{Counters, PeerView};
-use step::WorkerSlot;
 pub use world::World;
 
 /// At most so many nodes are remembered.

@@ -183,8 +183,7 @@ impl Memory {
         }
         if exact && chain.head.set_aside == 0 {
             self.equal_cursors_have_equal_digests(name, chain.head)?;
-            for (entry, head) in chain.entries.range(from..).map(|(_, entry)| entry) {
-                let _ = entry;
+            for (_, (_, head)) in chain.entries.range(from..) {
                 self.equal_cursors_have_equal_digests(name, *head)?;
             }
         }

@@ -54,7 +54,7 @@ enum Happening {
     Usual(usize),
     WorkerSays(usize, u64, u32, Box<FromWorker>),
     WorkerGone(usize, u64, u32),
-    UnitEnds(usize, u64, u64),
+    UnitEnds(usize, u64),
     CameraWake(usize, u64),
     CameraStart(usize),
     CameraConnect(usize),
@@ -354,10 +354,7 @@ impl Site {
                     return self.feed(node, Input::Worker(Box::new(WorkerEvent::Gone(incarnation, why))));
                 }
             }
-            Happening::UnitEnds(node, incarnation, at_us) => {
-                let _ = at_us;
-                self.unit_ended(node, incarnation);
-            }
+            Happening::UnitEnds(node, incarnation) => self.unit_ended(node, incarnation),
             Happening::CameraWake(camera, wake) => {
                 if self.cameras[camera].wake == wake {
                     return self.tick_camera(camera);

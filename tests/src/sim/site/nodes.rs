@@ -234,7 +234,7 @@ impl Site {
             let incarnation = worker.incarnation;
             match worker.goes_on(now_us, &mut self.random) {
                 Next::Nothing | Next::Dies => return,
-                Next::UnitEndsAt(at_us) => self.at(at_us, Happening::UnitEnds(index, incarnation, at_us)),
+                Next::UnitEndsAt(at_us) => self.at(at_us, Happening::UnitEnds(index, incarnation)),
                 Next::Says(message) => self.after(80, Happening::WorkerSays(index, incarnation, life, message)),
             }
         }

@@ -1,0 +1,99 @@
+//! The place of the node's worker process: who is in it, what it does, and when it is to be ended or started.
+
+use microlambda::CostClass;
+use microlambda_wire::Name;
+
+use super::{Node, World};
+use crate::store::Store;
+
+/// A worker that dies before it is ready is started again after this, doubled each time, µs.
+const RESPAWN_US: u64 = 250_000;
+/// … at most this long, µs.
+const RESPAWN_US_MAX: u64 = 30_000_000;
+/// A worker that is not ready by then is started again, µs: loading the models takes 0.4 s on a PC.
+const READY_US: u64 = 60_000_000;
+
+/// The state of the node's worker process, or the wait for the next one.
+pub(super) struct WorkerSlot {
+    pub incarnation: u64,
+    pub ready: bool,
+    pub busy_with: Option<Name>,
+    /// What the running unit consists of, its preparation first: class, work, and when it began, µs.
+    pub parts: Vec<((CostClass, u64), u64)>,
+    /// Workers killed at the limit since a unit last ended.
+    pub kills_in_a_row: u32,
+    /// When the running step reaches its limit, µs.
+    pub limit_at_us: u64,
+    pub kill_at_us: u64,
+    pub respawn_at_us: u64,
+    pub failures: u32,
+    pub engine: String,
+    /// What is wrong with the worker, for people; empty while it works.
+    pub trouble: String,
+    /// That a unit is too much for `r_limit` here, for people; empty once one was done.
+    pub too_slow: String,
+    /// Time of steps since the last status, µs.
+    pub busy_us: u64,
+    pub cpu_us: u64,
+}
+
+impl Default for WorkerSlot {
+    fn default() -> Self {
+        Self {
+            incarnation: 0,
+            ready: false,
+            busy_with: None,
+            parts: Vec::new(),
+            kills_in_a_row: 0,
+            limit_at_us: 0,
+            kill_at_us: u64::MAX,
+            respawn_at_us: u64::MAX,
+            failures: 0,
+            engine: String::new(),
+            trouble: String::new(),
+            too_slow: String::new(),
+            busy_us: 0,
+            cpu_us: 0,
+        }
+    }
+}
+
+impl WorkerSlot {
+    pub fn retry_later(&mut self, now_us: u64) {
+        let pause_us = RESPAWN_US.saturating_mul(1 << self.failures.min(10)).min(RESPAWN_US_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.ready = false;
+        self.kill_at_us = u64::MAX;
+        self.respawn_at_us = now_us.saturating_add(pause_us);
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    pub fn busy_with(&self) -> Option<&Name> {
+        self.busy_with.as_ref()
+    }
+
+    pub fn deadline_us(&self) -> u64 {
+        self.kill_at_us.min(self.respawn_at_us)
+    }
+}
+
+impl<S: Store, W: World> Node<S, W> {
+    /// Starts a worker in place of the former one, or plans the next try.
+    pub(super) fn spawn_worker(&mut self, now_us: u64) {
+        let slot = &mut self.worker;
+        slot.incarnation += 1;
+        slot.ready = false;
+        slot.respawn_at_us = u64::MAX;
+        match self.world.spawn_worker(slot.incarnation) {
+            Ok(()) => slot.kill_at_us = now_us.saturating_add(READY_US),
+            Err(why) => {
+                log::error!("{why}");
+                slot.trouble = why;
+                slot.retry_later(now_us);
+            }
+        }
+    }
+}
