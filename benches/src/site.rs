@@ -11,7 +11,7 @@ use microlambda_demo::{
     Agent, Broker, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally, Walls,
     monotonic_us,
 };
-use microlambda_wire::{EventKind, Name, StepTiming};
+use microlambda_wire::{EventKind, EventNote, Name, StepTiming};
 use tempfile::TempDir;
 
 use crate::{Error, data_dir};
@@ -216,26 +216,32 @@ impl Site {
         })
     }
 
-    /// Waits for the end of the job on all nodes, says what it came to, stops the nodes and checks their databases.
+    /// Waits for the end of the job on all nodes, stops them, checks their databases, and says what each of them holds: all the
+    /// same. Events are read from there, not from the bus: an observer whose broker was struck has no second chance to hear one.
     ///
     /// # Errors
-    /// As [`Site::wait_for`]; or a node does not end, or its database is not sound.
+    /// As [`Site::wait_for`]; or a node does not end, its database is not sound, or two nodes hold different events.
     pub fn outcome(&mut self, patience: Duration) -> Result<Outcome, Error> {
         let names: Vec<Name> = self.nodes.iter().map(|(name, _)| name.clone()).collect();
         self.wait_for("agreement of all nodes on the finished job", patience, |site, _| {
-            let people = site.tally.done.as_ref().map_or(usize::MAX, |done| done.people.len());
-            site.tally.agreed(&names).is_some() && site.tally.new_faces().len() >= people
+            site.tally.agreed(&names).is_some() && site.tally.done.is_some()
         })?;
         let done = self.tally.done.clone().ok_or("the job has no output")?;
-        let events = self.tally.events.values();
-        let events =
-            events.map(|e| (e.sequence, e.face_index, e.kind == EventKind::NewFace, e.label.clone())).collect();
+        let mut held = Vec::new();
         for (name, agent) in &mut self.nodes {
             let status = agent.terminate(END_PATIENCE).ok_or_else(|| format!("{name} does not end"))?;
             if !status.success() {
                 return Err(format!("{name} ended with {status}\n{}", agent.log_tail(12)).into());
             }
             agent.ask(&["check"])?;
+            let events: Vec<EventNote> =
+                serde_json::from_str(&agent.ask(&["events", "--json", "--last", &u32::MAX.to_string()])?)?;
+            let outline = |e: EventNote| (e.sequence, e.face_index, e.kind == EventKind::NewFace, e.label);
+            held.push(events.into_iter().map(outline).collect::<BTreeSet<_>>());
+        }
+        let events = held.pop().ok_or("a site without nodes")?;
+        if held.iter().any(|other| *other != events) {
+            return Err(format!("the nodes hold different events: {events:?} and {held:?}").into());
         }
         Ok(Outcome { digest: done.head.digest, frames: done.frames, events })
     }

@@ -53,6 +53,15 @@ enum Command {
         after_help = "Examples:\n  edge-agent faces list\n  edge-agent faces picture 0123456789abcdef0123456789abcdef face.jpg"
     )]
     Faces(FacesCommand),
+    /// What was reported, the latest last: new faces and recognised ones
+    #[command(after_help = "Examples:\n  edge-agent events\n  edge-agent events --last 1000 --json | jq '.[].face'")]
+    Events {
+        #[command(flatten)]
+        report: ReportArgs,
+        /// At most so many, the newest
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        last: u32,
+    },
     /// What this node's chains have reached; also while the agent runs
     #[command(after_help = "Examples:\n  edge-agent status\n  edge-agent status --json | jq '.chains[].head'")]
     Status(ReportArgs),
@@ -143,6 +152,7 @@ fn dispatch(command: Command) -> Result<(), CommandError> {
         Command::Faces(FacesCommand::Picture { config, face, file }) => {
             report::picture(&Config::load(&config.config)?, &face, &file)
         }
+        Command::Events { report: args, last } => report::events(&Config::load(&args.config.config)?, last, args.json),
         Command::Status(args) => report::status(&Config::load(&args.config.config)?, args.json),
         Command::Check(args) => report::check(&Config::load(&args.config.config)?, args.json),
         Command::Inspect(args) => inspect::run(&args),

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use microlambda_faces::fold::{FoldState, lambda_digest};
 use microlambda_runtime::{counted, printable};
+use microlambda_wire::EventKind;
 use rusqlite::ErrorCode;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::CommandError;
 use crate::config::Config;
-use crate::store::{FaceRow, SqliteStore, Store, StoreError, StoredChain};
+use crate::store::{EventRow, FaceRow, SqliteStore, Store, StoreError, StoredChain};
 
 /// Entries folded at once while checking, bytes.
 const CHECK_BYTES: usize = 1 << 20;
@@ -82,6 +83,35 @@ fn face_line(face: &FaceRow) -> String {
     let frames = counted(face.frames.len() as u64, "frame");
     let (id, camera) = (printable(&face.face), printable(&face.camera));
     format!("{id}  camera {camera}  first in frame {first}, {frames}  {}\n", labels.join(" "))
+}
+
+pub(crate) fn events(config: &Config, last: u32, as_json: bool) -> Result<(), CommandError> {
+    let events = open(config)?.events(u64::from(last))?;
+    if as_json {
+        return print_json(&events);
+    }
+    if events.is_empty() {
+        return print("nothing has been reported yet\n");
+    }
+    print(&events.iter().map(event_line).collect::<String>())
+}
+
+fn event_line(row: &EventRow) -> String {
+    let event = &row.event;
+    let kind = match event.kind {
+        EventKind::NewFace => "new face",
+        EventKind::Recognised => "recognised",
+    };
+    let waiting = if row.on_bus { "" } else { "  (not yet seen on the bus)" };
+    let seconds = i64::try_from(event.captured_at_ms / 1_000).unwrap_or(i64::MAX);
+    let time = jiff::Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |time| time.to_string());
+    format!(
+        "{time}  {kind:<10}  {}  camera {}  frame {}  {}{waiting}\n",
+        event.face,
+        event.camera,
+        event.sequence,
+        printable(&event.label)
+    )
 }
 
 pub(crate) fn picture(config: &Config, face: &str, file: &Path) -> Result<(), CommandError> {

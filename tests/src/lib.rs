@@ -285,16 +285,22 @@ impl Site {
         counters.into_iter().find(|(known, _)| known == counter).map_or(0, |(_, value)| value)
     }
 
-    /// The database check of every node, after stopping it; each must be sound.
+    /// The database check of every node, after stopping it; each must be sound, and all must hold the same events: those that
+    /// were seen on the bus.
     ///
     /// # Panics
-    /// If one is not, or a node does not stop cleanly.
+    /// If one is not or does not, or a node does not stop cleanly.
     pub fn stop_and_check(&mut self) {
+        let seen: BTreeSet<String> = self.tally.events.keys().map(ToString::to_string).collect();
         for (node, agent) in &mut self.nodes {
             let status = agent.terminate(Duration::from_secs(10)).expect("an end within ten seconds of SIGTERM");
             assert!(status.success(), "{node} ended with {status}\n{}", agent.log_tail(20));
             let report = agent.ask(&["check", "--json"]).expect("a sound database");
             assert!(report.contains("\"sound\": true"), "{node}: {report}");
+            let events = agent.ask(&["events", "--json", "--last", "100000"]).expect("its events");
+            let events: Vec<serde_json::Value> = serde_json::from_str(&events).expect("a list");
+            let held: BTreeSet<String> = events.iter().map(|e| e["id"].as_str().expect("an id").to_owned()).collect();
+            assert_eq!(held, seen, "what {node} holds, and what was seen on the bus");
         }
     }
 

@@ -143,6 +143,16 @@ pub struct FrameRow {
     pub label: String,
 }
 
+/// An event as `edge-agent events` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventRow {
+    /// What is published.
+    #[serde(flatten)]
+    pub event: EventNote,
+    /// Whether it was seen on the bus, whoever published it.
+    pub on_bus: bool,
+}
+
 /// Counts over a chain's records, for `done` and `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct ChainTotals {

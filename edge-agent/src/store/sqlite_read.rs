@@ -10,10 +10,10 @@ use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::sqlite::{SqliteStore, chain_id, integer};
-use super::{ChainTotals, FaceRow, FrameRow, StoreError, StoredChain};
+use super::{ChainTotals, EventRow, FaceRow, FrameRow, StoreError, StoredChain};
 
 /// Events handed out at once.
-const EVENTS_MAX: usize = 1_024;
+const EVENTS_MAX: u64 = 1_024;
 
 const CHAIN_COLUMNS: &str =
     "id, name, camera, batch, lambda, generation, boundary_sequence, boundary_digest, boundary_set_aside,
@@ -247,11 +247,29 @@ impl SqliteStore {
     }
 
     pub(super) fn read_events_not_on_bus(&self) -> Result<Vec<EventNote>, StoreError> {
+        let rows = self.read_events("e.on_bus = 0", "e.chain, e.sequence, e.face_index", EVENTS_MAX)?;
+        Ok(rows.into_iter().map(|row| row.event).collect())
+    }
+
+    /// The newest events that this node has, by time, at most `max`: the latest last.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub fn events(&self, max: u64) -> Result<Vec<EventRow>, StoreError> {
+        let newest = "e.captured_at_ms DESC, e.chain DESC, e.sequence DESC, e.face_index DESC";
+        let mut rows = self.read_events("1", newest, max)?;
+        rows.reverse();
+        Ok(rows)
+    }
+
+    fn read_events(&self, condition: &str, order: &str, max: u64) -> Result<Vec<EventRow>, StoreError> {
         let read = || {
-            let query = "SELECT e.id, e.kind, e.face, c.camera, c.name, e.sequence, e.face_index, e.captured_at_ms, e.label
-                FROM event e JOIN chain c ON c.id = e.chain WHERE e.on_bus = 0 AND e.superseded = 0 ORDER BY e.chain, e.sequence, e.face_index LIMIT ?1";
-            let mut statement = self.connection.prepare_cached(query)?;
-            let rows = statement.query_map([EVENTS_MAX as i64], |row| {
+            let query = format!(
+                "SELECT e.id, e.kind, e.face, c.camera, c.name, e.sequence, e.face_index, e.captured_at_ms, e.label, e.on_bus
+                 FROM event e JOIN chain c ON c.id = e.chain WHERE {condition} AND e.superseded = 0 ORDER BY {order} LIMIT ?1"
+            );
+            let mut statement = self.connection.prepare_cached(&query)?;
+            let rows = statement.query_map([integer(max)?], |row| {
                 let name = |column| {
                     let text: String = row.get(column)?;
                     Name::new(text).map_err(|e| {
@@ -259,7 +277,7 @@ impl SqliteStore {
                     })
                 };
                 let kind: String = row.get(1)?;
-                Ok(EventNote {
+                let event = EventNote {
                     id: name(0)?,
                     kind: if kind == "recognised" { EventKind::Recognised } else { EventKind::NewFace },
                     face: name(2)?,
@@ -269,7 +287,8 @@ impl SqliteStore {
                     face_index: row.get(6)?,
                     captured_at_ms: unsigned(row, 7)?,
                     label: row.get(8)?,
-                })
+                };
+                Ok(EventRow { event, on_bus: row.get(9)? })
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
