@@ -1,11 +1,14 @@
 //! What goes into a chain and what comes out: its settings, events, effects and surroundings.
 
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
 use serde::{Deserialize, Serialize};
 
 use crate::placement::{Peer, Placement};
 use crate::{Head, Version};
 
-/// How a chain behaves on this node.
+/// How a chain behaves on this node. Two are equal if they are of the same chain on the same node: settings do not change.
 pub struct ChainConfig {
     /// This node.
     pub node: String,
@@ -28,8 +31,34 @@ pub struct ChainConfig {
     pub placement: Box<dyn Placement>,
 }
 
+impl ChainConfig {
+    fn identity(&self) -> (&str, &str) {
+        (&self.node, &self.chain)
+    }
+}
+
+impl PartialEq for ChainConfig {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for ChainConfig {}
+
+impl Hash for ChainConfig {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
+impl fmt::Debug for ChainConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.node, self.chain)
+    }
+}
+
 /// A bid for the step that starts at a version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Claim {
     /// The state the step starts from.
     pub step: Version,
@@ -42,7 +71,7 @@ pub struct Claim {
 }
 
 /// How a step is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepMode {
     /// As many units as fit.
@@ -52,7 +81,7 @@ pub enum StepMode {
 }
 
 /// A start that is made durable before it happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Attempt {
     /// The state it starts from.
     pub step: Head,
@@ -258,7 +287,7 @@ pub enum TimerReason {
 }
 
 /// What a chain is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Nothing: no input, or another node's turn.
     Idle,

@@ -22,6 +22,11 @@ fn head(sequence: u64) -> Head {
     Head { version: Version::at(sequence), digest: Digest::of(&sequence.to_le_bytes()), set_aside: 0 }
 }
 
+/// The same length on another branch.
+fn other_head(sequence: u64) -> Head {
+    Head { digest: Digest::of(b"another analysis"), ..head(sequence) }
+}
+
 fn config(node: &str, spread: bool) -> ChainConfig {
     ChainConfig {
         node: node.into(),
@@ -188,6 +193,32 @@ fn a_claim_with_a_past_epoch_is_ignored() {
     assert_eq!(bench.chain.leased_to(), None, "epoch 2 has expired here");
     bench.claim_of_b(0, 3);
     assert_eq!(bench.chain.leased_to(), Some("b"));
+}
+
+/// Found by the model checker.
+#[test]
+fn a_claim_that_ran_out_is_not_believed_again_after_another_branch_of_the_same_length_won() {
+    let mut bench = Bench::new();
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
+    bench.worker_free = false;
+    let (better, worse) =
+        if head(1).beats(&other_head(1)) { (head(1), other_head(1)) } else { (other_head(1), head(1)) };
+    bench.feed(Event::HeadSeen { from: "b".into(), head: worse, content_applies: true });
+    bench.claim_of_b(1, 0);
+    bench.at(R_LIMIT_US + GRACE_US + 1);
+    bench.feed(Event::HeadSeen { from: "b".into(), head: better, content_applies: true });
+    assert_eq!(bench.chain.head(), better);
+    bench.claim_of_b(1, 0);
+    assert_eq!(bench.chain.leased_to(), None, "a repetition of a claim that has run out here");
+}
+
+#[test]
+fn a_claim_for_another_step_that_ran_out_leaves_the_epoch_of_this_one_alone() {
+    let mut bench = Bench::new();
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
+    bench.claim_of_b(7, 0);
+    let claim = claimed(&bench.at(R_LIMIT_US + GRACE_US + SLOT_US));
+    assert_eq!(claim.map(|claim| (claim.step.sequence, claim.epoch)), Some((0, 0)));
 }
 
 #[test]

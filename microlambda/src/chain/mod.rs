@@ -10,9 +10,11 @@
 //! - a claim prevents a start, it never stops a run; a lost claim costs a step run twice, nothing else;
 //! - a step whose attempt vanished is retried one unit at a time, so that the unit to blame is found.
 
-use std::collections::BTreeMap;
+mod bid;
 
-use crate::placement::{OpenStep, Peer};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::protocol::{
     Attempt, ChainConfig, Claim, Commit, Context, Effect, Event, Phase, StepEnd, StepMode, TimerReason,
 };
@@ -29,25 +31,24 @@ const REFUSAL_DOUBLINGS_MAX: u32 = 2;
 const PREPARATIONS_MAX: u32 = 4;
 /// A step whose frames do not come is tried again after slots that double up to 2 to this power: 5 s of 40 ms.
 const STARVED_DOUBLINGS_MAX: u32 = 7;
-/// A unit is set aside after failing on two nodes, or so often on one.
-const FAILURES_MAX: u32 = 3;
 /// At most so many nodes are remembered to have failed at a place.
 const FAILED_NODES_MAX: usize = 64;
-/// A finished chain is repeated so many times less often.
-const DONE_ANNOUNCE_FACTOR: u64 = 15;
 /// After the holder of a lease is reported gone, peers wait this long for a sign of life, µs: its report may be about a former connection.
 const GONE_GRACE_US: u64 = 100_000;
 
 /// Another node's claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Lease {
     claim: Claim,
     until_us: u64,
 }
 
 /// One chain on one node. See the module's text for the contract.
+///
+/// Two that are equal behave alike, if their settings are: a model checker may take them for one state.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Chain {
-    config: ChainConfig,
+    config: Arc<ChainConfig>,
     head: Head,
     holder: Option<String>,
     done: bool,
@@ -102,7 +103,30 @@ impl Chain {
             starved: 0,
             fetching: None,
             announce_at_us: now_us,
-            config,
+            config: Arc::new(config),
+        }
+    }
+
+    /// For a model checker, in which any deadline may pass before or after anything else: forgets how far off deadlines are. Those
+    /// still to come are at `far_us` from now on, so that chains compare equal if they wait for the same things.
+    pub fn forget_distances(&mut self, now_us: u64, far_us: u64) {
+        let coarse = |at_us: &mut u64| *at_us = if *at_us > now_us { far_us } else { 0 };
+        let Self { lease, open_since_us, refused_until_us, fetching, announce_at_us, .. } = self;
+        let lease = lease.iter_mut().map(|lease| &mut lease.until_us);
+        let fetching = fetching.iter_mut().map(|(_, until_us)| until_us);
+        lease.chain(fetching).chain([refused_until_us, announce_at_us]).for_each(coarse);
+        // A turn to bid that has not come yet counts from now.
+        *open_since_us = if *open_since_us > 0 { now_us } else { 0 };
+    }
+
+    /// For a model checker: one deadline passes.
+    pub fn pass(&mut self, deadline: TimerReason, now_us: u64) {
+        match deadline {
+            TimerReason::Lease => self.lease.iter_mut().for_each(|lease| lease.until_us = now_us),
+            TimerReason::Fetch => self.fetching.iter_mut().for_each(|(_, until_us)| *until_us = now_us),
+            TimerReason::Placement => self.open_since_us = 0,
+            TimerReason::Refusal => self.refused_until_us = 0,
+            TimerReason::Announce => self.announce_at_us = now_us,
         }
     }
 
@@ -296,12 +320,14 @@ impl Chain {
     }
 
     fn moved_to(&mut self, head: Head, done: bool, holder: Option<String>, ctx: &Context<'_>) {
+        if head.version != self.head.version {
+            self.epoch = 0;
+        }
         self.head = head;
         self.done = done;
         self.holder = holder;
         self.input_next = self.input_next.max(head.version.sequence);
         self.open_since_us = ctx.now_us;
-        self.epoch = 0;
         self.expired_from = None;
         self.failures.clear();
         self.refused_until_us = 0;
@@ -423,110 +449,5 @@ impl Chain {
         let (at, times) = (self.head.version, own.0);
         effects.push(Effect::PublishFailure { at, times, why: why.clone() });
         effects.push(Effect::Persist(Commit::Failure { at, times, why }));
-    }
-
-    /// Drops what has run out: another node's claim, state that was asked for.
-    fn expire(&mut self, ctx: &Context<'_>, effects: &mut Vec<Effect>) {
-        if let Some(lease) = self.lease.take_if(|lease| lease.until_us <= ctx.now_us) {
-            self.open_since_us = lease.until_us;
-            self.epoch = lease.claim.epoch.saturating_add(1);
-            // A claim for a step that this node never saw says that a newer state exists; without it there is nothing to take over.
-            if lease.claim.step == self.head.version {
-                self.expired_from = Some(lease.claim.node);
-                self.cautious_units = self.cautious_units.max(CAUTIOUS_UNITS);
-            }
-        }
-        self.fetching.take_if(|(_, until_us)| *until_us <= ctx.now_us);
-        if self.announce_at_us <= ctx.now_us {
-            let pause = if self.done { DONE_ANNOUNCE_FACTOR } else { 1 };
-            self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us.saturating_mul(pause));
-            if self.head.version > Version::default() || self.is_behind_input() {
-                effects.push(Effect::Reannounce);
-            }
-        }
-    }
-
-    /// Bids if it is this node's turn.
-    fn consider(&mut self, ctx: &Context<'_>, effects: &mut Vec<Effect>) {
-        if !self.may_bid() || self.lease.is_some() {
-            return;
-        }
-        let refused = self.refused_until_us > ctx.now_us;
-        if let Some(why) = self.set_aside_reason(ctx).filter(|_| !refused) {
-            // Tried again later if the driver lacks the record to write it down.
-            self.refused_until_us = ctx.now_us.saturating_add(self.config.slot_us);
-            effects.push(Effect::Persist(Commit::SetAside { at: self.head, why }));
-            return;
-        }
-        if refused || !ctx.worker_free || self.bid_at_us(ctx) > ctx.now_us {
-            return;
-        }
-        let attempt = Attempt { step: self.head, epoch: self.epoch, mode: self.mode() };
-        if let Some(from) = self.expired_from.take() {
-            effects.push(Effect::CountTakeover { from });
-        }
-        self.phase = Phase::Claiming(attempt);
-        effects.push(Effect::PublishClaim(self.claim(&attempt)));
-        effects.push(Effect::Persist(Commit::Attempt(attempt)));
-    }
-
-    fn may_bid(&self) -> bool {
-        self.phase == Phase::Idle && !self.stopping && self.has_work() && !self.is_behind_input()
-    }
-
-    fn bid_at_us(&self, ctx: &Context<'_>) -> u64 {
-        let holder = self.holder.as_deref();
-        let delay_us = match &self.expired_from {
-            None => self.delay_us(self.head, holder, ctx.peers),
-            Some(gone) => {
-                // It has had its turn: waiting for it once more would only add to what its lease has cost.
-                let others: Vec<Peer> = ctx.peers.iter().filter(|peer| peer.node != *gone).cloned().collect();
-                self.delay_us(self.head, holder, &others)
-            }
-        };
-        self.open_since_us.saturating_add(delay_us)
-    }
-
-    fn delay_us(&self, step: Head, holder: Option<&str>, peers: &[Peer]) -> u64 {
-        let open =
-            OpenStep { chain: &self.config.chain, step: step.version, holder, peers, slot_us: self.config.slot_us };
-        self.config.placement.delay_us(&self.config.node, &open)
-    }
-
-    /// The next start, if this node is first in the queue for the step at `head` and free to run it: committed together with
-    /// `head`, so that going on costs no sync of its own.
-    fn next_attempt_if_ours(&self, head: Head, holder: Option<&str>, ctx: &Context<'_>) -> Option<Attempt> {
-        let idle = self.phase == Phase::Idle && !self.stopping;
-        let work = (self.input_oldest..self.input_next).contains(&head.version.sequence);
-        let claimed = self.lease.as_ref().is_some_and(|lease| lease.claim.step >= head.version);
-        let ours = idle && work && ctx.worker_free && !claimed && self.delay_us(head, holder, ctx.peers) == 0;
-        let mode = if self.cautious_units > 1 { StepMode::OneUnit } else { StepMode::Normal };
-        ours.then_some(Attempt { step: head, epoch: 0, mode })
-    }
-
-    fn mode(&self) -> StepMode {
-        if self.cautious_units > 0 { StepMode::OneUnit } else { StepMode::Normal }
-    }
-
-    fn set_aside_reason(&self, ctx: &Context<'_>) -> Option<String> {
-        let own = self.failures.get(&self.config.node)?;
-        let alone = ctx.peers.len() <= 1;
-        let enough = self.failures.len() >= 2 || (own.0 >= FAILURES_MAX && alone) || own.0 >= 2 * FAILURES_MAX;
-        let tell = |(node, (times, why)): (&String, &(u32, String))| format!("{node}: {times} × {why}");
-        enough.then(|| self.failures.iter().map(tell).collect::<Vec<_>>().join("; "))
-    }
-
-    fn lease_us(&self, epoch: u32) -> u64 {
-        let base_us = self.config.r_limit_us.saturating_add(self.config.grace_us);
-        base_us.saturating_mul(1 << epoch.min(LEASE_DOUBLINGS_MAX))
-    }
-
-    fn claim(&self, attempt: &Attempt) -> Claim {
-        Claim {
-            step: attempt.step.version,
-            epoch: attempt.epoch,
-            node: self.config.node.clone(),
-            lease_ms: u32::try_from(self.lease_us(attempt.epoch) / 1_000).unwrap_or(u32::MAX),
-        }
     }
 }
