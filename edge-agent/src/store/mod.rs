@@ -1,5 +1,6 @@
 //! What a node keeps over a restart. [`Store`] is the contract, [`SqliteStore`] its first implementation.
 
+mod check;
 mod sqlite;
 mod sqlite_read;
 
@@ -11,6 +12,7 @@ use microlambda_faces::fold::{FoldState, Folded, Gallery};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name};
 use serde::Serialize;
 
+pub use check::{Depth, Findings};
 pub use sqlite::SqliteStore;
 
 /// The store cannot do what was asked.
@@ -59,6 +61,36 @@ pub enum StoreError {
         /// Which part.
         what: String,
     },
+}
+
+impl StoreError {
+    /// Whether the content of the database is wrong: not its disk, its permissions or its version, which may be mended.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Sqlite { source, .. } => match source {
+                // What this program has written has the right types and ranges.
+                rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::Utf8Error(..) => true,
+                _ => matches!(
+                    source.sqlite_error_code(),
+                    Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+                ),
+            },
+            Self::Directory { .. } | Self::Locked { .. } | Self::Newer { .. } => false,
+        }
+    }
+
+    /// What is wrong, without which file and what to do.
+    pub fn what(&self) -> String {
+        match self {
+            Self::Damaged { what, .. } => format!("{what} is damaged"),
+            Self::Sqlite { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// A chain as the store holds it.

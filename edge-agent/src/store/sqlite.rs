@@ -4,7 +4,8 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use microlambda::{Attempt, Head, StepMode};
+use microlambda::sabotage::{self, Sabotage};
+use microlambda::{Attempt, DigestBuilder, Head, StepMode};
 use microlambda_faces::content::{Entry, to_bytes};
 use microlambda_faces::fold::{Folded, event_id};
 use microlambda_faces::{Analysis, FaceOutcome};
@@ -17,6 +18,7 @@ use super::{Advance, ChainTotals, FaceRow, Store, StoreError, StoredChain, kind_
 pub(super) const SCHEMA_VERSION: i64 = 1;
 /// The database inside a state directory.
 const DATABASE: &str = "edge.sqlite";
+pub(super) const SCHEMA: &str = include_str!("schema.sql");
 /// Pages kept in memory, KiB: the working set of a commit, no more.
 const CACHE_KIB: i64 = 1_024;
 
@@ -46,7 +48,7 @@ impl SqliteStore {
         store.prepare().map_err(|source| store.sqlite(source))?;
         store.migrate()?;
         // The directory entry of a new database must survive a power cut as the database itself does.
-        File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(directory)?;
+        microlambda_runtime::sync_folder(state_dir).map_err(directory)?;
         Ok(store)
     }
 
@@ -84,7 +86,8 @@ impl SqliteStore {
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // NORMAL could take back, after a power cut, what was already published.
-        connection.pragma_update(None, "synchronous", "FULL")?;
+        let synchronous = if sabotage::is_chosen(Sabotage::UnsyncedCommits) { "NORMAL" } else { "FULL" };
+        connection.pragma_update(None, "synchronous", synchronous)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.pragma_update(None, "wal_autocheckpoint", 256)
@@ -97,10 +100,7 @@ impl SqliteStore {
     fn migrate(&self) -> Result<(), StoreError> {
         match self.user_version()? {
             0 => {
-                let script = format!(
-                    "BEGIN EXCLUSIVE; {} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;",
-                    include_str!("schema.sql")
-                );
+                let script = format!("BEGIN EXCLUSIVE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
                 self.connection.execute_batch(&script).map_err(|source| self.sqlite(source))
             }
             SCHEMA_VERSION => Ok(()),
@@ -151,12 +151,14 @@ impl Store for SqliteStore {
         class: ChainClass,
         genesis: Head,
     ) -> Result<StoredChain, StoreError> {
+        let batch = class == ChainClass::Batch;
+        let identity = identity(name, camera, batch, &genesis.digest.0);
         self.write(|tx| {
             tx.execute(
                 "INSERT OR IGNORE INTO chain (name, camera, batch, lambda, generation, boundary_sequence, boundary_digest,
-                 boundary_set_aside, partial, head_unit, head_digest, head_set_aside, holder, done)
-                 VALUES (?1, ?2, ?3, ?4, 0, 0, ?4, 0, NULL, 0, ?4, 0, NULL, 0)",
-                params![name.as_str(), camera.as_str(), class == ChainClass::Batch, genesis.digest.0],
+                 boundary_set_aside, partial, head_unit, head_digest, head_set_aside, holder, done, identity)
+                 VALUES (?1, ?2, ?3, ?4, 0, 0, ?4, 0, NULL, 0, ?4, 0, NULL, 0, ?5)",
+                params![name.as_str(), camera.as_str(), batch, genesis.digest.0, identity],
             )
         })?;
         self.read_chain(name)?.ok_or_else(|| self.damaged(format!("chain {name}")))
@@ -244,6 +246,12 @@ pub(super) fn chain_id(connection: &Connection, chain: &Name) -> rusqlite::Resul
 /// SQLite's integers are signed; sequence numbers beyond 2^63 cannot be stored and are refused.
 pub(super) fn integer(number: u64) -> rusqlite::Result<i64> {
     i64::try_from(number).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// The digest over what never changes in a chain's row.
+pub(super) fn identity(name: &Name, camera: &Name, batch: bool, lambda: &[u8; 32]) -> [u8; 32] {
+    let digest = DigestBuilder::new("chain row").field(name.as_str().as_bytes()).field(camera.as_str().as_bytes());
+    digest.number(u64::from(batch)).field(lambda).finish().0
 }
 
 fn blob<T: serde::Serialize>(value: &T) -> rusqlite::Result<Vec<u8>> {
