@@ -10,6 +10,7 @@ mod store;
 use std::path::{Path, PathBuf};
 
 use microlambda::sabotage::{Sabotage, choose};
+use microlambda_tests::powercut::Covered;
 use microlambda_tests::powercut::disk::{Event, Image};
 use microlambda_tests::powercut::tap::Watch;
 
@@ -32,4 +33,20 @@ fn recorded<T>(sabotage: Option<Sabotage>, work: impl FnOnce(&Path, &Watch) -> T
     let value = work(root.path(), &watch);
     choose(None);
     (value, Recording { start, events: watch.events() })
+}
+
+/// Explores each seed in a thread of its own and sums up what was covered.
+fn over_seeds(seeds: u64, explore: impl Fn(u64) -> Result<Covered, String> + Sync) -> Covered {
+    let explore = &explore;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..seeds).map(|seed| (seed, scope.spawn(move || explore(seed)))).collect();
+        threads.into_iter().fold(Covered::default(), |sum, (seed, thread)| {
+            let covered = thread.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+            Covered {
+                moments: sum.moments + covered.moments,
+                disks: sum.disks + covered.disks,
+                checked: sum.checked + covered.checked,
+            }
+        })
+    })
 }

@@ -1,7 +1,7 @@
 //! Whether a database holds what it should: every record folded again, every row that follows from one compared.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::Instant;
 
 use microlambda_faces::content::Entry;
@@ -365,20 +365,25 @@ impl SqliteStore {
     /// Whether the tables are this program's: a newer one has raised the version, so that anything else is damage.
     fn check_schema(&self) -> Result<(), Stopped> {
         let held = self.schema().map_err(|source| self.sqlite(source))?;
-        let own = Self::own_schema().map_err(|source| self.sqlite(source))?;
-        if held == own { Ok(()) } else { Err(wrong("the schema")) }
+        let own = own_schema().map_err(|source| self.sqlite(source))?;
+        if held == *own { Ok(()) } else { Err(wrong("the schema")) }
     }
 
     pub(super) fn schema(&self) -> rusqlite::Result<BTreeSet<String>> {
         schema_of(&self.connection)
     }
+}
 
-    /// The schema of a new database.
-    pub(super) fn own_schema() -> rusqlite::Result<BTreeSet<String>> {
-        let fresh = rusqlite::Connection::open_in_memory()?;
-        fresh.execute_batch(super::sqlite::SCHEMA)?;
-        schema_of(&fresh)
+/// The schema of a new database.
+pub(super) fn own_schema() -> rusqlite::Result<&'static BTreeSet<String>> {
+    static OWN: OnceLock<BTreeSet<String>> = OnceLock::new();
+    if let Some(own) = OWN.get() {
+        return Ok(own);
     }
+    let fresh = rusqlite::Connection::open_in_memory()?;
+    fresh.execute_batch(super::sqlite::SCHEMA)?;
+    let own = schema_of(&fresh)?;
+    Ok(OWN.get_or_init(|| own))
 }
 
 /// What an entry says about one face.
