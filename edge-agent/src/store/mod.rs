@@ -1,6 +1,7 @@
 //! What a node keeps over a restart. [`Store`] is the contract, [`SqliteStore`] its first implementation.
 
 mod check;
+mod recover;
 mod sqlite;
 mod sqlite_read;
 
@@ -13,7 +14,11 @@ use microlambda_wire::{ChainClass, EventKind, EventNote, Name};
 use serde::Serialize;
 
 pub use check::{Depth, Findings};
+pub use recover::{KeptAside, Opened};
 pub use sqlite::SqliteStore;
+
+/// A node has at most so many chains open, and looks at so many when it starts.
+pub const CHAINS_OPEN_MAX: usize = 64;
 
 /// The store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +59,10 @@ pub enum StoreError {
         known: i64,
     },
     /// A row that this program cannot have written.
-    #[error("database {path}: {what} is damaged; run `edge-agent check`, or move the file away: peers hold the state")]
+    #[error(
+        "database {path}: {what} is damaged; `edge-agent run` checks it when it starts, and begins a new one if it must: peers hold \
+         the state"
+    )]
     Damaged {
         /// Which file.
         path: PathBuf,
@@ -254,6 +262,11 @@ pub trait Store: Send {
 
     /// Counts over a chain's records.
     fn totals(&self, chain: &Name) -> Result<ChainTotals, StoreError>;
+
+    /// Notes that the node ends in order, after the last write: a start after any other end checks more.
+    fn note_clean_end(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// The text of an event's kind in the database.
