@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use microlambda_runtime::last_end::note_damage;
 use microlambda_runtime::{ConfigError, Verbosity, exit, logging, shutdown_signal};
 
 use crate::config::{Config, EXAMPLE};
@@ -160,17 +161,25 @@ fn dispatch(command: Command) -> Result<(), CommandError> {
 }
 
 fn run_node(config: Config) -> Result<(), CommandError> {
-    let store = SqliteStore::open(&config.state_dir)?;
-    runtime()?.block_on(async {
+    let state_dir = config.state_dir.clone();
+    let opened = SqliteStore::open_or_renew(&state_dir, &config.faces)?;
+    let outcome = runtime()?.block_on(async {
         let stop =
             shutdown_signal().map_err(|error| CommandError::Failed(format!("cannot handle signals: {error}")))?;
-        node::run(config, store, async {
+        node::run(config, opened, async {
             let signal = stop.await;
             log::info!(signal:? = signal; "asked to stop");
         })
         .await?;
         Ok(())
-    })
+    });
+    if let Err(CommandError::Node(NodeError::Store(error))) = &outcome
+        && error.is_damage()
+        && let Err(why) = note_damage(&state_dir)
+    {
+        log::error!("the damage cannot be noted for the next start: {why}");
+    }
+    outcome
 }
 
 /// Two threads: the store's commits may wait for the disk while the connection is polled.

@@ -3,19 +3,15 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use microlambda_faces::fold::{FoldState, lambda_digest};
+use microlambda_faces::fold::lambda_digest;
 use microlambda_runtime::{counted, printable};
 use microlambda_wire::EventKind;
-use rusqlite::ErrorCode;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::CommandError;
 use crate::config::Config;
-use crate::store::{EventRow, FaceRow, SqliteStore, Store, StoreError, StoredChain};
-
-/// Entries folded at once while checking, bytes.
-const CHECK_BYTES: usize = 1 << 20;
+use crate::store::{Depth, EventRow, FaceRow, Findings, SqliteStore, Store, StoreError};
 
 /// Prints text; a closed pipe (`| head`) is no error.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
@@ -164,21 +160,8 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
     print(&text)
 }
 
-/// What a check found.
-#[derive(Default, Serialize)]
-struct Findings {
-    sound: bool,
-    chains: usize,
-    records: u64,
-    problems: Vec<String>,
-}
-
 pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), CommandError> {
-    let mut found = Findings::default();
-    if let Err(error) = examine(config, &mut found) {
-        found.problems.push(damage(error)?);
-    }
-    found.sound = found.problems.is_empty();
+    let found = examine(config)?;
     let folder = printable(config.state_dir.display());
     if as_json {
         print_json(&found)?;
@@ -188,6 +171,12 @@ pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), CommandError> 
     } else {
         let problems: Vec<String> = found.problems.iter().map(printable).collect();
         print(&(problems.join("\n") + "\n"))?;
+    }
+    for chain in found.other_settings.iter().filter(|_| !as_json) {
+        let chain = printable(chain);
+        print(&format!(
+            "chain {chain} was folded with other [faces] settings or another version, and cannot be checked with these\n"
+        ))?;
     }
     if found.sound {
         return Ok(());
@@ -199,73 +188,18 @@ pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), CommandError> 
 }
 
 /// Everything that can be checked, as far as the database can be read.
-fn examine(config: &Config, found: &mut Findings) -> Result<(), CommandError> {
-    let store = open(config)?;
-    found.problems = store.integrity()?;
-    let chains = store.chains()?;
-    found.chains = chains.len();
-    for chain in &chains {
-        match check_chain(&store, config, chain) {
-            Ok(checked) => found.records += checked,
-            Err(why) => found.problems.push(format!("chain {}: {why}", chain.name)),
+fn examine(config: &Config) -> Result<Findings, CommandError> {
+    let checked = open(config).and_then(|store| Ok(store.check(&config.faces, Depth::Everything, None)?));
+    match checked {
+        Err(CommandError::Store(error)) if error.is_damage() => {
+            Ok(Findings { problems: vec![error.what()], ..Findings::default() })
         }
+        Err(CommandError::Store(StoreError::Sqlite { path, source })) => Err(CommandError::Failed(format!(
+            "cannot read {}: {source}; see that this user may read it and that its disk works",
+            printable(path.display())
+        ))),
+        outcome => outcome,
     }
-    Ok(())
-}
-
-/// What an error tells about the database, or the error itself if it is not the database that is wrong.
-fn damage(error: CommandError) -> Result<String, CommandError> {
-    match error {
-        CommandError::Store(StoreError::Damaged { what, .. }) => Ok(format!("{what} is damaged")),
-        CommandError::Store(StoreError::Sqlite { path, source }) => match source.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Ok(source.to_string()),
-            _ => Err(CommandError::Failed(format!(
-                "cannot read {}: {source}; see that this user may read it and that its disk works",
-                printable(path.display())
-            ))),
-        },
-        other => Err(other),
-    }
-}
-
-/// Folds a chain's records from its genesis and compares every digest and the gallery; how many records there are.
-fn check_chain(store: &SqliteStore, config: &Config, chain: &StoredChain) -> Result<u64, String> {
-    if chain.lambda != lambda_digest(&config.faces) {
-        return Err(
-            "it was folded with other [faces] settings or another version, and cannot be checked with these".into()
-        );
-    }
-    let mut fold = FoldState::genesis(config.faces);
-    let mut records = 0;
-    loop {
-        let (entries, _) = store.entries(&chain.name, fold.head().version.sequence, CHECK_BYTES).map_err(text)?;
-        if entries.is_empty() {
-            break;
-        }
-        for entry in &entries {
-            let folded = fold.fold(entry).map_err(text)?;
-            let stored = store.boundary(&chain.name, entry.next_sequence()).map_err(text)?;
-            if stored.is_none_or(|stored| stored.digest != folded.head.digest) {
-                return Err(format!("record {} has another digest than its content", entry.sequence));
-            }
-            records += 1;
-        }
-    }
-    let head = match &chain.partial {
-        Some(partial) => fold.partial_head(partial).map_err(text)?,
-        None => fold.head(),
-    };
-    if fold.head().digest != chain.boundary.digest || head.digest != chain.head.digest {
-        return Err(format!("its records lead to {}, its head is {}", head.version, chain.head.version));
-    }
-    if *fold.gallery() != chain.gallery {
-        return Err("its gallery is not what its records lead to".into());
-    }
-    Ok(records)
-}
-
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ pub enum Sabotage {
     PublishBeforeCommit,
     /// The store returns before its transactions are synced, as SQLite's `synchronous=NORMAL` does.
     UnsyncedCommits,
+    /// The entries of a folder are never synced.
+    FoldersNotSynced,
     /// Leases run on a clock that people and time servers set.
     WallClockLease,
     /// An announced head counts as merged, although its content is not here.

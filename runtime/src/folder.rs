@@ -1,27 +1,75 @@
 //! Folders for what nobody else should read.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
+use microlambda::sabotage::{self, Sabotage};
+
 /// Makes `folder`, open to its owner alone (mode 0700), unless it is there already; missing parents get the usual mode,
-/// as they may be shared. The mode of a folder that is there is its owner's business.
+/// as they may be shared. The mode of a folder that is there is its owner's business. When this returns, a power cut does
+/// not take the folder away.
 ///
 /// # Errors
 /// What the system says.
 pub fn create_private(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
+        // A former start may have made it and died before the next line. Whoever made it another way, in a parent that we may
+        // not even read, has seen to it.
+        return parent_of(folder).map_or(Ok(()), |parent| match sync_folder(parent) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            outcome => outcome,
+        });
+    }
+    let Some(parent) = parent_of(folder) else { return make_private(folder) };
+    create_synced(parent)?;
+    make_private(folder)?;
+    sync_folder(parent)
+}
+
+/// Makes the entries of `folder` durable: what was created, renamed or removed in it. Syncing a file does not do that for its
+/// name.
+///
+/// # Errors
+/// What the system says, unless it is that this file system cannot sync a folder.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    if sabotage::is_chosen(Sabotage::FoldersNotSynced) {
         return Ok(());
     }
-    if let Some(parent) = folder.parent() {
-        std::fs::create_dir_all(parent)?;
+    match File::open(folder)?.sync_all() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        outcome => outcome,
     }
-    match DirBuilder::new().mode(0o700).create(folder) {
-        // Another process was faster.
+}
+
+/// Makes a shared folder and its parents; each is durable when this returns, unless it was there.
+fn create_synced(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = parent_of(folder);
+    parent.map_or(Ok(()), create_synced)?;
+    existing_is_fine(folder, DirBuilder::new().create(folder))?;
+    parent.map_or(Ok(()), sync_folder)
+}
+
+fn make_private(folder: &Path) -> io::Result<()> {
+    existing_is_fine(folder, DirBuilder::new().mode(0o700).create(folder))
+}
+
+/// Another process may be faster.
+fn existing_is_fine(folder: &Path, outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         outcome => outcome,
     }
+}
+
+/// The folder that names this one; the working folder for a bare name, none for the root.
+fn parent_of(folder: &Path) -> Option<&Path> {
+    let parent = folder.parent()?;
+    Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! What both agents need around their core: the MQTT link, logging, service notification, configuration files, clocks, and a
-//! few words on text and folders.
+//! few words on text, folders, and how the last run ended.
 //!
 //! This crate owns thin adapters over well-kept libraries and no decision: what is published, when and why is the
 //! agents' own business. Nothing here knows of frames, chains or faces.
@@ -12,6 +12,7 @@ pub mod config;
 mod connection;
 pub mod exit;
 mod folder;
+pub mod last_end;
 mod link;
 pub mod logging;
 pub mod notify;
@@ -21,7 +22,7 @@ pub use broker::{BrokerConfig, BrokerUrl, BrokerUrlError, PASSWORD_CREDENTIAL};
 pub use clock::{boot_id, monotonic_us, unix_ms};
 pub use config::ConfigError;
 pub use exit::{Signal, shutdown_signal};
-pub use folder::create_private;
+pub use folder::{create_private, sync_folder};
 pub use link::{
     Link, LinkConfig, LinkCounters, LinkEvent, LinkEvents, Message, PACKET_BYTES_MAX_DEFAULT, PublishError, Queued,
 };

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod histories;
+pub mod powercut;
 pub mod sim;
 
 use std::collections::BTreeSet;

@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
+use microlambda::sabotage::{self, Sabotage};
 use microlambda_wire::{ChainClass, EndMark, Name};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -115,7 +116,8 @@ fn connect(folder: &Path) -> Result<Connection, SpoolError> {
         return Err(SpoolError::Folder { folder: folder.display().to_string(), why });
     }
     // NORMAL may roll a commit back after a power cut; what was announced must stay.
-    db.pragma_update(None, "synchronous", "FULL")?;
+    let synchronous = if sabotage::is_chosen(Sabotage::UnsyncedCommits) { "NORMAL" } else { "FULL" };
+    db.pragma_update(None, "synchronous", synchronous)?;
     db.pragma_update(None, "cache_size", -CACHE_KIB)?;
     db.pragma_update(None, "mmap_size", 0)?;
     db.pragma_update(None, "foreign_keys", false)?;

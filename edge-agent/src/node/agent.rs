@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::world::Agent;
 use super::{Node, NodeError, status};
 use crate::config::Config;
-use crate::store::Store;
+use crate::store::{Opened, Store};
 use crate::worker::{WorkerCommand, WorkerEvent};
 
 /// A clean stop waits at most so long for the running unit, and again so long for the broker.
@@ -22,7 +22,8 @@ const WAKE_MAX: Duration = Duration::from_secs(3_600);
 ///
 /// # Errors
 /// [`NodeError`]; a broker that is absent is no error, the node waits for it.
-pub async fn run<S: Store>(config: Config, store: S, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+pub async fn run(config: Config, opened: Opened, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let Opened { store, damaged, kept } = opened;
     let name = config.node_name()?;
     let boot = boot_id().map_err(|source| NodeError::System { what: "cannot draw a boot id", source })?;
     let prefix = TopicPrefix::new(&config.site);
@@ -35,7 +36,8 @@ pub async fn run<S: Store>(config: Config, store: S, stop: impl Future<Output = 
     let (worker_events, worker_rx) = mpsc::channel(64);
     let (link, link_events) = Link::start(link_config);
     log::info!(node:% = name, boot:% = boot, site:% = config.site; "edge agent starting");
-    let node = Node::open(config, boot, store, Agent { link, command, worker_events, worker: None })?;
+    let mut node = Node::open(config, boot, store, Agent { link, command, worker_events, worker: None })?;
+    node.databases_are_kept(kept, damaged.as_ref());
     node.main_loop(link_events, worker_rx, stop).await
 }
 
@@ -70,7 +72,7 @@ impl<S: Store> Node<S, Agent> {
                 if !self.world().link.close(STOP_PATIENCE).await {
                     log::warn!("the broker did not acknowledge everything: peers will ask for what they miss");
                 }
-                return Ok(());
+                return Ok(self.store.note_clean_end()?);
             }
         }
     }

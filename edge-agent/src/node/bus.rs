@@ -168,7 +168,7 @@ impl<S: Store, W: World> Node<S, W> {
             return Ok(());
         }
         self.reopen(&note.chain)?;
-        let applies = self.try_content(&note.chain, note.head, note.delta.map(|blob| blob.0));
+        let applies = self.try_content(&note.chain, note.head, note.delta.map(|blob| blob.0))?;
         let event = Event::HeadSeen { from: note.node.to_string(), head: note.head, content_applies: applies };
         self.announcer = Some(note.node.to_string());
         self.drive(&note.chain, event)?;
@@ -177,15 +177,15 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     /// Folds the content of an announcement on trial, if it continues the local state.
-    fn try_content(&mut self, chain: &Name, head: Head, bytes: Option<Vec<u8>>) -> bool {
-        let Some(run) = self.chains.get(chain) else { return false };
-        let Some(bytes) = bytes.filter(|_| head.beats(&run.chain.head())) else { return false };
+    fn try_content(&mut self, chain: &Name, head: Head, bytes: Option<Vec<u8>>) -> Result<bool, NodeError> {
+        let Some(run) = self.chains.get(chain) else { return Ok(false) };
+        let Some(bytes) = bytes.filter(|_| head.beats(&run.chain.head())) else { return Ok(false) };
         match Delta::from_bytes(&bytes) {
-            Ok(delta) if delta.head != head || delta.parent.version.sequence != run.boundary() => false,
+            Ok(delta) if delta.head != head || delta.parent.version.sequence != run.boundary() => Ok(false),
             Ok(delta) => self.fold_on_trial(chain, delta, Vec::new()),
             Err(error) => {
                 self.refuse(&topic_name("continuation", chain), &error);
-                false
+                Ok(false)
             }
         }
     }
@@ -322,7 +322,7 @@ impl<S: Store, W: World> Node<S, W> {
         if !delta.head.beats(&run.chain.head()) {
             return self.stage(&have, delta);
         }
-        if !self.fold_on_trial(&have.chain, delta, Vec::new()) {
+        if !self.fold_on_trial(&have.chain, delta, Vec::new())? {
             self.drop_pending(&have.chain);
             return Ok(());
         }

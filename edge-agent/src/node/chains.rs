@@ -6,10 +6,8 @@ use microlambda_wire::{CameraHead, Name};
 
 use super::chain_run::ChainRun;
 use super::{Node, NodeError, World};
-use crate::store::{Store, StoredChain};
+use crate::store::{CHAINS_OPEN_MAX, Store, StoredChain};
 
-/// A node has at most so many chains open. One more takes the place of a finished one, or of one in which nothing happened.
-const CHAINS_MAX: usize = 64;
 /// How long a claim needs to be heard by all, µs; from round trips of 0.3 ms on loopback and some 10 ms on Wi-Fi.
 const SLOT_US: u64 = 40_000;
 /// State that was asked for is asked for again after this, µs.
@@ -20,7 +18,7 @@ const REFUSAL_US: u64 = 2_000_000;
 impl<S: Store, W: World> Node<S, W> {
     /// Opens the chains that are under way, and the newest of the others.
     pub(super) fn open_chains(&mut self, now_us: u64) -> Result<(), NodeError> {
-        for stored in self.store.newest_chains(CHAINS_MAX)? {
+        for stored in self.store.newest_chains(CHAINS_OPEN_MAX)? {
             self.open_chain(stored, now_us);
         }
         Ok(())
@@ -81,10 +79,10 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    /// Makes room for one more chain by closing the one that was not spoken of for longest: a finished one, or one of which
+    /// Makes room for one more chain than may be open by closing the one that was not spoken of for longest: a finished one, or one of which
     /// nothing is known but that a camera announced it. Either is opened again when it is needed.
     fn make_room(&mut self) -> bool {
-        if self.chains.len() < CHAINS_MAX {
+        if self.chains.len() < CHAINS_OPEN_MAX {
             self.crowded.clear();
             return true;
         }
@@ -97,7 +95,7 @@ impl<S: Store, W: World> Node<S, W> {
             self.counters.chains_refused += 1;
             if self.crowded.is_empty() {
                 self.crowded = format!(
-                    "{CHAINS_MAX} chains are under way, and no further camera or job is taken: stop some cameras"
+                    "{CHAINS_OPEN_MAX} chains are under way, and no further camera or job is taken: stop some cameras"
                 );
                 log::error!("{}", self.crowded);
             }

@@ -19,40 +19,52 @@ const INLINE_BYTES_MAX: usize = 48 << 10;
 /// Frames named in a continuation at most.
 const SUMMARIES_MAX: usize = 64;
 
+/// A state folded on trial, and what each entry gave.
+type Trial = (FoldState, Vec<Folded>);
+
 impl<S: Store, W: World> Node<S, W> {
     /// Folds a delta and keeps the result in `pending`; false (and the state unchanged) if it does not lead where it says.
-    pub(super) fn fold_on_trial(&mut self, chain: &Name, delta: Delta, thumbnails: Vec<(u64, u32, Vec<u8>)>) -> bool {
-        match self.try_fold(chain, &delta) {
+    pub(super) fn fold_on_trial(
+        &mut self,
+        chain: &Name,
+        delta: Delta,
+        thumbnails: Vec<(u64, u32, Vec<u8>)>,
+    ) -> Result<bool, NodeError> {
+        match self.try_fold(chain, &delta)? {
             Ok((fold, folded)) => {
                 if let Some(run) = self.chains.get_mut(chain) {
                     run.pending = Some(Pending { fold, folded, delta, thumbnails, timing: None });
                 }
-                true
+                Ok(true)
             }
             Err(why) => {
                 self.counters.deltas_refused += 1;
                 log::warn!(chain:% = chain; "content refused: it {why}");
-                false
+                Ok(false)
             }
         }
     }
 
-    fn try_fold(&mut self, chain: &Name, delta: &Delta) -> Result<(FoldState, Vec<Folded>), String> {
-        let mut fold = self.fold_at(chain, delta.parent.version.sequence)?;
-        let folded = fold.apply(delta).map_err(|error| error.to_string());
-        folded.map(|folded| (fold, folded))
+    fn try_fold(&mut self, chain: &Name, delta: &Delta) -> Result<Result<Trial, String>, NodeError> {
+        let fold = self.fold_at(chain, delta.parent.version.sequence)?;
+        Ok(fold.and_then(|mut fold| {
+            let folded = fold.apply(delta).map_err(|error| error.to_string());
+            folded.map(|folded| (fold, folded))
+        }))
     }
 
-    /// The folded state before record `sequence`: the current one is lent, an older one is read from the store.
-    pub(super) fn fold_at(&mut self, chain: &Name, sequence: u64) -> Result<FoldState, String> {
-        let run = self.chains.get(chain).ok_or("is of a chain that is not open")?;
+    /// The folded state before record `sequence`: the current one is lent, an older one is read from the store. Inside: why there
+    /// is none, if it is not the store that fails.
+    pub(super) fn fold_at(&mut self, chain: &Name, sequence: u64) -> Result<Result<FoldState, String>, NodeError> {
+        let Some(run) = self.chains.get(chain) else { return Ok(Err("is of a chain that is not open".into())) };
         if run.boundary() == sequence {
-            return Ok(run.fold.clone());
+            return Ok(Ok(run.fold.clone()));
         }
-        let boundary = self.store.boundary(chain, sequence).map_err(|error| error.to_string())?;
-        let boundary = boundary.ok_or_else(|| format!("starts at record {sequence}, which is not folded here"))?;
-        let gallery = self.store.gallery_at(chain, sequence).map_err(|error| error.to_string())?;
-        Ok(FoldState::restore(self.params, boundary, gallery))
+        let Some(boundary) = self.store.boundary(chain, sequence)? else {
+            return Ok(Err(format!("starts at record {sequence}, which is not folded here")));
+        };
+        let gallery = self.store.gallery_at(chain, sequence)?;
+        Ok(Ok(FoldState::restore(self.params, boundary, gallery)))
     }
 
     /// Forgets content that the chain did not take.
@@ -87,7 +99,7 @@ impl<S: Store, W: World> Node<S, W> {
                 None
             }
             Commit::SetAside { why, .. } => {
-                if self.set_aside(chain, &why) {
+                if self.set_aside(chain, &why)? {
                     self.counters.units_set_aside += 1;
                     log::warn!(chain:% = chain; "a unit is set aside: {why}");
                     self.commit_pending(chain, &own, None)?
@@ -363,12 +375,12 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     /// Builds the content that sets the unit at the head aside.
-    fn set_aside(&mut self, chain: &Name, why: &str) -> bool {
-        let Some(run) = self.chains.get(chain) else { return false };
+    fn set_aside(&mut self, chain: &Name, why: &str) -> Result<bool, NodeError> {
+        let Some(run) = self.chains.get(chain) else { return Ok(false) };
         let base = run.fold.head();
         let Some(record) = run.buffered(base.version.sequence).map(|buffered| buffered.record.clone()) else {
             // The record itself is needed to write it down; the next try follows once it has arrived.
-            return false;
+            return Ok(false);
         };
         let sequence = base.version.sequence;
         let entry =
@@ -384,7 +396,7 @@ impl<S: Store, W: World> Node<S, W> {
                 }
             }
         };
-        self.fold_own(chain, base, entries, partial, Vec::new()).is_some()
+        Ok(self.fold_own(chain, base, entries, partial, Vec::new())?.is_some())
     }
 
     /// Folds content made here and keeps it in `pending`; the head it leads to, or `None` if it cannot be folded.
@@ -395,9 +407,8 @@ impl<S: Store, W: World> Node<S, W> {
         entries: Vec<Entry>,
         partial: Option<PartialEntry>,
         thumbnails: Vec<(u64, u32, Vec<u8>)>,
-    ) -> Option<Head> {
-        let fold = || {
-            let mut fold = self.fold_at(chain, base.version.sequence)?;
+    ) -> Result<Option<Head>, NodeError> {
+        let fold = self.fold_at(chain, base.version.sequence)?.and_then(|mut fold| {
             let mut delta = Delta { parent: base, entries, partial, head: base };
             delta.check().map_err(|error| error.to_string())?;
             let folded = delta.entries.iter().map(|entry| fold.fold(entry)).collect::<Result<Vec<_>, _>>();
@@ -406,18 +417,19 @@ impl<S: Store, W: World> Node<S, W> {
                 Some(partial) => fold.partial_head(partial).map_err(|error| error.to_string())?,
                 None => fold.head(),
             };
-            Ok::<_, String>(Pending { fold, folded, delta, thumbnails, timing: None })
-        };
-        match fold() {
+            Ok(Pending { fold, folded, delta, thumbnails, timing: None })
+        });
+        match fold {
             Ok(pending) => {
                 let head = pending.delta.head;
-                self.chains.get_mut(chain)?.pending = Some(pending);
-                Some(head)
+                let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
+                run.pending = Some(pending);
+                Ok(Some(head))
             }
             Err(why) => {
                 self.counters.deltas_refused += 1;
                 log::error!(chain:% = chain; "the worker's result is not sound and is dropped: it {why}");
-                None
+                Ok(None)
             }
         }
     }

@@ -79,6 +79,8 @@ pub struct Node<S, W> {
     /// Who announced the content that is being handled.
     announcer: Option<String>,
     counters: Counters,
+    /// That a damaged database is kept, for people; empty if none is.
+    kept_aside: String,
     /// That there is no room for another chain, for people; empty while there is.
     crowded: String,
     /// When a refused message was last logged for people to see, µs.
@@ -113,6 +115,7 @@ impl<S: Store, W: World> Node<S, W> {
             world,
             store,
             counters: Counters::default(),
+            kept_aside: String::new(),
             crowded: String::new(),
             refusal_told_us: 0,
             settled_at_us: u64::MAX,

@@ -5,7 +5,7 @@ use microlambda_runtime::Message;
 use microlambda_wire::{ChainClass, ChainLag, Name, NodeStatus, Topic, TopicPrefix, to_payload};
 
 use super::{Node, World};
-use crate::store::Store;
+use crate::store::{KeptAside, Store};
 
 /// The status is repeated this often, µs.
 const STATUS_US: u64 = 5_000_000;
@@ -13,6 +13,8 @@ const STATUS_US: u64 = 5_000_000;
 const SILENCE_US: u64 = 3 * STATUS_US;
 /// A live chain further behind than this is reported as such, records.
 const BEHIND_RECORDS: u64 = 30;
+/// Of what is wrong with a database so much is told, characters.
+const WHY_CHARS_MAX: usize = 200;
 
 /// Another node as last heard.
 pub(super) struct PeerView {
@@ -98,6 +100,8 @@ counters! {
     peers_refused,
     /// Messages that could not be published at once.
     publish_failures,
+    /// Damaged databases in the state directory, each kept in a folder of its own.
+    databases_kept_aside,
 }
 
 /// What the broker publishes when this node vanishes.
@@ -132,6 +136,21 @@ impl<S: Store, W: World> Node<S, W> {
             others.map(|(node, peer)| Peer { node: node.to_string(), load_permille: peer.load_permille }).collect();
         peers.push(Peer { node: self.name.to_string(), load_permille: 0 });
         peers
+    }
+
+    /// Tells of damaged databases that are kept in the state directory, one of them perhaps since this start.
+    pub fn databases_are_kept(&mut self, kept: u32, damaged: Option<&KeptAside>) {
+        self.counters.databases_kept_aside = u64::from(kept);
+        let why = damaged.map_or(String::new(), |found| {
+            let why: String = found.why.chars().take(WHY_CHARS_MAX).collect();
+            format!("; the last one, in {}, was found at this start: {why}", found.folder.display())
+        });
+        if kept > 0 {
+            self.kept_aside = format!(
+                "{kept} damaged database(s) kept in {}: check the disk, and remove the folders `damaged-…` once all is well{why}",
+                self.config.state_dir.display()
+            );
+        }
     }
 
     pub(super) fn status_tick(&mut self, now_us: u64) {
@@ -179,6 +198,9 @@ impl<S: Store, W: World> Node<S, W> {
         }
         if !self.crowded.is_empty() {
             return self.crowded.clone();
+        }
+        if !self.kept_aside.is_empty() {
+            return self.kept_aside.clone();
         }
         let behind =
             self.chains.iter().find(|(name, run)| run.class == ChainClass::Live && self.lag(name) > BEHIND_RECORDS);

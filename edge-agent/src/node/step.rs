@@ -326,7 +326,7 @@ impl<S: Store, W: World> Node<S, W> {
         let result = if nothing_new {
             started_from
         } else {
-            let folded = self.fold_own(chain, step.base, step.entries, step.partial, step.thumbnails);
+            let folded = self.fold_own(chain, step.base, step.entries, step.partial, step.thumbnails)?;
             if let Some(pending) = self.chains.get_mut(chain).and_then(|run| run.pending.as_mut()) {
                 pending.timing = times;
             }

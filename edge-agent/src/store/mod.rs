@@ -1,5 +1,7 @@
 //! What a node keeps over a restart. [`Store`] is the contract, [`SqliteStore`] its first implementation.
 
+mod check;
+mod recover;
 mod sqlite;
 mod sqlite_read;
 
@@ -11,7 +13,12 @@ use microlambda_faces::fold::{FoldState, Folded, Gallery};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name};
 use serde::Serialize;
 
+pub use check::{Depth, Findings};
+pub use recover::{KeptAside, Opened};
 pub use sqlite::SqliteStore;
+
+/// A node has at most so many chains open, and looks at so many when it starts.
+pub const CHAINS_OPEN_MAX: usize = 64;
 
 /// The store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +59,46 @@ pub enum StoreError {
         known: i64,
     },
     /// A row that this program cannot have written.
-    #[error("database {path}: {what} is damaged; run `edge-agent check`, or move the file away: peers hold the state")]
+    #[error(
+        "database {path}: {what} is damaged; `edge-agent run` checks it when it starts, and begins a new one if it must: peers hold \
+         the state"
+    )]
     Damaged {
         /// Which file.
         path: PathBuf,
         /// Which part.
         what: String,
     },
+}
+
+impl StoreError {
+    /// Whether the content of the database is wrong: not its disk, its permissions or its version, which may be mended.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Sqlite { source, .. } => match source {
+                // What this program has written has the right types and ranges.
+                rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::Utf8Error(..) => true,
+                _ => matches!(
+                    source.sqlite_error_code(),
+                    Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+                ),
+            },
+            Self::Directory { .. } | Self::Locked { .. } | Self::Newer { .. } => false,
+        }
+    }
+
+    /// What is wrong, without which file and what to do.
+    pub fn what(&self) -> String {
+        match self {
+            Self::Damaged { what, .. } => format!("{what} is damaged"),
+            Self::Sqlite { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// A chain as the store holds it.
@@ -222,6 +262,11 @@ pub trait Store: Send {
 
     /// Counts over a chain's records.
     fn totals(&self, chain: &Name) -> Result<ChainTotals, StoreError>;
+
+    /// Notes that the node ends in order, after the last write: a start after any other end checks more.
+    fn note_clean_end(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// The text of an event's kind in the database.

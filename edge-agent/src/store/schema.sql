@@ -17,7 +17,8 @@ CREATE TABLE chain (
   head_digest BLOB NOT NULL,
   head_set_aside INTEGER NOT NULL,
   holder TEXT,                          -- node that made the head
-  done INTEGER NOT NULL                 -- 1 once the end is folded
+  done INTEGER NOT NULL,                -- 1 once the end is folded
+  identity BLOB NOT NULL                -- digest of name, camera, batch and lambda: no record's digest covers these
 ) STRICT;
 
 -- Records with their recorded analyses, and the state each leads to.

@@ -4,19 +4,22 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use microlambda::{Attempt, Head, StepMode};
+use microlambda::sabotage::{self, Sabotage};
+use microlambda::{Attempt, DigestBuilder, Head, StepMode};
 use microlambda_faces::content::{Entry, to_bytes};
 use microlambda_faces::fold::{Folded, event_id};
 use microlambda_faces::{Analysis, FaceOutcome};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
+use super::check::own_schema;
 use super::{Advance, ChainTotals, FaceRow, Store, StoreError, StoredChain, kind_text};
 
 /// Written into `user_version`; raised by one with every change of `schema.sql`.
 pub(super) const SCHEMA_VERSION: i64 = 1;
 /// The database inside a state directory.
-const DATABASE: &str = "edge.sqlite";
+pub(super) const DATABASE: &str = "edge.sqlite";
+pub(super) const SCHEMA: &str = include_str!("schema.sql");
 /// Pages kept in memory, KiB: the working set of a commit, no more.
 const CACHE_KIB: i64 = 1_024;
 
@@ -24,29 +27,33 @@ const CACHE_KIB: i64 = 1_024;
 pub struct SqliteStore {
     pub(super) connection: Connection,
     pub(super) path: PathBuf,
-    _lock: Option<File>,
+    /// Whether this is an agent's run, whose end is noted.
+    pub(super) notes_end: bool,
+    #[expect(dead_code, reason = "held, and released when it is dropped")]
+    lock: Option<File>,
 }
 
 impl SqliteStore {
-    /// Opens or creates the database in `state_dir` and locks the directory.
+    /// Opens or creates the database in `state_dir` and locks the directory. Nothing is checked:
+    /// [`SqliteStore::open_or_renew`] is for an agent's run.
     ///
     /// # Errors
     /// [`StoreError`]; among them that another agent holds the lock, and that the file is not a sound database.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        Self::connect(state_dir, &lock(state_dir)?)
+    }
+
+    /// Opens or creates the database in a directory that is locked.
+    pub(super) fn connect(state_dir: &Path, lock: &File) -> Result<Self, StoreError> {
         let directory = |source| StoreError::Directory { path: state_dir.to_owned(), source };
-        microlambda_runtime::create_private(state_dir).map_err(directory)?;
-        let lock = File::create(state_dir.join("lock")).map_err(directory)?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => StoreError::Locked { path: state_dir.to_owned() },
-            TryLockError::Error(source) => directory(source),
-        })?;
         let path = state_dir.join(DATABASE);
         let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
-        let store = Self { connection, path, _lock: Some(lock) };
+        let lock = lock.try_clone().map_err(directory)?;
+        let store = Self { connection, path, notes_end: false, lock: Some(lock) };
         store.prepare().map_err(|source| store.sqlite(source))?;
         store.migrate()?;
         // The directory entry of a new database must survive a power cut as the database itself does.
-        File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(directory)?;
+        microlambda_runtime::sync_folder(state_dir).map_err(directory)?;
         Ok(store)
     }
 
@@ -69,7 +76,7 @@ impl SqliteStore {
             Ok(connection)
         };
         let connection = open().map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
-        let store = Self { connection, path, _lock: None };
+        let store = Self { connection, path, notes_end: false, lock: None };
         let found = store.user_version()?;
         if found == SCHEMA_VERSION { Ok(store) } else { Err(store.newer(found)) }
     }
@@ -84,7 +91,8 @@ impl SqliteStore {
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // NORMAL could take back, after a power cut, what was already published.
-        connection.pragma_update(None, "synchronous", "FULL")?;
+        let synchronous = if sabotage::is_chosen(Sabotage::UnsyncedCommits) { "NORMAL" } else { "FULL" };
+        connection.pragma_update(None, "synchronous", synchronous)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.pragma_update(None, "wal_autocheckpoint", 256)
@@ -96,15 +104,22 @@ impl SqliteStore {
 
     fn migrate(&self) -> Result<(), StoreError> {
         match self.user_version()? {
-            0 => {
-                let script = format!(
-                    "BEGIN EXCLUSIVE; {} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;",
-                    include_str!("schema.sql")
-                );
+            0 if self.schema().map_err(|source| self.sqlite(source))?.is_empty() => {
+                let script = format!("BEGIN EXCLUSIVE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
                 self.connection.execute_batch(&script).map_err(|source| self.sqlite(source))
             }
             SCHEMA_VERSION => Ok(()),
-            found => Err(self.newer(found)),
+            found => Err(self.other_version(found)),
+        }
+    }
+
+    /// A newer program has raised the number with a change of the schema. Under this program's own schema it is the number that is
+    /// wrong.
+    fn other_version(&self, found: i64) -> StoreError {
+        match (self.schema(), own_schema()) {
+            (Ok(held), Ok(own)) if held == *own || found <= 0 => self.damaged("the schema's version"),
+            (Ok(_), Ok(_)) => self.newer(found),
+            (Err(source), _) | (_, Err(source)) => self.sqlite(source),
         }
     }
 
@@ -151,12 +166,14 @@ impl Store for SqliteStore {
         class: ChainClass,
         genesis: Head,
     ) -> Result<StoredChain, StoreError> {
+        let batch = class == ChainClass::Batch;
+        let identity = identity(name, camera, batch, &genesis.digest.0);
         self.write(|tx| {
             tx.execute(
                 "INSERT OR IGNORE INTO chain (name, camera, batch, lambda, generation, boundary_sequence, boundary_digest,
-                 boundary_set_aside, partial, head_unit, head_digest, head_set_aside, holder, done)
-                 VALUES (?1, ?2, ?3, ?4, 0, 0, ?4, 0, NULL, 0, ?4, 0, NULL, 0)",
-                params![name.as_str(), camera.as_str(), class == ChainClass::Batch, genesis.digest.0],
+                 boundary_set_aside, partial, head_unit, head_digest, head_set_aside, holder, done, identity)
+                 VALUES (?1, ?2, ?3, ?4, 0, 0, ?4, 0, NULL, 0, ?4, 0, NULL, 0, ?5)",
+                params![name.as_str(), camera.as_str(), batch, genesis.digest.0, identity],
             )
         })?;
         self.read_chain(name)?.ok_or_else(|| self.damaged(format!("chain {name}")))
@@ -235,6 +252,26 @@ impl Store for SqliteStore {
     fn totals(&self, chain: &Name) -> Result<ChainTotals, StoreError> {
         self.read_totals(chain)
     }
+
+    fn note_clean_end(&mut self) -> Result<(), StoreError> {
+        let folder = self.path.parent().filter(|_| self.notes_end);
+        folder.map_or(Ok(()), |folder| {
+            let directory = |source| StoreError::Directory { path: folder.to_owned(), source };
+            microlambda_runtime::last_end::note_clean_end(folder).map_err(directory)
+        })
+    }
+}
+
+/// Makes the state directory unless it is there, and locks it.
+pub(super) fn lock(state_dir: &Path) -> Result<File, StoreError> {
+    let directory = |source| StoreError::Directory { path: state_dir.to_owned(), source };
+    microlambda_runtime::create_private(state_dir).map_err(directory)?;
+    let lock = File::create(state_dir.join("lock")).map_err(directory)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: state_dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(directory(source)),
+    }
 }
 
 pub(super) fn chain_id(connection: &Connection, chain: &Name) -> rusqlite::Result<i64> {
@@ -244,6 +281,12 @@ pub(super) fn chain_id(connection: &Connection, chain: &Name) -> rusqlite::Resul
 /// SQLite's integers are signed; sequence numbers beyond 2^63 cannot be stored and are refused.
 pub(super) fn integer(number: u64) -> rusqlite::Result<i64> {
     i64::try_from(number).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// The digest over what never changes in a chain's row.
+pub(super) fn identity(name: &Name, camera: &Name, batch: bool, lambda: &[u8; 32]) -> [u8; 32] {
+    let digest = DigestBuilder::new("chain row").field(name.as_str().as_bytes()).field(camera.as_str().as_bytes());
+    digest.number(u64::from(batch)).field(lambda).finish().0
 }
 
 fn blob<T: serde::Serialize>(value: &T) -> rusqlite::Result<Vec<u8>> {

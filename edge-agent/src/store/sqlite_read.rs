@@ -1,4 +1,4 @@
-//! SQLite as a store: reads, and the check of a whole database.
+//! SQLite as a store: reads.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use microlambda_faces::{Analysis, ENCODING_LEN, Encoding};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::sqlite::{SqliteStore, chain_id, integer};
+use super::sqlite::{SqliteStore, chain_id, identity, integer};
 use super::{ChainTotals, EventRow, FaceRow, FrameRow, StoreError, StoredChain};
 
 /// Events handed out at once.
@@ -17,7 +17,7 @@ const EVENTS_MAX: u64 = 1_024;
 
 const CHAIN_COLUMNS: &str =
     "id, name, camera, batch, lambda, generation, boundary_sequence, boundary_digest, boundary_set_aside,
-    partial, head_unit, head_digest, head_set_aside, holder, done";
+    partial, head_unit, head_digest, head_set_aside, holder, done, identity";
 
 /// A row of `chain` as it stands.
 struct ChainRow {
@@ -31,6 +31,7 @@ struct ChainRow {
     head: Head,
     holder: Option<String>,
     done: bool,
+    identity: [u8; 32],
 }
 
 fn chain_row(row: &Row<'_>) -> rusqlite::Result<ChainRow> {
@@ -48,6 +49,7 @@ fn chain_row(row: &Row<'_>) -> rusqlite::Result<ChainRow> {
         head: Head { version: head_version, digest: Digest(row.get(11)?), set_aside: row.get(12)? },
         holder: row.get(13)?,
         done: row.get(14)?,
+        identity: row.get(15)?,
     })
 }
 
@@ -90,6 +92,9 @@ impl SqliteStore {
     fn stored_chain(&self, row: ChainRow) -> Result<StoredChain, StoreError> {
         let name = Name::new(row.name).map_err(|_| self.damaged("a chain's name"))?;
         let camera = Name::new(row.camera).map_err(|_| self.damaged("a camera's name"))?;
+        if row.identity != identity(&name, &camera, row.batch, &row.lambda) {
+            return Err(self.damaged(format!("the row of chain {name}")));
+        }
         let partial = row.partial.map(|bytes| from_bytes(&bytes)).transpose();
         let partial = partial.map_err(|_| self.damaged(format!("the partial state of chain {name}")))?;
         let attempt = |(digest, epoch, one_unit): ([u8; 32], u32, bool)| {
@@ -344,23 +349,5 @@ impl SqliteStore {
                 }
             }
         }
-    }
-
-    /// SQLite's own check of the file: what it complains about, empty if nothing.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the check itself cannot run.
-    pub fn integrity(&self) -> Result<Vec<String>, StoreError> {
-        let read = || {
-            let mut statement = self.connection.prepare("PRAGMA integrity_check(20)")?;
-            let mut lines = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
-            let mut statement = self.connection.prepare("SELECT \"table\" FROM pragma_foreign_key_check LIMIT 20")?;
-            let broken =
-                statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
-            lines.extend(broken.into_iter().map(|table| format!("{table}: a row refers to a chain that is not there")));
-            lines.retain(|line| line != "ok");
-            Ok(lines)
-        };
-        read().map_err(|source| self.sqlite(source))
     }
 }

@@ -1,0 +1,107 @@
+//! Opening a database that may have been damaged while it lay on the disk: it is checked, and kept aside if it is.
+//!
+//! What is checked, and why not everything every time: reading a whole database takes minutes on a large one and a slow card, and
+//! a node that is not there finds nobody. So at each start SQLite's header, the schema, and what the node works with are checked
+//! ([`SqliteStore::quick_look`]); what lies behind is old, and whoever is sent it folds it and compares the digest. After an end that
+//! was not in order the rest follows, as far as it can be read within [`CHECK_MS_MAX`]: power cuts are when cards fail. After an error
+//! that told of damage, everything is checked however long it takes, for the node could not work anyway.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use microlambda_faces::FaceParams;
+use microlambda_runtime::last_end::{self, LastEnd, is_gone, keep_aside, note_running};
+
+use super::check::Depth;
+use super::sqlite::{DATABASE, SqliteStore, lock};
+use super::{CHAINS_OPEN_MAX, StoreError};
+
+/// How long a start is held up to check what the node does not need at once, ms.
+const CHECK_MS_MAX: u64 = 10_000;
+/// Damage seen so many times in a row, which no check finds, is believed.
+const DAMAGES_BELIEVED: u32 = 2;
+/// Findings told at most.
+const TOLD_MAX: usize = 3;
+
+/// A database, as good as it could be had.
+pub struct Opened {
+    /// It.
+    pub store: SqliteStore,
+    /// The one that it replaces, if that was found damaged now.
+    pub damaged: Option<KeptAside>,
+    /// Damaged ones that are kept beside it in all.
+    pub kept: u32,
+}
+
+/// A damaged database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptAside {
+    /// The folder it is in now.
+    pub folder: PathBuf,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl SqliteStore {
+    /// Opens or creates the database in `state_dir` for an agent's run, and locks the directory. A damaged one is moved into a folder
+    /// of its own, and a new one takes its place.
+    ///
+    /// # Errors
+    /// As for [`SqliteStore::open`], but for damage: a full disk, a lack of permission, a failing disk and a newer schema are errors,
+    /// and leave the database where it is. It is an error too that too many damaged ones are kept already.
+    pub fn open_or_renew(state_dir: &Path, faces: &FaceParams) -> Result<Opened, StoreError> {
+        let directory = |source| StoreError::Directory { path: state_dir.to_owned(), source };
+        let lock = lock(state_dir)?;
+        let end = last_end::last_end(state_dir).map_err(directory)?;
+        let (mut store, damages, damaged) = match Self::open_checked(state_dir, &lock, faces, end) {
+            Ok((store, damages)) => (store, damages, None),
+            Err(error) if error.is_damage() => {
+                let why = error.what();
+                let folder = keep_aside(state_dir, DATABASE).map_err(directory)?;
+                log::error!(folder:% = folder.display(), why = why.as_str();
+                    "the database is damaged: it is kept in this folder, and a new one begins. Peers send what they hold, and what nobody \
+                     holds is made again from the frames in the camera's spool. Remove the folder once all is well; check the disk");
+                (Self::connect(state_dir, &lock)?, 0, Some(KeptAside { folder, why }))
+            }
+            Err(error) => return Err(error),
+        };
+        note_running(state_dir, damages).map_err(directory)?;
+        store.notes_end = true;
+        Ok(Opened { store, damaged, kept: last_end::kept_aside(state_dir) })
+    }
+
+    fn open_checked(
+        state_dir: &Path,
+        lock: &File,
+        faces: &FaceParams,
+        end: LastEnd,
+    ) -> Result<(Self, u32), StoreError> {
+        let damaged = |what: &str| StoreError::Damaged { path: state_dir.join(DATABASE), what: what.to_owned() };
+        if is_gone(state_dir, DATABASE, end) {
+            return Err(damaged("the file, which is missing or empty,"));
+        }
+        if matches!(end, LastEnd::DamageSeen(DAMAGES_BELIEVED..)) {
+            return Err(damaged("what was read again and again while running"));
+        }
+        let store = Self::connect(state_dir, lock)?;
+        store.quick_look(faces, CHAINS_OPEN_MAX)?;
+        let (depth, until, damages) = match end {
+            LastEnd::Never | LastEnd::Clean => return Ok((store, 0)),
+            LastEnd::Unclean(damages) => {
+                (Depth::Pages, Some(Instant::now() + Duration::from_millis(CHECK_MS_MAX)), damages)
+            }
+            LastEnd::DamageSeen(damages) => (Depth::Everything, None, damages),
+        };
+        log::info!(end:? = end; "the last run did not end in order: checking the database");
+        let found = store.check(faces, depth, until)?;
+        if !found.sound {
+            let told: Vec<&str> = found.problems.iter().map(String::as_str).take(TOLD_MAX).collect();
+            return Err(damaged(&format!("the content ({})", told.join("; "))));
+        }
+        if found.cut_short {
+            log::info!(records = found.records; "sound as far as it was checked: `edge-agent check` checks the rest");
+        }
+        Ok((store, damages))
+    }
+}

@@ -1,0 +1,180 @@
+//! How the last run with a database ended, and where databases go that were found damaged.
+//!
+//! A check of a whole database reads all of it, which takes minutes on a large one and a slow card. A database that was closed in
+//! order was written by a program that saw nothing wrong; so the whole is checked after any other end, and after an error that
+//! told of damage. A small file beside the database says which it was.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::{create_private, sync_folder};
+
+/// The file that says it.
+const MARK: &str = "last-end";
+/// Folders for damaged databases are called this with a number behind.
+const KEPT: &str = "damaged-";
+/// So many damaged databases are kept, none is deleted: a disk that damaged more is to be replaced first.
+pub const KEPT_MAX: u32 = 8;
+
+/// How the last run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastEnd {
+    /// There was none: no database was ever completed here.
+    Never,
+    /// In order.
+    Clean,
+    /// By a power cut, a signal or an error. So many times in a row damage had been seen before, and the check had found none.
+    Unclean(u32),
+    /// By damage seen while running, for the n-th time in a row.
+    DamageSeen(u32),
+}
+
+/// Reads how the last run in `folder` ended. A mark that says nothing was torn while it was written: an unclean end.
+///
+/// # Errors
+/// What the system says.
+pub fn last_end(folder: &Path) -> io::Result<LastEnd> {
+    let bytes = match fs::read(folder.join(MARK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LastEnd::Never),
+        outcome => outcome?,
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut words = text.split_whitespace();
+    let (word, count) = (words.next(), words.next().and_then(|count| count.parse().ok()));
+    Ok(match (word, count) {
+        (Some("clean"), None) => LastEnd::Clean,
+        (Some("damage"), Some(count)) => LastEnd::DamageSeen(count),
+        (_, count) => LastEnd::Unclean(count.unwrap_or(0)),
+    })
+}
+
+/// Notes that a run begins, before its first write; `damages` is how often in a row damage was seen and not found.
+///
+/// # Errors
+/// What the system says.
+pub fn note_running(folder: &Path, damages: u32) -> io::Result<()> {
+    write_mark(folder, &format!("running {damages}\n"))
+}
+
+/// Notes that a run ended in order. Should a power cut undo this, one more check is all it costs.
+///
+/// # Errors
+/// What the system says.
+pub fn note_clean_end(folder: &Path) -> io::Result<()> {
+    write_mark(folder, "clean\n")
+}
+
+/// Notes that a run ends because it came upon damage, so that the next one checks everything.
+///
+/// # Errors
+/// What the system says.
+pub fn note_damage(folder: &Path) -> io::Result<()> {
+    let before = match last_end(folder)? {
+        LastEnd::Unclean(damages) | LastEnd::DamageSeen(damages) => damages,
+        LastEnd::Never | LastEnd::Clean => 0,
+    };
+    write_mark(folder, &format!("damage {}\n", before.saturating_add(1)))
+}
+
+fn write_mark(folder: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::create(folder.join(MARK))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    sync_folder(folder)
+}
+
+/// How many damaged databases are kept in `folder`.
+pub fn kept_aside(folder: &Path) -> u32 {
+    let taken = (1..=KEPT_MAX).filter(|number| folder.join(format!("{KEPT}{number}")).exists());
+    u32::try_from(taken.count()).unwrap_or(KEPT_MAX)
+}
+
+/// Moves `database` and its log, which nobody has open, into a new folder inside of `folder`, and says which. Nothing is deleted:
+/// beyond [`KEPT_MAX`] it is an error.
+///
+/// # Errors
+/// What the system says; [`io::ErrorKind::StorageFull`] if so many are kept already.
+pub fn keep_aside(folder: &Path, database: &str) -> io::Result<PathBuf> {
+    let place = (1..=KEPT_MAX).map(|number| folder.join(format!("{KEPT}{number}"))).find(|place| !place.exists());
+    let place = place.ok_or_else(|| {
+        let text = format!(
+            "{KEPT_MAX} damaged databases are kept in {} already: replace this disk, or move them away",
+            folder.display()
+        );
+        io::Error::new(io::ErrorKind::StorageFull, text)
+    })?;
+    create_private(&place)?;
+    // The database first: without its log it could pass for an older one, while a log alone is seen to be one.
+    for suffix in ["", "-journal", "-wal", "-shm"] {
+        let name = format!("{database}{suffix}");
+        match fs::rename(folder.join(&name), place.join(&name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    sync_folder(&place)?;
+    sync_folder(folder)?;
+    Ok(place)
+}
+
+/// Whether the files of a database are not what a completed one leaves: it is missing or empty, though there was one, or though its
+/// log is there. SQLite would take it for a new one and drop the log.
+pub fn is_gone(folder: &Path, database: &str, end: LastEnd) -> bool {
+    let bytes = |name: String| fs::metadata(folder.join(name)).map_or(0, |file| file.len());
+    let log_bytes = bytes(format!("{database}-wal"));
+    bytes(database.to_owned()) == 0 && (end != LastEnd::Never || log_bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_tells_how_the_last_run_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let end = || last_end(dir.path()).unwrap();
+        assert_eq!(end(), LastEnd::Never);
+        note_running(dir.path(), 0).unwrap();
+        assert_eq!(end(), LastEnd::Unclean(0));
+        note_damage(dir.path()).unwrap();
+        assert_eq!(end(), LastEnd::DamageSeen(1));
+        note_running(dir.path(), 1).unwrap();
+        note_damage(dir.path()).unwrap();
+        assert_eq!(end(), LastEnd::DamageSeen(2));
+        note_clean_end(dir.path()).unwrap();
+        assert_eq!(end(), LastEnd::Clean);
+        for torn in ["", "runn", "clean 3", "\u{fffd}"] {
+            fs::write(dir.path().join(MARK), torn).unwrap();
+            assert!(matches!(end(), LastEnd::Unclean(_)), "{torn:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_databases_are_kept_up_to_a_bound_and_never_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 1..=KEPT_MAX {
+            fs::write(dir.path().join("a.sqlite"), number.to_string()).unwrap();
+            fs::write(dir.path().join("a.sqlite-wal"), "log").unwrap();
+            let place = keep_aside(dir.path(), "a.sqlite").unwrap();
+            assert_eq!(fs::read_to_string(place.join("a.sqlite")).unwrap(), number.to_string());
+            assert!(place.join("a.sqlite-wal").exists() && !dir.path().join("a.sqlite-wal").exists());
+            assert_eq!(kept_aside(dir.path()), number);
+        }
+        fs::write(dir.path().join("a.sqlite"), "one more").unwrap();
+        let error = keep_aside(dir.path(), "a.sqlite").unwrap_err();
+        assert!(error.to_string().contains("replace this disk"), "{error}");
+        assert!(dir.path().join("a.sqlite").exists());
+    }
+
+    #[test]
+    fn a_database_that_was_there_and_is_not_is_gone_and_a_new_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = |end| is_gone(dir.path(), "a.sqlite", end);
+        assert!(!gone(LastEnd::Never) && gone(LastEnd::Clean));
+        fs::write(dir.path().join("a.sqlite-wal"), "log").unwrap();
+        assert!(gone(LastEnd::Never));
+        fs::write(dir.path().join("a.sqlite"), "content").unwrap();
+        assert!(!gone(LastEnd::Never) && !gone(LastEnd::Unclean(0)));
+    }
+}

@@ -1,0 +1,124 @@
+//! The node's store: after a power cut it holds what it held after the last write that had returned, or after the one under way.
+
+use std::path::Path;
+
+use edge_agent::store::{Depth, SqliteStore};
+use microlambda::sabotage::Sabotage;
+use microlambda_faces::FaceParams;
+use microlambda_tests::histories::{History, everything};
+use microlambda_tests::powercut::disk::image_of;
+use microlambda_tests::powercut::tap::Watch;
+use microlambda_tests::powercut::{Covered, cut_everywhere};
+use microlambda_tests::sim::random::Random;
+
+use crate::{Recording, over_seeds, recorded, state_dir};
+
+/// Histories and the operations of each: enough for the log to be written back and begun anew several times.
+const HISTORIES: u64 = 2;
+const OPERATIONS: usize = 16;
+/// The store is closed and opened again after so many.
+const REOPEN_EVERY: usize = 7;
+/// Disks that lost some of what was not synced, for each moment.
+const MIXED_DISKS: u64 = 2;
+/// So many disks at least are opened and checked in all.
+const CHECKED_MIN: usize = 1_000;
+/// The power is cut again while every so many-th disk is opened.
+const AGAIN_EVERY: usize = 60;
+
+/// What a history has written: where each operation ended, and what the store holds from there on.
+struct Written {
+    ends: Vec<usize>,
+    states: Vec<Vec<String>>,
+}
+
+impl Written {
+    /// Operations that had returned at this moment.
+    fn returned(&self, at: usize) -> usize {
+        self.ends.partition_point(|end| *end <= at)
+    }
+}
+
+fn write(seed: u64, sabotage: Option<Sabotage>) -> (Written, Recording) {
+    recorded(sabotage, |root, watch| {
+        let folder = state_dir(root);
+        let mut store = Some(SqliteStore::open(&folder).expect("a store"));
+        let mut history = History::new(seed);
+        let mut written = Written { ends: Vec::new(), states: vec![everything(&history.double).expect("answers")] };
+        for number in 0..OPERATIONS {
+            if number % REOPEN_EVERY == REOPEN_EVERY - 1 {
+                drop(store.take());
+                store = Some(SqliteStore::open(&folder).expect("the store again"));
+            }
+            history.next().apply(store.as_mut().expect("an open store")).expect("a transaction");
+            written.ends.push(watch.moment());
+            written.states.push(everything(&history.double).expect("answers"));
+        }
+        written
+    })
+}
+
+/// Opens what is left and compares it with what it may hold.
+fn check(folder: &Path, written: &Written, at: usize) -> Result<(), String> {
+    let store = SqliteStore::open(folder).map_err(|error| error.to_string())?;
+    let found = store.check(&FaceParams::default(), Depth::Everything, None).map_err(|error| error.to_string())?;
+    if !found.sound {
+        return Err(format!("{:?}", found.problems));
+    }
+    let held = everything(&store).map_err(|error| error.to_string())?;
+    let returned = written.returned(at);
+    if held == written.states[returned] || written.states.get(returned + 1) == Some(&held) {
+        return Ok(());
+    }
+    let other = written.states.iter().position(|state| *state == held);
+    Err(match other {
+        Some(other) => format!("{returned} writes had returned, and the store holds what it held after {other}"),
+        None => format!("{returned} writes had returned, and the store holds what it never held"),
+    })
+}
+
+/// Cuts the power everywhere; now and then once more while the agent opens what is left.
+fn cut(seed: u64, sabotage: Option<Sabotage>) -> Result<Covered, String> {
+    let (written, recording) = write(seed, sabotage);
+    let mut random = Random::new(seed ^ 0xC07);
+    let mut again_random = Random::new(seed ^ 0xA6A1);
+    let (mut number, mut again) = (0, Covered::default());
+    let stage = |at| written.returned(at);
+    let covered = cut_everywhere(&recording.start, &recording.events, MIXED_DISKS, &mut random, stage, |at, root| {
+        let folder = state_dir(root);
+        number += 1;
+        if number % AGAIN_EVERY != 0 || !folder.is_dir() {
+            return check(&folder, &written, at);
+        }
+        let before = image_of(&folder).map_err(|error| error.to_string())?;
+        let (watch, start) = Watch::start(&folder);
+        check(&folder, &written, at)?;
+        let events = watch.events();
+        drop(watch);
+        assert_eq!(before, start);
+        let more = cut_everywhere(&start, &events, 1, &mut again_random, |_| 0, |_, root| check(root, &written, at))?;
+        again.checked += more.checked;
+        Ok(())
+    })?;
+    Ok(Covered { checked: covered.checked + again.checked, ..covered })
+}
+
+#[test]
+fn after_a_power_cut_the_store_holds_every_write_that_had_returned_and_no_state_that_never_was() {
+    let sum = over_seeds(HISTORIES, |seed| cut(seed, None));
+    println!("store: {sum:?}");
+    assert!(sum.checked >= CHECKED_MIN, "{sum:?}");
+}
+
+#[test]
+fn commits_that_are_not_synced_are_found() {
+    let why = cut(0, Some(Sabotage::UnsyncedCommits)).expect_err("writes that had returned are lost");
+    println!("{why}");
+    assert!(why.contains("the store holds what it held after"), "{why}");
+}
+
+#[test]
+fn a_state_directory_whose_name_is_not_synced_is_found() {
+    let why = cut(0, Some(Sabotage::FoldersNotSynced)).expect_err("the directory is lost with all that is in it");
+    println!("{why}");
+    assert!(why.contains("the store holds what it held after 0"), "{why}");
+}
