@@ -57,6 +57,8 @@ pub(crate) struct Agent {
     asked_spool: Option<Instant>,
     freed_on_one: u64,
     refused_messages: u64,
+    /// Damaged spools kept in the state directory, and what to tell about them.
+    kept_aside: (u32, String),
     head: Said<CameraHead>,
     status: Said<CameraStatus>,
     watchdog: Watchdog,
@@ -78,7 +80,12 @@ impl<T: PartialEq> Said<T> {
 }
 
 impl Agent {
-    pub(crate) fn new(config: Config, options: Options, clerk: Clerk) -> Result<Self, RunError> {
+    pub(crate) fn new(
+        config: Config,
+        options: Options,
+        clerk: Clerk,
+        kept_aside: (u32, String),
+    ) -> Result<Self, RunError> {
         let desk = clerk.desk();
         let chain = desk.borrow().view.chain.clone();
         Ok(Self {
@@ -94,6 +101,7 @@ impl Agent {
             asked_spool: None,
             freed_on_one: 0,
             refused_messages: 0,
+            kept_aside,
             head: Said { last: None },
             status: Said { last: None },
             watchdog: Watchdog::from_env(),
@@ -145,6 +153,11 @@ impl Agent {
                 self.publish_status(link, &now);
                 return Err(RunError::Run(why.clone()));
             }
+            let damage = Some(self.desk.borrow()).filter(|desk| desk.damaged).map(|desk| desk.trouble.clone());
+            if let Some(why) = damage {
+                self.publish_status(link, &now);
+                return Err(RunError::Damage(why));
+            }
             if self.is_done() && self.options.exit_when_done && self.has_said_head(link) {
                 return Ok(());
             }
@@ -171,6 +184,11 @@ impl Agent {
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
+    }
+
+    /// Whether the spool was found damaged.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.desk.borrow().damaged
     }
 
     fn is_done(&self) -> bool {
@@ -375,7 +393,8 @@ impl Agent {
             Phase::Running if live && report.last_picture_us > 0 && silent_us > SILENT_US => {
                 format!("no picture for {} s: check the camera", silent_us / 10_000_000 * 10)
             }
-            Phase::Starting | Phase::Running | Phase::Ended => desk.trouble.clone(),
+            Phase::Starting | Phase::Running | Phase::Ended if !desk.trouble.is_empty() => desk.trouble.clone(),
+            Phase::Starting | Phase::Running | Phase::Ended => self.kept_aside.1.clone(),
         };
         CameraStatus {
             camera: self.config.camera.clone(),
@@ -391,6 +410,7 @@ impl Agent {
                 freed_on_one: self.freed_on_one,
                 reopened: report.reopened,
                 refused_messages: self.refused_messages,
+                spools_kept_aside: u64::from(self.kept_aside.0),
             },
         }
     }

@@ -31,6 +31,9 @@ pub enum RunError {
     /// The spool cannot be used.
     #[error(transparent)]
     Spool(#[from] spool::SpoolError),
+    /// The spool was found damaged while running; the next start keeps it aside.
+    #[error("{0}")]
+    Damage(String),
     /// Something failed while running; the text says what to do.
     #[error("{0}")]
     Run(String),
@@ -45,7 +48,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => exit::CONFIG,
-            Self::Spool(_) | Self::Run(_) => exit::RUN,
+            Self::Spool(_) | Self::Damage(_) | Self::Run(_) => exit::RUN,
         }
     }
 }

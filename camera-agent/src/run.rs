@@ -1,8 +1,9 @@
 //! From a configuration to a running agent, and to its end.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use microlambda_runtime::{Link, notify, shutdown_signal, unix_ms};
+use microlambda_runtime::{Link, last_end, notify, shutdown_signal, unix_ms};
 use microlambda_wire::ChainClass;
 
 use crate::RunError;
@@ -11,7 +12,7 @@ use crate::config::{Config, SourceConfig};
 use crate::source::pump::{Opener, Pump, PumpConfig};
 use crate::source::{command, folder, v4l2};
 use crate::spool::clerk::Clerk;
-use crate::spool::{Identity, Spool};
+use crate::spool::{Identity, Opened, Spool};
 
 /// How to run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,7 +29,9 @@ pub struct Options {
 /// [`RunError`].
 pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
     let shutdown = shutdown_signal().map_err(RunError::system)?;
-    let spool = open_spool(&config, options)?;
+    let Opened { spool, damaged, kept } = open_spool(&config, options)?;
+    let kept_aside = (kept, told(&config, kept, damaged.as_ref()));
+    let state_dir = config.state_dir.clone();
     let complete_before = spool.view().is_complete();
     let input_ended = spool.view().end.is_some();
     if input_ended {
@@ -36,7 +39,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
     }
     let clerk = Clerk::start(spool).map_err(RunError::system)?;
     let pump = if input_ended { None } else { Some(start_pump(&config, &clerk)?) };
-    let mut agent = Agent::new(config, options, clerk)?;
+    let mut agent = Agent::new(config, options, clerk, kept_aside)?;
     // The events are kept until the end: without them the link would close before the last status is sent.
     let (link, mut events) = Link::start(agent.link_config()?);
     let outcome = if complete_before && options.exit_when_done {
@@ -50,24 +53,43 @@ pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
     if let Some(pump) = pump {
         pump.stop(CLOSE_TIMEOUT).await;
     }
+    let damaged = matches!(outcome, Err(RunError::Damage(_))) || agent.is_damaged();
     agent.clerk.close();
+    let noted = if damaged { last_end::note_damage(&state_dir) } else { last_end::note_clean_end(&state_dir) };
+    if let Err(why) = noted {
+        log::warn!("how this run ended cannot be noted, and the next start checks more than it needs to: {why}");
+    }
     log::info!("stopped");
     outcome
 }
 
-fn open_spool(config: &Config, options: Options) -> Result<Spool, RunError> {
+/// What to tell about damaged spools.
+fn told(config: &Config, kept: u32, damaged: Option<&(PathBuf, String)>) -> String {
+    let found = damaged.map_or(String::new(), |(place, why)| {
+        format!("; the last one, in {}, was found at this start and a new chain begun: {why}", place.display())
+    });
+    let folder = config.state_dir.display();
+    match kept {
+        0 => String::new(),
+        _ => format!(
+            "{kept} damaged spool(s) kept in {folder}: check the disk, and remove the folders `damaged-…` once all is well{found}"
+        ),
+    }
+}
+
+fn open_spool(config: &Config, options: Options) -> Result<Opened, RunError> {
     if options.new_job && crate::spool::replace(&config.state_dir)? {
         log::info!(folder:% = config.state_dir.display(); "the former spool was removed");
     }
     let identity =
         Identity { camera: config.camera.clone(), class: config.source.class(), source: config.source.describe() };
-    let spool = Spool::open(&config.state_dir, &identity, config.spool, unix_ms())?;
-    let view = spool.view();
+    let opened = Spool::open_or_renew(&config.state_dir, &identity, config.spool, unix_ms())?;
+    let view = opened.spool.view();
     log::info!(
         chain:% = view.chain, oldest = view.oldest, next = view.next, frames = view.frames, bytes = view.bytes;
         "spool opened"
     );
-    Ok(spool)
+    Ok(opened)
 }
 
 /// A finite input that was read to its end is not read again.

@@ -77,6 +77,17 @@ pub fn note_damage(folder: &Path) -> io::Result<()> {
     write_mark(folder, &format!("damage {}\n", before.saturating_add(1)))
 }
 
+/// Forgets that there was a database, before it is removed on purpose.
+///
+/// # Errors
+/// What the system says.
+pub fn forget(folder: &Path) -> io::Result<()> {
+    match fs::remove_file(folder.join(MARK)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => sync_folder(folder),
+    }
+}
+
 fn write_mark(folder: &Path, text: &str) -> io::Result<()> {
     let mut file = File::create(folder.join(MARK))?;
     file.write_all(text.as_bytes())?;
@@ -144,6 +155,9 @@ mod tests {
         assert_eq!(end(), LastEnd::DamageSeen(2));
         note_clean_end(dir.path()).unwrap();
         assert_eq!(end(), LastEnd::Clean);
+        forget(dir.path()).unwrap();
+        forget(dir.path()).unwrap();
+        assert_eq!(end(), LastEnd::Never);
         for torn in ["", "runn", "clean 3", "\u{fffd}"] {
             fs::write(dir.path().join(MARK), torn).unwrap();
             assert!(matches!(end(), LastEnd::Unclean(_)), "{torn:?}");

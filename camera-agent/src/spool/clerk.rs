@@ -25,6 +25,8 @@ pub struct Desk {
     pub waiting: bool,
     /// What is wrong with the spool at the moment, or empty.
     pub trouble: String,
+    /// Set for good once the spool was found damaged: the agent is to end, and the next start mends it.
+    pub damaged: bool,
 }
 
 enum Request {
@@ -98,7 +100,8 @@ impl Clerk {
     /// The thread cannot be started.
     pub fn start(spool: Spool) -> std::io::Result<Self> {
         let (requests, inbox) = blocking::channel();
-        let desk = Desk { view: spool.view().clone(), dropped: 0, waiting: false, trouble: String::new() };
+        let desk =
+            Desk { view: spool.view().clone(), dropped: 0, waiting: false, trouble: String::new(), damaged: false };
         let (publish, desk) = watch::channel(desk);
         let thread = std::thread::Builder::new()
             .name("spool".into())
@@ -229,18 +232,21 @@ impl Office {
 
     /// Publishes what has changed, trouble included.
     fn note<T>(&mut self, result: Result<T, SpoolError>) -> Option<T> {
-        let (value, trouble) = match result {
-            Ok(value) => (Some(value), String::new()),
-            Err(error) => (None, error.to_string()),
+        let (value, trouble, damaged) = match result {
+            Ok(value) => (Some(value), String::new(), false),
+            Err(error) => (None, error.to_string(), error.is_damage()),
         };
         let view = self.spool.view();
         self.publish.send_if_modified(|desk| {
             if desk.trouble != trouble && !trouble.is_empty() {
                 log::error!(why:% = trouble; "the spool cannot be written or read");
             }
-            let changed = desk.view != *view || desk.trouble != trouble;
+            // What follows a damaged read may succeed; the word of it stays.
+            let trouble = if desk.damaged { desk.trouble.clone() } else { trouble };
+            let changed = desk.view != *view || desk.trouble != trouble || damaged && !desk.damaged;
             desk.view.clone_from(view);
             desk.trouble = trouble;
+            desk.damaged |= damaged;
             changed
         });
         value

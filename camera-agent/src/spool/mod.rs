@@ -5,6 +5,7 @@
 
 pub mod clerk;
 mod open;
+mod recover;
 mod rows;
 
 use std::fs::File;
@@ -16,6 +17,8 @@ use microlambda_wire::{ChainClass, EndMark, GapReason, Name, Record};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 pub use open::{Identity, replace};
+pub use recover::Opened;
+use recover::write_marks;
 use rows::{digest_of, number, sql};
 
 /// The sent mark is raised by so many numbers at a time at most: one sync for as many frames sent.
@@ -74,9 +77,49 @@ pub enum SpoolError {
     DiskFull,
     /// The database says no.
     #[error(
-        "the spool's database failed ({0}): check the disk; if it is damaged, `camera-agent run --new-job` starts anew"
+        "the spool's database failed ({0}): check the disk; if it is damaged, the next start keeps it aside and begins a new one"
     )]
     Database(rusqlite::Error),
+    /// Something that this program cannot have written.
+    #[error("{0} is damaged: the next start of `camera-agent run` checks the spool, and begins a new one if it must")]
+    Damaged(String),
+}
+
+impl SpoolError {
+    /// Whether the content of the spool is wrong: not its disk, its permissions or its version, which may be mended.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Database(error) => match error {
+                // What this program has written has the right types, and its one row of marks is there.
+                rusqlite::Error::QueryReturnedNoRows
+                | rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::Utf8Error(..) => true,
+                _ => matches!(
+                    error.sqlite_error_code(),
+                    Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+                ),
+            },
+            Self::InUse(_) | Self::Other { .. } | Self::Newer { .. } | Self::Folder { .. } | Self::DiskFull => false,
+        }
+    }
+
+    fn damaged(what: impl Into<String>) -> Self {
+        Self::Damaged(what.into())
+    }
+
+    fn folder(folder: &std::path::Path, error: &std::io::Error) -> Self {
+        Self::Folder { folder: folder.display().to_string(), why: error.to_string() }
+    }
+}
+
+impl From<rusqlite::types::FromSqlError> for SpoolError {
+    /// A column whose type is not the one that this program writes.
+    fn from(error: rusqlite::types::FromSqlError) -> Self {
+        Self::Damaged(format!("a column ({error})"))
+    }
 }
 
 impl From<rusqlite::Error> for SpoolError {
@@ -174,6 +217,8 @@ pub struct Spool {
     view: View,
     sent_mark: u64,
     manifest: Digest,
+    /// Digest of what never changes in the row of marks.
+    identity: Digest,
     /// The newest record read out for sending, to raise the sent mark together with the next append.
     last_read: Option<u64>,
 }
@@ -223,11 +268,8 @@ impl Spool {
         if let Some(input) = &frame.input {
             rows::insert_input(&transaction, input, true)?;
         }
-        transaction.prepare_cached("UPDATE spool SET next = ?1, manifest = ?2, sent_mark = ?3")?.execute(params![
-            sql(sequence + 1),
-            manifest.0.as_slice(),
-            sql(sent_mark)
-        ])?;
+        let end_count = self.view.end.map(|end| end.count);
+        write_marks(&transaction, self.identity, (sequence + 1, sent_mark), manifest, end_count)?;
         transaction.commit()?;
         self.view.next = sequence + 1;
         self.view.frames = room.frames + 1;
@@ -260,8 +302,7 @@ impl Spool {
         let end = EndMark { count: self.view.next, manifest: self.manifest };
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         rows::insert(&transaction, end.count, &Record::End { count: end.count, manifest: end.manifest }, 0)?;
-        transaction
-            .execute("UPDATE spool SET next = ?1, end_count = ?2", params![sql(end.count + 1), sql(end.count)])?;
+        write_marks(&transaction, self.identity, (end.count + 1, self.sent_mark), end.manifest, Some(end.count))?;
         transaction.commit()?;
         self.view.next = end.count + 1;
         self.view.end = Some(end);
@@ -281,7 +322,8 @@ impl Spool {
             let mark = last + self.sent_block();
             // Beyond the mark a frame may become a gap: it is durable before the record is in anybody's hands.
             if !sabotage::is_chosen(Sabotage::PublishBeforeCommit) {
-                self.db.execute("UPDATE spool SET sent_mark = ?1", params![sql(mark)])?;
+                let end_count = self.view.end.map(|end| end.count);
+                write_marks(&self.db, self.identity, (self.view.next, mark), self.manifest, end_count)?;
             }
             self.sent_mark = mark;
         }

@@ -7,13 +7,14 @@ use microlambda::sabotage::{self, Sabotage};
 use microlambda_wire::{ChainClass, EndMark, Name};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::recover::{identity_of, own_schema, schema_of, seal_of_marks};
 use super::rows::{number, sql};
 use super::{Limits, Spool, SpoolError, View, digest_of, empty_manifest};
 
-const SCHEMA: &str = include_str!("schema.sql");
+pub(super) const SCHEMA: &str = include_str!("schema.sql");
 /// `user_version` of the schema above.
 const FORMAT: i64 = 1;
-const DATABASE: &str = "spool.sqlite";
+pub(super) const DATABASE: &str = "spool.sqlite";
 const LOCK: &str = "lock";
 /// SQLite's page cache, KiB: a frame's pages and the upper levels of two small trees.
 const CACHE_KIB: i64 = 512;
@@ -46,20 +47,38 @@ fn class_text(class: ChainClass) -> &'static str {
 }
 
 impl Spool {
-    /// Opens the spool in `folder`, or makes a new one with a new chain.
+    /// Opens the spool in `folder`, or makes a new one with a new chain. [`Spool::open_or_renew`] is for an agent's run.
     ///
     /// # Errors
     /// [`SpoolError`].
     pub fn open(folder: &Path, identity: &Identity, limits: Limits, now_ms: u64) -> Result<Self, SpoolError> {
-        let lock = lock(folder)?;
+        Self::open_locked(folder, lock(folder)?, identity, limits, now_ms)
+    }
+
+    pub(super) fn open_locked(
+        folder: &Path,
+        lock: File,
+        identity: &Identity,
+        limits: Limits,
+        now_ms: u64,
+    ) -> Result<Self, SpoolError> {
         let mut db = connect(folder)?;
         let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let schema = schema_of(&db)?;
         match found {
-            FORMAT => {}
-            0 => create(&mut db, identity, now_ms)?,
+            FORMAT if schema == *own_schema()? => {}
+            FORMAT => return Err(SpoolError::damaged("its schema")),
+            0 if schema.is_empty() => create(&mut db, identity, now_ms)?,
+            // A newer program has raised the number with a change of the schema.
+            _ if found <= 0 || schema == *own_schema()? => return Err(SpoolError::damaged("its format's number")),
             _ => return Err(SpoolError::Newer { folder: folder.display().to_string(), found, known: FORMAT }),
         }
+        // The names of a new database and its log must survive a power cut as they do.
+        microlambda_runtime::sync_folder(folder).map_err(|error| SpoolError::folder(folder, &error))?;
         let held = held_identity(&db)?;
+        // A damaged row must not pass for somebody else's.
+        let spool = load(db, lock, limits, &held)?;
+        spool.check_rows()?;
         // A live camera may get another device; a finite input is what its numbers count.
         let same = held.camera == identity.camera
             && held.class == identity.class
@@ -71,7 +90,7 @@ impl Spool {
                 asked: identity.describe(),
             });
         }
-        load(db, lock, limits, identity.class)
+        Ok(spool)
     }
 }
 
@@ -82,22 +101,20 @@ impl Spool {
 pub fn replace(folder: &Path) -> Result<bool, SpoolError> {
     let _lock = lock(folder)?;
     let mut found = false;
+    microlambda_runtime::last_end::forget(folder).map_err(|error| SpoolError::folder(folder, &error))?;
     // The database first: a log without its database is ignored, a database without its log would use numbers twice.
     for suffix in ["", "-wal", "-shm"] {
         match std::fs::remove_file(folder.join(format!("{DATABASE}{suffix}"))) {
             Ok(()) => found = true,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(SpoolError::Folder { folder: folder.display().to_string(), why: error.to_string() });
-            }
+            Err(error) => return Err(SpoolError::folder(folder, &error)),
         }
     }
     Ok(found)
 }
 
-fn lock(folder: &Path) -> Result<File, SpoolError> {
-    let unusable =
-        |error: std::io::Error| SpoolError::Folder { folder: folder.display().to_string(), why: error.to_string() };
+pub(super) fn lock(folder: &Path) -> Result<File, SpoolError> {
+    let unusable = |error: std::io::Error| SpoolError::folder(folder, &error);
     microlambda_runtime::create_private(folder).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK)).map_err(unusable)?;
     match file.try_lock() {
@@ -129,18 +146,22 @@ fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), S
     getrandom::fill(&mut id)
         .map_err(|error| SpoolError::Folder { folder: "the spool".into(), why: error.to_string() })?;
     let chain = format!("{}-{:08x}", identity.camera, u32::from_be_bytes(id));
+    let class = class_text(identity.class);
+    let (created_at_ms, manifest) = (sql(now_ms), empty_manifest());
+    let seal = seal_of_marks(identity_of(&chain, identity, class, created_at_ms), 0, 0, manifest, None);
     let transaction = db.transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.execute(
-        "INSERT INTO spool (id, chain, camera, class, source, created_at_ms, next, sent_mark, manifest)
-         VALUES (1, ?1, ?2, ?3, ?4, ?5, 0, 0, ?6)",
+        "INSERT INTO spool (id, chain, camera, class, source, created_at_ms, next, sent_mark, manifest, seal)
+         VALUES (1, ?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?7)",
         params![
             chain,
             identity.camera.as_str(),
-            class_text(identity.class),
+            class,
             identity.source,
-            sql(now_ms),
-            empty_manifest().0.as_slice()
+            created_at_ms,
+            manifest.0.as_slice(),
+            seal.0.as_slice()
         ],
     )?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
@@ -149,39 +170,48 @@ fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), S
 }
 
 fn held_identity(db: &Connection) -> Result<Identity, SpoolError> {
-    let (camera, class, source): (String, String, String) =
-        db.query_row("SELECT camera, class, source FROM spool", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let held: Option<(String, String, String)> = db
+        .query_row("SELECT camera, class, source FROM spool", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let (camera, class, source) = held.ok_or_else(|| SpoolError::damaged("the row of its marks, which is missing,"))?;
     let class = if class == "live" { ChainClass::Live } else { ChainClass::Batch };
     Ok(Identity { camera: name(camera)?, class, source })
 }
 
-fn load(db: Connection, lock: File, limits: Limits, class: ChainClass) -> Result<Spool, SpoolError> {
-    let (chain, next, sent_mark, manifest, end_count): (String, i64, i64, Vec<u8>, Option<i64>) =
-        db.query_row("SELECT chain, next, sent_mark, manifest, end_count FROM spool", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
-        })?;
+fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<Spool, SpoolError> {
+    type Marks = (String, i64, i64, Vec<u8>, Option<i64>, i64, Vec<u8>);
+    let (chain, next, sent_mark, manifest, end_count, created_at_ms, seal): Marks = db.query_row(
+        "SELECT chain, next, sent_mark, manifest, end_count, created_at_ms, seal FROM spool",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?)),
+    )?;
+    let manifest = digest_of(&manifest);
+    let identity = identity_of(&chain, held, class_text(held.class), created_at_ms);
+    if digest_of(&seal) != seal_of_marks(identity, number(next), number(sent_mark), manifest, end_count.map(number)) {
+        return Err(SpoolError::damaged("the row of its marks"));
+    }
     let (frames, bytes): (i64, i64) = db
         .query_row("SELECT count(*), coalesce(sum(frame_bytes), 0) FROM record WHERE kind = 'frame'", [], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })
         .optional()?
         .unwrap_or_default();
-    let manifest = digest_of(&manifest);
     let view = View {
         chain: name(chain)?,
-        class,
+        class: held.class,
         oldest: number(next),
         next: number(next),
         end: end_count.map(|count| EndMark { count: number(count), manifest }),
         frames: number(frames),
         bytes: number(bytes),
     };
-    let mut spool = Spool { db, _lock: lock, limits, view, sent_mark: number(sent_mark), manifest, last_read: None };
+    let mut spool =
+        Spool { db, _lock: lock, limits, view, sent_mark: number(sent_mark), manifest, identity, last_read: None };
     spool.refresh_oldest()?;
     Ok(spool)
 }
 
 /// A name that we wrote ourselves; anything else is damage.
 fn name(text: String) -> Result<Name, SpoolError> {
-    Name::new(text).map_err(|_| SpoolError::Database(rusqlite::Error::InvalidQuery))
+    Name::new(text).map_err(|_| SpoolError::damaged("a name"))
 }

@@ -1,6 +1,6 @@
 //! The spool's rows in and out.
 
-use microlambda::Digest;
+use microlambda::{Digest, DigestBuilder};
 use microlambda_wire::Record;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -29,8 +29,8 @@ pub(super) fn insert(db: &Connection, sequence: u64, record: &Record, frame_byte
         Record::End { manifest, .. } => ("end", 0, manifest.0.to_vec(), ""),
     };
     db.prepare_cached(
-        "INSERT INTO record (sequence, kind, span, captured_at_ms, digest, label, frame_bytes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO record (sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?
     .execute(params![
         sql(sequence),
@@ -39,9 +39,32 @@ pub(super) fn insert(db: &Connection, sequence: u64, record: &Record, frame_byte
         sql(captured_at_ms),
         digest,
         label,
-        sql(frame_bytes)
+        sql(frame_bytes),
+        seal(sequence, record, frame_bytes).0.as_slice()
     ])?;
     Ok(())
+}
+
+/// The digest of a record in its place.
+fn seal(sequence: u64, record: &Record, frame_bytes: u64) -> Digest {
+    let digest = DigestBuilder::new("spool record").number(sequence).field(&record.canonical_bytes());
+    digest.number(frame_bytes).finish()
+}
+
+/// The record in a row of sequence, kind, span, captured_at_ms, digest, label, frame_bytes and seal, which must be that of the rest.
+pub(super) fn sealed(row: &Row<'_>) -> Result<(u64, Record), SpoolError> {
+    let sequence = number(row.get(0)?);
+    let digest = digest_of(row.get_ref(4)?.as_blob()?);
+    let record = match row.get_ref(1)?.as_str()? {
+        "gap" => Record::Gap { count: number(row.get(2)?), reason: GAP },
+        "end" => Record::End { count: sequence, manifest: digest },
+        _frame => Record::Frame { captured_at_ms: number(row.get(3)?), digest, label: row.get(5)? },
+    };
+    if digest_of(row.get_ref(7)?.as_blob()?) == seal(sequence, &record, number(row.get(6)?)) {
+        Ok((sequence, record))
+    } else {
+        Err(SpoolError::damaged(format!("record {sequence}")))
+    }
 }
 
 /// The oldest frame at or above `from`, with its bytes.
@@ -60,41 +83,46 @@ pub(super) fn oldest_frame_from(db: &Connection, from: u64) -> Result<Option<(u6
 pub(super) fn turn_into_gap(db: &Connection, sequence: u64, sent_mark: u64) -> Result<(), SpoolError> {
     db.prepare_cached("DELETE FROM frame WHERE sequence = ?1")?.execute(params![sql(sequence)])?;
     db.prepare_cached("DELETE FROM record WHERE sequence = ?1")?.execute(params![sql(sequence)])?;
-    let lengthened = db
+    let before = db
         .prepare_cached(
-            "UPDATE record SET span = span + 1
+            "SELECT sequence, span FROM record
              WHERE sequence = (SELECT max(sequence) FROM record WHERE sequence < ?1)
                AND kind = 'gap' AND sequence >= ?2 AND sequence + span = ?1",
         )?
-        .execute(params![sql(sequence), sql(sent_mark)])?;
-    if lengthened == 0 {
-        insert(db, sequence, &Record::Gap { count: 1, reason: GAP }, 0)?;
-    }
+        .query_row(params![sql(sequence), sql(sent_mark)], |row| Ok((number(row.get(0)?), number(row.get(1)?))))
+        .optional()?;
+    let Some((start, span)) = before else {
+        return insert(db, sequence, &Record::Gap { count: 1, reason: GAP }, 0);
+    };
+    let gap = Record::Gap { count: span + 1, reason: GAP };
+    db.prepare_cached("UPDATE record SET span = ?2, seal = ?3 WHERE sequence = ?1")?.execute(params![
+        sql(start),
+        sql(span + 1),
+        seal(start, &gap, 0).0.as_slice()
+    ])?;
     Ok(())
 }
 
-/// The record that covers `sequence`.
+/// The record that covers `sequence`, with its picture; each is what its digest says.
 pub(super) fn read(db: &Connection, sequence: u64) -> Result<Option<Stored>, SpoolError> {
-    let stored = db
-        .prepare_cached(
-            "SELECT record.sequence, kind, span, captured_at_ms, digest, label, jpeg
-             FROM record LEFT JOIN frame USING (sequence)
-             WHERE record.sequence = (SELECT max(sequence) FROM record WHERE sequence <= ?1) AND record.sequence + span > ?1",
-        )?
-        .query_row(params![sql(sequence)], stored_of)
-        .optional()?;
-    Ok(stored)
-}
-
-fn stored_of(row: &Row<'_>) -> rusqlite::Result<Stored> {
-    let sequence = number(row.get(0)?);
-    let digest = digest_of(row.get_ref(4)?.as_blob()?);
-    let record = match row.get_ref(1)?.as_str()? {
-        "gap" => Record::Gap { count: number(row.get(2)?), reason: GAP },
-        "end" => Record::End { count: sequence, manifest: digest },
-        _frame => Record::Frame { captured_at_ms: number(row.get(3)?), digest, label: row.get(5)? },
+    let mut statement = db.prepare_cached(
+        "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, jpeg
+         FROM record LEFT JOIN frame USING (sequence)
+         WHERE record.sequence = (SELECT max(sequence) FROM record WHERE sequence <= ?1) AND record.sequence + span > ?1",
+    )?;
+    let mut rows = statement.query(params![sql(sequence)])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let (sequence, record) = sealed(row)?;
+    let jpeg: Option<Vec<u8>> = row.get(8)?;
+    let sound = match &record {
+        Record::Frame { digest, .. } => jpeg.as_deref().is_some_and(|jpeg| Digest::of(jpeg) == *digest),
+        Record::Gap { .. } | Record::End { .. } => jpeg.is_none(),
     };
-    Ok(Stored { sequence, record, jpeg: row.get(6)? })
+    if sound {
+        Ok(Some(Stored { sequence, record, jpeg }))
+    } else {
+        Err(SpoolError::damaged(format!("frame {sequence}")))
+    }
 }
 
 /// Deletes records that end at or before `below`; returns frames and their bytes.

@@ -12,7 +12,8 @@ CREATE TABLE spool (
     next           INTEGER NOT NULL,  -- the number of the next record; a number below was used and is never used again
     sent_mark      INTEGER NOT NULL,  -- records below may have been sent: they are never turned into a gap
     manifest       BLOB    NOT NULL,  -- running digest over the digests of all frames so far
-    end_count      INTEGER            -- set once a finite input has ended: records before the end record
+    end_count      INTEGER,           -- set once a finite input has ended: records before the end record
+    seal           BLOB    NOT NULL   -- digest of all of the above: a mark that was damaged must not pass for one
 ) STRICT;
 
 -- One row per record. A gap covers `span` numbers from its own on; all others cover one.
@@ -23,7 +24,8 @@ CREATE TABLE record (
     captured_at_ms INTEGER NOT NULL,  -- 0 unless a frame
     digest         BLOB    NOT NULL,  -- SHA-256 of a frame's JPEG; of the manifest for the end; empty for a gap
     label          TEXT    NOT NULL,
-    frame_bytes    INTEGER NOT NULL   -- 0 unless a frame
+    frame_bytes    INTEGER NOT NULL,  -- 0 unless a frame
+    seal           BLOB    NOT NULL   -- digest of number, content and frame_bytes
 ) STRICT;
 
 -- The pictures, apart from the records so that going through the records does not read them.

@@ -248,16 +248,63 @@ fn another_camera_class_or_input_is_refused_until_a_new_job_is_asked_for() {
 }
 
 #[test]
-fn a_spool_of_a_newer_program_and_one_that_is_no_database_are_refused() {
+fn a_spool_of_a_newer_program_is_refused_and_stays_where_it_is() {
     let folder = tempfile::tempdir().unwrap();
     drop(open(&folder, ChainClass::Live, ROOMY));
-    let path = folder.path().join("spool.sqlite");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
-    let error = Spool::open(folder.path(), &identity(ChainClass::Live), ROOMY, 0).unwrap_err();
+    let db = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    db.pragma_update(None, "user_version", 7).unwrap();
+    db.execute_batch("ALTER TABLE record ADD COLUMN news TEXT").unwrap();
+    let error = renew(&folder, ChainClass::Live).unwrap_err();
     assert!(matches!(error, SpoolError::Newer { found: 7, .. }), "{error}");
-    std::fs::write(&path, "this is no database, but it is long enough to be looked at".repeat(300)).unwrap();
-    let error = Spool::open(folder.path(), &identity(ChainClass::Live), ROOMY, 0).unwrap_err();
-    assert!(matches!(error, SpoolError::Database(_)) && error.to_string().contains("--new-job"), "{error}");
+    assert!(!folder.path().join("damaged-1").exists());
+}
+
+fn renew(folder: &tempfile::TempDir, class: ChainClass) -> Result<Opened, SpoolError> {
+    Spool::open_or_renew(folder.path(), &identity(class), ROOMY, 1_700_000_000_000)
+}
+
+#[test]
+fn a_spool_that_is_no_database_is_kept_aside_and_a_new_chain_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = renew(&folder, ChainClass::Batch).unwrap();
+    assert_eq!((first.damaged, first.kept), (None, 0));
+    let chain = first.spool.view().chain.clone();
+    drop(first.spool);
+    let rubbish = "this is no database, but it is long enough to be looked at".repeat(300);
+    std::fs::write(folder.path().join("spool.sqlite"), &rubbish).unwrap();
+    assert!(Spool::open(folder.path(), &identity(ChainClass::Batch), ROOMY, 0).unwrap_err().is_damage());
+    let second = renew(&folder, ChainClass::Batch).unwrap();
+    assert_ne!(second.spool.view().chain, chain);
+    assert_eq!((second.spool.view().next, second.kept), (0, 1));
+    let (place, _) = second.damaged.unwrap();
+    assert_eq!(std::fs::read_to_string(place.join("spool.sqlite")).unwrap(), rubbish);
+}
+
+#[test]
+fn a_picture_that_was_damaged_is_not_given_out_and_the_next_start_keeps_the_spool_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = renew(&folder, ChainClass::Live).unwrap().spool;
+    append(&mut spool, 0..3);
+    spool.db.execute("UPDATE frame SET jpeg = zeroblob(length(jpeg)) WHERE sequence = 1", []).unwrap();
+    assert_frame(&mut spool, 0);
+    assert!(spool.read(1).unwrap_err().is_damage());
+    drop(spool);
+    microlambda_runtime::last_end::note_damage(folder.path()).unwrap();
+    let again = renew(&folder, ChainClass::Live).unwrap();
+    assert!(again.damaged.unwrap().1.contains("the picture of frame 1"));
+}
+
+#[test]
+fn a_database_that_fails_for_another_reason_than_damage_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(renew(&folder, ChainClass::Live).unwrap().spool);
+    let path = folder.path().join("spool.sqlite");
+    let bytes = std::fs::read(&path).unwrap();
+    // A folder in the place of the log: SQLite can open no log.
+    std::fs::create_dir(folder.path().join("spool.sqlite-wal")).unwrap();
+    let error = renew(&folder, ChainClass::Live).unwrap_err();
+    assert!(!error.is_damage(), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
 #[test]

@@ -77,8 +77,9 @@ impl StoreError {
         match self {
             Self::Damaged { .. } => true,
             Self::Sqlite { source, .. } => match source {
-                // What this program has written has the right types and ranges.
-                rusqlite::Error::FromSqlConversionFailure(..)
+                // What this program has written has the right types and ranges, and a chain is only asked for if it was held.
+                rusqlite::Error::QueryReturnedNoRows
+                | rusqlite::Error::FromSqlConversionFailure(..)
                 | rusqlite::Error::IntegralValueOutOfRange(..)
                 | rusqlite::Error::InvalidColumnType(..)
                 | rusqlite::Error::Utf8Error(..) => true,

@@ -1,0 +1,80 @@
+//! A node that loses its database on a site of two loses nothing else.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use microlambda::Version;
+use microlambda_demo::Note;
+use microlambda_tests::{Site, long_run, name};
+use microlambda_wire::Name;
+
+const R_LIMIT_MS: u64 = 1_000;
+const PHOTOS: [&str; 4] = ["people/obama2.jpg", "people/t1.jpg", "faceless/coffee.png", "people/biden.jpg"];
+
+fn state_dir(site: &mut Site, node: &str) -> PathBuf {
+    site.node(node).config().parent().expect("its folder").join("state")
+}
+
+fn boot(site: &Site, node: &str) -> Option<Name> {
+    site.tally.nodes.get(&name(node)).map(|status| status.boot.clone())
+}
+
+/// Waits until a new incarnation of the node has reached this version.
+fn returned(site: &mut Site, node: &str, before: Option<Name>, version: Version) {
+    site.wait_for("the node's state from its peer", |_, seen| match seen.map(|seen| &seen.note) {
+        Some(Note::NodeStatus(status)) => {
+            let reached = status.chains.iter().any(|chain| chain.version >= version);
+            status.node.as_str() == node && status.online && Some(&status.boot) != before.as_ref() && reached
+        }
+        _ => false,
+    });
+}
+
+#[test]
+fn a_node_whose_database_is_damaged_or_destroyed_gets_everything_from_its_peer() {
+    let long = long_run(&PHOTOS);
+    let mut site = Site::new();
+    let photos = site.photos(&PHOTOS);
+    for node in ["a", "b"] {
+        site.start_node(node, R_LIMIT_MS, "spread");
+    }
+    site.wait_for("both nodes", |tally, _| tally.nodes.len() == 2);
+    site.start_camera(&photos);
+
+    // In the middle of the job: pages of the database are overwritten while the node is down.
+    site.claimer_from(Version::at(2));
+    let before = boot(&site, "b");
+    // A node that ends in order leaves everything in the database and nothing in its log.
+    let status = site.node("b").terminate(Duration::from_secs(10)).expect("an end");
+    assert!(status.success());
+    let path = state_dir(&mut site, "b").join("edge.sqlite");
+    let mut bytes = fs::read(&path).expect("a database");
+    bytes.iter_mut().skip(4_096).step_by(7).for_each(|byte| *byte = !*byte);
+    fs::write(&path, &bytes).expect("a damaged database");
+    site.node("b").respawn().expect("its return");
+    returned(&mut site, "b", before, Version::at(2));
+    assert_eq!(site.counter("b", "databases-kept-aside"), 1);
+    let trouble = site.tally.nodes[&name("b")].trouble.clone();
+    assert!(trouble.contains("damaged-1"), "{trouble}");
+    let kept = state_dir(&mut site, "b").join("damaged-1/edge.sqlite");
+    assert!(fs::metadata(kept).expect("the damaged database").len() >= 4_096);
+    assert!(site.node("b").log_tail(200).contains("the database is damaged"));
+    assert_eq!(site.outcome(&["a", "b"]), long);
+
+    // When all is done and the frames are freed: the whole state directory is gone.
+    let status = site.node("a").terminate(Duration::from_secs(10)).expect("an end");
+    assert!(status.success());
+    let state = state_dir(&mut site, "a");
+    for entry in fs::read_dir(&state).expect("its files") {
+        let path = entry.expect("a file").path();
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("its removal");
+    }
+    let before = boot(&site, "a");
+    site.node("a").respawn().expect("its return");
+    let version = site.tally.done.as_ref().expect("a finished job").head.version;
+    returned(&mut site, "a", before, version);
+    assert_eq!(site.counter("a", "databases-kept-aside"), 0, "nothing was damaged: there was nothing");
+    assert_eq!(site.outcome(&["a", "b"]), long);
+    site.stop_and_check();
+}
