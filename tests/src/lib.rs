@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod sim;
+pub mod torture;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
