@@ -32,6 +32,9 @@ pub struct SourceCounters {
     pub reopened: u64,
     /// Messages on our topics that were not ours.
     pub refused_messages: u64,
+    /// Chains given up, each for a new one, because the spool had been set back to an older copy.
+    #[serde(default)]
+    pub begun_anew: u64,
 }
 
 /// `camera/<camera>/status`: birth and last will.

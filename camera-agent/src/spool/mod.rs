@@ -3,6 +3,7 @@
 //! A record and its number are on disk before anyone hears of them (SQLite, WAL, `synchronous = FULL`), so that a number
 //! is never used twice. The functions here block; [`clerk`] runs them on a thread of their own.
 
+mod anew;
 pub mod clerk;
 mod open;
 mod rows;
@@ -173,6 +174,10 @@ pub struct Spool {
     view: View,
     sent_mark: u64,
     manifest: Digest,
+    /// Whose spool it is.
+    camera: Name,
+    /// The number of the next record when it was opened.
+    opened_at: u64,
     /// The newest record read out for sending, to raise the sent mark together with the next append.
     last_read: Option<u64>,
 }

@@ -70,7 +70,7 @@ impl Spool {
                 asked: identity.describe(),
             });
         }
-        load(db, lock, limits, identity.class)
+        load(db, lock, limits, identity)
     }
 }
 
@@ -123,17 +123,14 @@ fn connect(folder: &Path) -> Result<Connection, SpoolError> {
 }
 
 fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), SpoolError> {
-    let mut id = [0_u8; 4];
-    getrandom::fill(&mut id)
-        .map_err(|error| SpoolError::Folder { folder: "the spool".into(), why: error.to_string() })?;
-    let chain = format!("{}-{:08x}", identity.camera, u32::from_be_bytes(id));
+    let chain = draw_chain(&identity.camera)?;
     let transaction = db.transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.execute(
         "INSERT INTO spool (id, chain, camera, class, source, created_at_ms, next, sent_mark, manifest)
          VALUES (1, ?1, ?2, ?3, ?4, ?5, 0, 0, ?6)",
         params![
-            chain,
+            chain.as_str(),
             identity.camera.as_str(),
             class_text(identity.class),
             identity.source,
@@ -146,6 +143,14 @@ fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), S
     Ok(())
 }
 
+/// A name for a chain that no other has.
+pub(super) fn draw_chain(camera: &Name) -> Result<Name, SpoolError> {
+    let mut id = [0_u8; 4];
+    getrandom::fill(&mut id)
+        .map_err(|error| SpoolError::Folder { folder: "the spool".into(), why: error.to_string() })?;
+    name(format!("{camera}-{:08x}", u32::from_be_bytes(id)))
+}
+
 fn held_identity(db: &Connection) -> Result<Identity, SpoolError> {
     let (camera, class, source): (String, String, String) =
         db.query_row("SELECT camera, class, source FROM spool", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
@@ -153,7 +158,7 @@ fn held_identity(db: &Connection) -> Result<Identity, SpoolError> {
     Ok(Identity { camera: name(camera)?, class, source })
 }
 
-fn load(db: Connection, lock: File, limits: Limits, class: ChainClass) -> Result<Spool, SpoolError> {
+fn load(db: Connection, lock: File, limits: Limits, identity: &Identity) -> Result<Spool, SpoolError> {
     let (chain, next, sent_mark, manifest, end_count): (String, i64, i64, Vec<u8>, Option<i64>) =
         db.query_row("SELECT chain, next, sent_mark, manifest, end_count FROM spool", [], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
@@ -167,14 +172,24 @@ fn load(db: Connection, lock: File, limits: Limits, class: ChainClass) -> Result
     let manifest = digest_of(&manifest);
     let view = View {
         chain: name(chain)?,
-        class,
+        class: identity.class,
         oldest: number(next),
         next: number(next),
         end: end_count.map(|count| EndMark { count: number(count), manifest }),
         frames: number(frames),
         bytes: number(bytes),
     };
-    let mut spool = Spool { db, _lock: lock, limits, view, sent_mark: number(sent_mark), manifest, last_read: None };
+    let mut spool = Spool {
+        db,
+        _lock: lock,
+        limits,
+        opened_at: view.next,
+        view,
+        sent_mark: number(sent_mark),
+        manifest,
+        camera: identity.camera.clone(),
+        last_read: None,
+    };
     spool.refresh_oldest()?;
     Ok(spool)
 }

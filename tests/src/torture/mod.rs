@@ -179,6 +179,10 @@ fn torture(
     // One that was never hurt: it takes every record from its peers, folds them itself, and must come to the same.
     site.add_node("fresh")?;
     let (held, _) = verdict::wait_for_calm(site, Instant::now())?;
+    let live = site.watch.live_chain.as_ref().map(ToString::to_string);
+    if live.as_ref().is_some_and(|chain| torturer.given_up.contains(chain)) {
+        return Err(format!("the live camera used numbers of {live:?} twice and did not notice").into());
+    }
     site.stop()?;
     verdict::judge(site, &held, undisturbed)?;
     Ok(findings)

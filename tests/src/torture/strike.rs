@@ -1,12 +1,13 @@
 //! Faults: which, on whom, when, and for how long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use camera_agent::spool::{Identity, Limits, Spool};
 use microlambda::Version;
-use microlambda_wire::Name;
+use microlambda_wire::{ChainClass, Name};
 use rustix::process::{Pid, Signal};
 
 use super::Error;
@@ -66,6 +67,8 @@ pub struct Torturer {
     hurt_at: BTreeMap<Name, Version>,
     copies: BTreeMap<usize, (PathBuf, Instant)>,
     set_back: Option<SetBack>,
+    /// Live chains whose camera uses numbers again that nodes have committed: it has to notice, and begin a new chain.
+    pub given_up: BTreeSet<String>,
 }
 
 /// Why a fault did not strike.
@@ -84,6 +87,7 @@ impl Torturer {
             hurt_at: BTreeMap::new(),
             copies: BTreeMap::new(),
             set_back: None,
+            given_up: BTreeSet::new(),
         }
     }
 
@@ -312,6 +316,15 @@ impl Torturer {
             self.copies.remove(&member);
         } else if let Some((copy, _)) = self.copies.get(&member) {
             restore(copy, &site.members[member].plot.state)?;
+            if role == Role::Live {
+                let (chain, next) = spool_of(copy)?;
+                let reached = site.nodes().into_iter().filter_map(|node| reached(site, node)?.get(&chain).copied());
+                if reached.max() > Some(next) {
+                    self.given_up.insert(chain);
+                    // It is not to be put back once more.
+                    self.copies.remove(&member);
+                }
+            }
         }
         let last = self.last();
         self.later(last, Undo::Start(member));
@@ -444,6 +457,13 @@ fn reached(site: &Site, member: usize) -> Option<BTreeMap<String, u64>> {
         Some((chain["chain"].as_str()?.to_owned(), chain["head"]["version"]["sequence"].as_u64()?))
     };
     Some(chains.filter_map(of).collect())
+}
+
+/// The chain in a copy of the live camera's spool, and the number of its next record.
+fn spool_of(copy: &std::path::Path) -> Result<(String, u64), Error> {
+    let identity = Identity { camera: crate::name("live"), class: ChainClass::Live, source: String::new() };
+    let spool = Spool::open(copy, &identity, Limits { bytes_max: u64::MAX, frames_max: u64::MAX }, 0)?;
+    Ok((spool.view().chain.to_string(), spool.view().next))
 }
 
 fn empty(state: &std::path::Path) -> Result<(), Error> {
