@@ -286,6 +286,22 @@ fn a_branch_that_lost_long_ago_is_replaced_part_by_part() {
 }
 
 #[test]
+fn a_node_with_an_empty_disk_learns_from_a_peer_of_a_chain_whose_camera_is_gone() {
+    let (whole, empty) = (disk_with(20, 0), Arc::default());
+    let mut peer = Bench::open("peer", whole.clone());
+    let mut fresh = Bench::open("fresh", Arc::clone(&empty));
+    for _ in 0..20 {
+        peer.pass_us(1_000_000);
+        fresh.pass_us(1_000_000);
+        let (from_peer, from_fresh) = (std::mem::take(&mut peer.said), std::mem::take(&mut fresh.said));
+        from_peer.iter().for_each(|message| fresh.hears(message));
+        from_fresh.iter().for_each(|message| peer.hears(message));
+    }
+    assert!(empty.lock().expect("nobody panicked").disk.chains.contains_key(&name("door-1")), "it knows the chain");
+    assert_eq!(head_of(&empty), head_of(&whole));
+}
+
+#[test]
 fn frames_are_asked_for_by_what_fits_the_buffer() {
     let mut bench = Bench::new();
     bench.hears_head("door", 0, 50);

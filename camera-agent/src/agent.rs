@@ -59,6 +59,9 @@ pub(crate) struct Agent {
     refused_messages: u64,
     /// Damaged spools kept in the state directory, and what to tell about them.
     kept_aside: (u32, String),
+    /// Chains given up because the spool had been set back, and the last of them.
+    begun_anew: u64,
+    given_up: Option<Name>,
     head: Said<CameraHead>,
     status: Said<CameraStatus>,
     watchdog: Watchdog,
@@ -102,6 +105,8 @@ impl Agent {
             freed_on_one: 0,
             refused_messages: 0,
             kept_aside,
+            begun_anew: 0,
+            given_up: None,
             head: Said { last: None },
             status: Said { last: None },
             watchdog: Watchdog::from_env(),
@@ -162,6 +167,7 @@ impl Agent {
                 return Ok(());
             }
             self.get_ready(&now, heard_of_link);
+            self.follow_chain();
             self.ask_spool(link);
             let wake = self.announce(link, &now);
             self.feed_watchdog();
@@ -279,6 +285,9 @@ impl Agent {
             let desk = self.desk.borrow();
             desk.view.oldest..desk.view.next
         };
+        if want.chain == self.desk.borrow().view.chain && want.committed > held.end {
+            self.was_set_back(want, held.end);
+        }
         log::trace!(node:% = want.node, cursor = want.cursor, credit = want.credit, committed = want.committed; "want");
         match self.audience.on_want(want, held, now_ms()) {
             Answer::Serve => Ok(()),
@@ -290,8 +299,39 @@ impl Agent {
         }
     }
 
+    /// A node has committed more records than this spool has ever written: it is an older copy of what it was. A finite input
+    /// gives the same pictures under the same numbers again; a live one does not.
+    fn was_set_back(&mut self, want: &Want, next: u64) {
+        let live = self.desk.borrow().view.class == ChainClass::Live;
+        if !live || self.given_up.as_ref() == Some(&want.chain) {
+            return;
+        }
+        log::error!(
+            chain:% = want.chain, node:% = want.node, committed = want.committed, next;
+            "a node holds records that this spool never wrote: it was set back to an older copy, and a new chain begins. \
+             What the lost part held and no node had taken is lost"
+        );
+        self.begun_anew += 1;
+        self.given_up = Some(want.chain.clone());
+        self.clerk.begin_anew();
+    }
+
+    /// Follows the spool to its new chain: what was asked of the old one is void. True if there is a new one.
+    fn follow_chain(&mut self) -> bool {
+        let chain = self.desk.borrow().view.chain.clone();
+        let new = *self.audience.chain() != chain;
+        if new {
+            self.audience = Audience::new(chain, now_ms());
+            (self.reading, self.releasing) = (None, None);
+        }
+        new
+    }
+
     fn on_record(&mut self, link: &Link, (node, asked, stored): (Name, u64, Option<Stored>)) {
         self.asked_spool = None;
+        if self.follow_chain() {
+            return;
+        }
         let Some(stored) = stored else {
             self.audience.not_held(&node, asked);
             self.publish_head(link);
@@ -411,6 +451,7 @@ impl Agent {
                 reopened: report.reopened,
                 refused_messages: self.refused_messages,
                 spools_kept_aside: u64::from(self.kept_aside.0),
+                begun_anew: self.begun_anew,
             },
         }
     }

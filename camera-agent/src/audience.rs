@@ -83,6 +83,11 @@ impl Audience {
         Self { chain, nodes: BTreeMap::new(), not_alone_ms: now_ms, served_last: None }
     }
 
+    /// Whose records are asked for.
+    pub fn chain(&self) -> &Name {
+        &self.chain
+    }
+
     /// A node asks for records; `held` is the range of numbers there are. The want replaces the
     /// node's former one, or extends it if it begins inside it or at its end.
     pub fn on_want(&mut self, want: &Want, held: std::ops::Range<u64>, now_ms: u64) -> Answer {

@@ -334,6 +334,7 @@ pub(crate) mod tests {
             node: name(node),
             boot: name("b"),
             lambda: Digest::default(),
+            origin: None,
             parent: head(sequence - 1),
             head: head(sequence),
             delta: None,

@@ -8,6 +8,7 @@
 pub mod histories;
 pub mod powercut;
 pub mod sim;
+pub mod torture;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -35,6 +35,9 @@ pub struct SourceCounters {
     /// Damaged spools in the state directory, each kept in a folder of its own.
     #[serde(default)]
     pub spools_kept_aside: u64,
+    /// Chains given up, each for a new one, because the spool had been set back to an older copy.
+    #[serde(default)]
+    pub begun_anew: u64,
 }
 
 /// `camera/<camera>/status`: birth and last will.

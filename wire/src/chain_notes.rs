@@ -43,6 +43,15 @@ pub struct FrameSummary {
     pub new_people: u32,
 }
 
+/// Whose chain it is: enough for a node that has never heard its camera to take part in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainOrigin {
+    /// The camera.
+    pub camera: Name,
+    /// Whether the chain is live or has an end.
+    pub class: ChainClass,
+}
+
 /// `chain/<chain>/continuation`: `head` is durable here; whoever is free may claim its next step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Continuation {
@@ -54,6 +63,9 @@ pub struct Continuation {
     pub boot: Name,
     /// Digest of the lambda and its parameters: nodes with another one cannot share the chain.
     pub lambda: Digest,
+    /// Whose chain it is: its camera may be gone for good when a node with an empty disk hears of it.
+    #[serde(default)]
+    pub origin: Option<ChainOrigin>,
     /// The state this one was made from.
     pub parent: Head,
     /// The state announced.

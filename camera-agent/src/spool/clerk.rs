@@ -36,6 +36,7 @@ enum Request {
     Inputs(blocking::SyncSender<Vec<(Input, bool)>>),
     Read(u64, oneshot::Sender<Option<Stored>>),
     Free(u64, oneshot::Sender<u64>),
+    BeginAnew,
     Close,
 }
 
@@ -134,6 +135,11 @@ impl Clerk {
         answer
     }
 
+    /// Asks for a new chain, as [`Spool::begin_anew`]; the desk shows when it has begun.
+    pub fn begin_anew(&self) {
+        let _ = self.requests.send(Request::BeginAnew);
+    }
+
     /// Closes the spool once the requests before this one are done.
     pub fn close(mut self) {
         let _ = self.requests.send(Request::Close);
@@ -194,6 +200,10 @@ impl Office {
                     let freed = self.note(result).unwrap_or(0);
                     let _ = reply.send(freed);
                     self.try_pending();
+                }
+                Some(Request::BeginAnew) => {
+                    let result = self.spool.begin_anew();
+                    self.note(result);
                 }
                 None => self.try_pending(),
                 Some(Request::Close) => return,

@@ -3,6 +3,7 @@
 //! A record and its number are on disk before anyone hears of them (SQLite, WAL, `synchronous = FULL`), so that a number
 //! is never used twice. The functions here block; [`clerk`] runs them on a thread of their own.
 
+mod anew;
 pub mod clerk;
 mod open;
 mod recover;
@@ -219,6 +220,10 @@ pub struct Spool {
     manifest: Digest,
     /// Digest of what never changes in the row of marks.
     identity: Digest,
+    /// Whose spool it is.
+    camera: Name,
+    /// The number of the next record when it was opened.
+    opened_at: u64,
     /// The newest record read out for sending, to raise the sent mark together with the next append.
     last_read: Option<u64>,
 }

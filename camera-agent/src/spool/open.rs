@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
+use microlambda::Digest;
 use microlambda::sabotage::{self, Sabotage};
 use microlambda_wire::{ChainClass, EndMark, Name};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -142,20 +143,17 @@ fn connect(folder: &Path) -> Result<Connection, SpoolError> {
 }
 
 fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), SpoolError> {
-    let mut id = [0_u8; 4];
-    getrandom::fill(&mut id)
-        .map_err(|error| SpoolError::Folder { folder: "the spool".into(), why: error.to_string() })?;
-    let chain = format!("{}-{:08x}", identity.camera, u32::from_be_bytes(id));
+    let chain = draw_chain(&identity.camera)?;
     let class = class_text(identity.class);
     let (created_at_ms, manifest) = (sql(now_ms), empty_manifest());
-    let seal = seal_of_marks(identity_of(&chain, identity, class, created_at_ms), 0, 0, manifest, None);
+    let seal = seal_of_marks(identity_of(chain.as_str(), identity, class, created_at_ms), 0, 0, manifest, None);
     let transaction = db.transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.execute(
         "INSERT INTO spool (id, chain, camera, class, source, created_at_ms, next, sent_mark, manifest, seal)
          VALUES (1, ?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?7)",
         params![
-            chain,
+            chain.as_str(),
             identity.camera.as_str(),
             class,
             identity.source,
@@ -167,6 +165,22 @@ fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), S
     transaction.pragma_update(None, "user_version", FORMAT)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// A name for a chain that no other has.
+pub(super) fn draw_chain(camera: &Name) -> Result<Name, SpoolError> {
+    let mut id = [0_u8; 4];
+    getrandom::fill(&mut id)
+        .map_err(|error| SpoolError::Folder { folder: "the spool".into(), why: error.to_string() })?;
+    name(format!("{camera}-{:08x}", u32::from_be_bytes(id)))
+}
+
+/// Gives the spool another chain; the digest of what never changes in its row of marks from now on.
+pub(super) fn rename_chain(db: &Connection, chain: &Name) -> Result<Digest, SpoolError> {
+    db.execute("UPDATE spool SET chain = ?1", [chain.as_str()])?;
+    let held = held_identity(db)?;
+    let created_at_ms = db.query_row("SELECT created_at_ms FROM spool", [], |row| row.get(0))?;
+    Ok(identity_of(chain.as_str(), &held, class_text(held.class), created_at_ms))
 }
 
 fn held_identity(db: &Connection) -> Result<Identity, SpoolError> {
@@ -205,8 +219,18 @@ fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<S
         frames: number(frames),
         bytes: number(bytes),
     };
-    let mut spool =
-        Spool { db, _lock: lock, limits, view, sent_mark: number(sent_mark), manifest, identity, last_read: None };
+    let mut spool = Spool {
+        db,
+        _lock: lock,
+        limits,
+        opened_at: view.next,
+        view,
+        sent_mark: number(sent_mark),
+        manifest,
+        identity,
+        camera: held.camera.clone(),
+        last_read: None,
+    };
     spool.refresh_oldest()?;
     Ok(spool)
 }

@@ -316,3 +316,33 @@ fn every_commit_is_synced_and_the_log_is_written_ahead() {
     let mode: String = spool.db.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
 }
+
+#[test]
+fn a_live_spool_that_was_set_back_begins_a_new_chain_with_what_it_recorded_since() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 0..5);
+    let former = spool.view().chain.clone();
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 5..8);
+    spool.begin_anew().unwrap();
+    let check = |spool: &mut Spool| {
+        assert_ne!(spool.view().chain, former);
+        assert_eq!((spool.view().oldest, spool.view().frames), (0, spool.view().next));
+        for n in 0..3 {
+            assert_eq!(spool.read(n).unwrap().unwrap().jpeg, Some(jpeg(5 + n)));
+        }
+    };
+    check(&mut spool);
+    assert_eq!(spool.append(&frame(8)).unwrap(), Appended::Kept { sequence: 3, dropped: 0 });
+    let (view, mark) = (spool.view().clone(), spool.sent_mark());
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    assert_eq!((spool.view(), spool.sent_mark()), (&view, mark), "it is as durable as any");
+    check(&mut spool);
+    spool.begin_anew().unwrap();
+    assert_eq!((spool.view().next, spool.view().frames, spool.view().bytes), (0, 0, 0), "nothing was recorded since");
+    append(&mut spool, 0..2);
+    (0..2).for_each(|n| assert_frame(&mut spool, n));
+}

@@ -68,6 +68,43 @@ async fn a_live_agent_killed_keeps_its_frames_and_goes_on_counting() {
 }
 
 #[tokio::test]
+async fn a_live_camera_set_back_to_an_older_spool_begins_a_new_chain_and_loses_nothing_it_sees_from_then_on() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, &Lens::source(""));
+    let mut observer = Observer::new(broker.port).await;
+    let (state, copy) = (setup.folder.path().join("state"), setup.folder.path().join("copy"));
+    let mut shown = 0;
+    let mut record = async |observer: &mut Observer, count: u64, next: u64| {
+        Lens::make(&setup);
+        let agent = setup.run(&[]);
+        let mut lens = Lens::open(&setup).await;
+        for _ in 0..count {
+            lens.show(&jpeg(64, 48, shown));
+            shown += 1;
+        }
+        (observer.head(|head| head.next == next).await, agent, lens)
+    };
+    let (_, mut agent, _lens) = record(&mut observer, 2, 2).await;
+    agent.kill();
+    assert!(Command::new("cp").arg("-r").args([&state, &copy]).status().unwrap().success());
+    let (before, mut agent, _lens) = record(&mut observer, 4, 6).await;
+    agent.kill();
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::rename(&copy, &state).unwrap();
+    // The numbers 2 to 4 are used a second time, until a node tells that it has taken others under them.
+    let (_, _agent, _lens) = record(&mut observer, 3, 5).await;
+    observer.want("n1", 6, 10, 6);
+    let head = observer.head(|head| head.chain != before.chain).await;
+    assert_eq!((head.oldest, head.next), (0, 3));
+    observer.want("n1", 0, 10, 0);
+    for n in 0..3 {
+        let (meta, picture) = observer.frame("n1", n).await;
+        assert_eq!((&meta.chain, picture), (&head.chain, jpeg(64, 48, 6 + n as u32)));
+    }
+    observer.status(|status| status.counters.begun_anew == 1).await;
+}
+
+#[tokio::test]
 async fn a_broker_that_comes_late_and_goes_away_loses_no_frame() {
     let port = free_port();
     let setup = Setup::new(port, &Lens::source(""));

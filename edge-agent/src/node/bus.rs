@@ -115,7 +115,7 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     fn camera_head(&mut self, head: CameraHead) -> Result<(), NodeError> {
-        if !self.chain_of(&head)? {
+        if !self.chain_of(&head.chain, &head.camera, head.class)? {
             return Ok(());
         }
         let (chain, oldest, next) = (head.chain.clone(), head.oldest, head.next);
@@ -167,7 +167,13 @@ impl<S: Store, W: World> Node<S, W> {
                 "a node with other [faces] settings or another version works on this chain: make them equal");
             return Ok(());
         }
-        self.reopen(&note.chain)?;
+        match &note.origin {
+            // The disk that knew the chain may have been lost, and its camera may never speak of it again.
+            Some(origin) => {
+                self.chain_of(&note.chain, &origin.camera, origin.class)?;
+            }
+            None => self.reopen(&note.chain)?,
+        }
         let applies = self.try_content(&note.chain, note.head, note.delta.map(|blob| blob.0))?;
         let event = Event::HeadSeen { from: note.node.to_string(), head: note.head, content_applies: applies };
         self.announcer = Some(note.node.to_string());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use microlambda::{Attempt, Chain, Head};
 use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded};
-use microlambda_wire::{ChainClass, FrameSummary, Name, Record, StepTiming};
+use microlambda_wire::{ChainClass, ChainOrigin, FrameSummary, Name, Record, StepTiming};
 
 /// Bytes of frames kept per chain at most.
 const BUFFER_BYTES_MAX: usize = 6 << 20;
@@ -104,6 +104,11 @@ pub(super) struct ChainRun {
 }
 
 impl ChainRun {
+    /// Whose chain it is, for peers.
+    pub fn origin(&self) -> ChainOrigin {
+        ChainOrigin { camera: self.camera.clone(), class: self.class }
+    }
+
     pub fn new(
         chain: Chain,
         camera: Name,

@@ -2,7 +2,7 @@
 
 use microlambda::{Chain, ChainConfig, Phase, Version};
 use microlambda_faces::fold::FoldState;
-use microlambda_wire::{CameraHead, Name};
+use microlambda_wire::{ChainClass, Name};
 
 use super::chain_run::ChainRun;
 use super::{Node, NodeError, World};
@@ -53,18 +53,18 @@ impl<S: Store, W: World> Node<S, W> {
         self.chains.insert(stored.name, run);
     }
 
-    /// The chain of a camera's head, opened at its genesis if it is new.
-    pub(super) fn chain_of(&mut self, head: &CameraHead) -> Result<bool, NodeError> {
-        if self.chains.contains_key(&head.chain) {
+    /// A chain that a camera or a peer speaks of, opened at its genesis if it is new; false if there is no room.
+    pub(super) fn chain_of(&mut self, chain: &Name, camera: &Name, class: ChainClass) -> Result<bool, NodeError> {
+        if self.chains.contains_key(chain) {
             return Ok(true);
         }
         if !self.make_room() {
             return Ok(false);
         }
         let genesis = FoldState::genesis(self.params).head();
-        let stored = self.store.add_chain(&head.chain, &head.camera, head.class, genesis)?;
+        let stored = self.store.add_chain(chain, camera, class, genesis)?;
         self.open_chain(stored, self.world.now_us());
-        Ok(self.chains.contains_key(&head.chain))
+        Ok(self.chains.contains_key(chain))
     }
 
     /// Opens a chain again that somebody speaks of, if the store holds it.

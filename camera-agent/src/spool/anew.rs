@@ -1,0 +1,71 @@
+//! A live spool that was set back to an older copy, and begins a new chain.
+
+use rusqlite::{OptionalExtension as _, TransactionBehavior, params};
+
+use super::recover::write_marks;
+use super::rows::{self, digest_of, number, sql};
+use super::{Spool, SpoolError, empty_manifest, next_manifest};
+
+impl Spool {
+    /// Begins a new chain with what was recorded since this spool was opened: these numbers had been used before for other
+    /// pictures. What is older was the old chain's, which no longer can be continued.
+    ///
+    /// # Errors
+    /// [`SpoolError`]; then nothing has changed.
+    pub fn begin_anew(&mut self) -> Result<(), SpoolError> {
+        let chain = super::open::draw_chain(&self.camera)?;
+        let (next, opened_at) = (self.view.next, self.opened_at);
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // A gap may reach over the mark; what it stands for was never held.
+        let first = transaction
+            .query_row("SELECT min(sequence) FROM record WHERE sequence >= ?1", params![sql(opened_at)], |row| {
+                row.get::<_, Option<i64>>(0)
+            })
+            .optional()?
+            .flatten()
+            .map_or(next, number);
+        let records = {
+            let mut statement = transaction.prepare(
+                "SELECT sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal FROM record WHERE sequence >= ?1
+                 ORDER BY sequence",
+            )?;
+            let mut found = statement.query(params![sql(first)])?;
+            let mut records = Vec::new();
+            while let Some(row) = found.next()? {
+                let (sequence, record) = rows::sealed(row)?;
+                records.push((sequence - first, record, number(row.get(6)?)));
+            }
+            records
+        };
+        transaction.execute("DELETE FROM frame WHERE sequence < ?1", params![sql(first)])?;
+        // Below zero first: so no row ever gets the number of one that is still to be moved.
+        transaction.execute("UPDATE frame SET sequence = ?1 - 1 - sequence", params![sql(first)])?;
+        transaction.execute("UPDATE frame SET sequence = -1 - sequence", [])?;
+        transaction.execute("DELETE FROM record", [])?;
+        for (sequence, record, frame_bytes) in &records {
+            rows::insert(&transaction, *sequence, record, *frame_bytes)?;
+        }
+        let mut manifest = empty_manifest();
+        {
+            let mut digests =
+                transaction.prepare("SELECT digest FROM record WHERE kind = 'frame' ORDER BY sequence")?;
+            for digest in digests.query_map([], |row| row.get::<_, Vec<u8>>(0))? {
+                manifest = next_manifest(manifest, digest_of(&digest?));
+            }
+        }
+        let (frames, bytes): (i64, i64) = transaction.query_row(
+            "SELECT count(*), coalesce(sum(frame_bytes), 0) FROM record WHERE kind = 'frame'",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let identity = super::open::rename_chain(&transaction, &chain)?;
+        write_marks(&transaction, identity, (next - first, 0), manifest, None)?;
+        transaction.commit()?;
+        self.identity = identity;
+        self.view.chain = chain;
+        self.view.next = next - first;
+        (self.view.frames, self.view.bytes) = (number(frames), number(bytes));
+        (self.manifest, self.sent_mark, self.last_read, self.opened_at) = (manifest, 0, None, 0);
+        self.refresh_oldest()
+    }
+}

@@ -1,0 +1,500 @@
+//! Faults: which, on whom, when, and for how long.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use camera_agent::spool::{Identity, Limits, Spool};
+use microlambda::Version;
+use microlambda_wire::{ChainClass, Name};
+use rustix::process::{Pid, Signal};
+
+use super::Error;
+use super::brokers;
+use super::fault::Fault;
+use super::site::{Role, Site, ask, copy_files};
+use crate::sim::random::Random;
+
+/// Pauses between two faults, ms.
+const PAUSE_MS: (u64, u64) = (150, 1_000);
+/// How long most faults last, ms; one in eight lasts up to three times as long.
+const LAST_MS: (u64, u64) = (150, 3_000);
+/// A disk that was full may still end its agent within this after it has room again.
+const FULL_AFTERMATH: Duration = Duration::from_secs(5);
+/// The clock is stepped by at most this, ms: a day.
+const CLOCK_MS: u64 = 86_400_000;
+/// A copy of a disk is taken for later if the last one is older than this.
+const COPY_EVERY: Duration = Duration::from_secs(8);
+/// A server among several stays away for longer than their patience with it.
+const SERVER_AWAY_MS: (u64, u64) = (500, 8_000);
+
+/// What every proxy does all the time.
+pub fn usual_manners(manners: &mut super::proxy::Manners) {
+    (manners.lost_permille, manners.repeated_permille, manners.late_permille) = (4, 8, 20);
+    manners.delay_ms_max = 60;
+}
+
+enum Undo {
+    Start(usize),
+    Thaw(usize),
+    ThawWorkers(Vec<u32>),
+    ServerStart(usize),
+    ServerThaw(usize),
+    Calm(usize),
+    Plug(usize),
+    Unshape(usize),
+    Room(usize, u32),
+}
+
+/// A disk that was set back: until the node has caught up with what it had, no other may lose its own.
+struct SetBack {
+    member: usize,
+    until: BTreeMap<String, u64>,
+}
+
+/// Who strikes.
+pub struct Torturer {
+    /// How often each kind struck.
+    pub struck: BTreeMap<Fault, u64>,
+    /// How often each kind was drawn and could not strike, by the reason.
+    pub spared: BTreeMap<(Fault, &'static str), u64>,
+    random: Random,
+    faults: Vec<Fault>,
+    undo: Vec<(Instant, Undo)>,
+    next: Instant,
+    /// How far each chain was when a node was last hurt: no unit is hit twice.
+    hurt_at: BTreeMap<Name, Version>,
+    copies: BTreeMap<usize, (PathBuf, Instant)>,
+    set_back: Option<SetBack>,
+    /// Live chains whose camera uses numbers again that nodes have committed: it has to notice, and begin a new chain.
+    pub given_up: BTreeSet<String>,
+}
+
+/// Why a fault did not strike.
+type Spared = Result<(), &'static str>;
+
+impl Torturer {
+    /// Begins now; strikes with `faults` only.
+    pub fn new(seed: u64, faults: Vec<Fault>) -> Self {
+        Self {
+            struck: BTreeMap::new(),
+            spared: BTreeMap::new(),
+            random: Random::new(seed ^ 0x70_7274_7572_65),
+            faults,
+            undo: Vec::new(),
+            next: Instant::now(),
+            hurt_at: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            set_back: None,
+            given_up: BTreeSet::new(),
+        }
+    }
+
+    /// Undoes what is due, strikes when it is time, and says when to come again.
+    ///
+    /// # Errors
+    /// Something ended that should run, or the system refuses.
+    pub fn work(&mut self, site: &mut Site) -> Result<Instant, Error> {
+        let now = Instant::now();
+        let (due, later): (Vec<_>, Vec<_>) = self.undo.drain(..).partition(|(at, _)| *at <= now);
+        self.undo = later;
+        due.into_iter().try_for_each(|(_, undo)| undo_one(site, undo))?;
+        if now >= self.next {
+            self.next = now + Duration::from_millis(self.random.between(PAUSE_MS.0, PAUSE_MS.1));
+            let fault = self.draw();
+            match self.strike(site, fault)? {
+                Ok(()) => *self.struck.entry(fault).or_default() += 1,
+                Err(why) => *self.spared.entry((fault, why)).or_default() += 1,
+            }
+        }
+        Ok(self.undo.iter().map(|(at, _)| *at).chain([self.next]).min().unwrap_or(self.next))
+    }
+
+    /// Undoes everything and calms the bus.
+    ///
+    /// # Errors
+    /// Something does not start again.
+    pub fn end(&mut self, site: &mut Site) -> Result<(), Error> {
+        for (_, undo) in std::mem::take(&mut self.undo) {
+            undo_one(site, undo)?;
+        }
+        for member in &site.members {
+            member.proxy.behave(|manners| *manners = super::proxy::Manners::default());
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self) -> Fault {
+        let sum: u64 = self.faults.iter().map(|fault| fault.weight()).sum();
+        let mut left = self.random.below(sum);
+        let drawn = self.faults.iter().find(|fault| match left.checked_sub(fault.weight()) {
+            Some(less) => {
+                left = less;
+                false
+            }
+            None => true,
+        });
+        drawn.copied().unwrap_or(Fault::Cut)
+    }
+
+    fn last(&mut self) -> Duration {
+        let factor = if self.random.below(8) == 0 { 3 } else { 1 };
+        Duration::from_millis(self.random.between(LAST_MS.0, LAST_MS.1) * factor)
+    }
+
+    fn later(&mut self, after: Duration, undo: Undo) {
+        self.undo.push((Instant::now() + after, undo));
+    }
+
+    fn strike(&mut self, site: &mut Site, fault: Fault) -> Result<Spared, Error> {
+        match fault {
+            Fault::AgentKill | Fault::AgentFreeze | Fault::WorkerKill | Fault::WorkerFreeze => self.hurt(site, fault),
+            Fault::StoreOlder | Fault::StoreLost | Fault::StoreDamaged => self.spoil_store(site, fault),
+            Fault::CameraKill | Fault::CameraFreeze => self.camera(site, fault),
+            Fault::FolderSpoolOlder | Fault::LiveSpoolOlder | Fault::CameraReinstalled => self.spoil_spool(site, fault),
+            Fault::BrokerKill | Fault::BrokerWipe | Fault::BrokerFreeze => self.broker(site, fault),
+            Fault::BusTrouble | Fault::Cut | Fault::Stall | Fault::Slow => {
+                self.bus(site, fault);
+                Ok(Ok(()))
+            }
+            Fault::CableOut | Fault::CableSlow => self.cable(site, fault),
+            Fault::StoreFull | Fault::SpoolFull => self.fill(site, fault),
+            Fault::ClockStep => {
+                let member = self.any(site);
+                let step_ms = i64::try_from(self.random.below(2 * CLOCK_MS)).unwrap_or(0) - CLOCK_MS as i64;
+                site.members[member].plot.step_clock(step_ms)?;
+                Ok(Ok(()))
+            }
+        }
+    }
+
+    /// Any agent.
+    fn any(&mut self, site: &Site) -> usize {
+        usize::try_from(self.random.below(site.members.len() as u64)).unwrap_or_default()
+    }
+
+    /// One that runs, of these; more often one that works.
+    fn pick(&mut self, site: &Site, of: impl Fn(Role) -> bool) -> Option<usize> {
+        let up = |index: &usize| of(site.members[*index].role) && !site.members[*index].down;
+        let up: Vec<usize> = (0..site.members.len()).filter(up).collect();
+        let works = |index: &&usize| site.watch.chains.values().any(|c| c.worker() == Some(site.members[**index].name));
+        let working: Vec<usize> = up.iter().filter(works).copied().collect();
+        let from = if self.random.below(3) > 0 && !working.is_empty() { working } else { up };
+        if from.is_empty() { None } else { Some(self.random.pick(&from)) }
+    }
+
+    /// Whether every chain has gone on since a node was last hurt: a unit that fails on two nodes is set aside for good.
+    fn has_healed(&self, site: &Site) -> bool {
+        site.watch
+            .chains
+            .iter()
+            .all(|(name, chain)| !chain.has_work() || self.hurt_at.get(name).is_none_or(|hurt| chain.front > *hurt))
+    }
+
+    fn note_hurt(&mut self, site: &mut Site, member: usize, other: bool) {
+        self.hurt_at = site.watch.chains.iter().map(|(name, chain)| (name.clone(), chain.front)).collect();
+        let name = site.members[member].name;
+        site.watch.struck(name, other);
+    }
+
+    fn hurt(&mut self, site: &mut Site, fault: Fault) -> Result<Spared, Error> {
+        if !self.has_healed(site) {
+            return Ok(Err("the chain has not gone on since the last one"));
+        }
+        let Some(member) = self.pick(site, |role| role == Role::Node) else { return Ok(Err("no node runs")) };
+        let last = self.last();
+        let workers = site.members[member].agent.children();
+        match fault {
+            Fault::AgentKill => {
+                self.note_hurt(site, member, true);
+                site.members[member].agent.kill();
+                site.members[member].down = true;
+                self.copy(site, member)?;
+                self.later(last, Undo::Start(member));
+            }
+            Fault::AgentFreeze => {
+                self.note_hurt(site, member, true);
+                site.members[member].agent.freeze_all();
+                site.members[member].down = true;
+                self.later(last, Undo::Thaw(member));
+            }
+            _ if workers.is_empty() => return Ok(Err("no worker runs")),
+            Fault::WorkerKill => {
+                self.note_hurt(site, member, false);
+                site.members[member].agent.kill_children();
+            }
+            _ => {
+                self.note_hurt(site, member, false);
+                workers.iter().for_each(|pid| signal(*pid, Signal::STOP));
+                self.later(last, Undo::ThawWorkers(workers));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Keeps a copy of a dead agent's disk, to be put back later.
+    fn copy(&mut self, site: &Site, member: usize) -> Result<(), Error> {
+        if self.copies.get(&member).is_some_and(|(_, at)| at.elapsed() < COPY_EVERY) {
+            return Ok(());
+        }
+        let state = &site.members[member].plot.state;
+        let folder = state.with_file_name("older-copy");
+        copy_files(state, &folder)?;
+        self.copies.insert(member, (folder, Instant::now()));
+        Ok(())
+    }
+
+    fn spoil_store(&mut self, site: &mut Site, fault: Fault) -> Result<Spared, Error> {
+        if !self.has_healed(site) {
+            return Ok(Err("the chain has not gone on since the last one"));
+        }
+        if let Some(set_back) = &self.set_back {
+            let reached = reached(site, set_back.member).unwrap_or_default();
+            if set_back.until.iter().any(|(chain, until)| reached.get(chain).unwrap_or(&0) < until) {
+                return Ok(Err("another node has not caught up yet"));
+            }
+            self.set_back = None;
+        }
+        let Some(member) = self.pick(site, |role| role == Role::Node) else { return Ok(Err("no node runs")) };
+        if fault == Fault::StoreOlder && !self.copies.contains_key(&member) {
+            return Ok(Err("there is no older copy"));
+        }
+        // What cameras have freed must be held by another node: two disks lost at once are not promised.
+        let others = site.nodes().into_iter().filter(|other| *other != member);
+        let others: Vec<_> = others.filter_map(|other| reached(site, other)).collect();
+        self.note_hurt(site, member, true);
+        site.members[member].agent.kill();
+        site.members[member].down = true;
+        let last = self.last();
+        self.later(last, Undo::Start(member));
+        let Some(had) = reached(site, member) else { return Ok(Err("its state cannot be read")) };
+        let held = |(chain, sequence): (&String, &u64)| others.iter().any(|one| one.get(chain) >= Some(sequence));
+        if !had.iter().all(held) {
+            return Ok(Err("nobody else holds its state"));
+        }
+        let state = &site.members[member].plot.state;
+        match fault {
+            Fault::StoreDamaged => damage(&state.join("edge.sqlite"), &mut self.random)?,
+            _ => {
+                empty(state)?;
+                if let (Fault::StoreOlder, Some((copy, _))) = (fault, self.copies.get(&member)) {
+                    restore(copy, state)?;
+                }
+            }
+        }
+        self.set_back = Some(SetBack { member, until: had });
+        Ok(Ok(()))
+    }
+
+    fn camera(&mut self, site: &mut Site, fault: Fault) -> Result<Spared, Error> {
+        let Some(member) = self.pick(site, |role| role != Role::Node) else { return Ok(Err("no camera runs")) };
+        let last = self.last();
+        site.members[member].down = true;
+        if fault == Fault::CameraKill {
+            site.members[member].agent.kill();
+            self.copy(site, member)?;
+            self.later(last, Undo::Start(member));
+        } else {
+            site.members[member].agent.freeze_all();
+            self.later(last, Undo::Thaw(member));
+        }
+        Ok(Ok(()))
+    }
+
+    fn spoil_spool(&mut self, site: &mut Site, fault: Fault) -> Result<Spared, Error> {
+        let role = if fault == Fault::FolderSpoolOlder { Role::Folder } else { Role::Live };
+        let Some(member) = self.pick(site, |one| one == role) else { return Ok(Err("the camera does not run")) };
+        if fault != Fault::CameraReinstalled && !self.copies.contains_key(&member) {
+            return Ok(Err("there is no older copy"));
+        }
+        site.members[member].agent.kill();
+        site.members[member].down = true;
+        empty(&site.members[member].plot.state)?;
+        if fault == Fault::CameraReinstalled {
+            // A copy of a chain that was given up is no older copy of this one.
+            self.copies.remove(&member);
+        } else if let Some((copy, _)) = self.copies.get(&member) {
+            restore(copy, &site.members[member].plot.state)?;
+            if role == Role::Live {
+                let (chain, next) = spool_of(copy)?;
+                let reached = site.nodes().into_iter().filter_map(|node| reached(site, node)?.get(&chain).copied());
+                if reached.max() > Some(next) {
+                    self.given_up.insert(chain);
+                    // It is not to be put back once more.
+                    self.copies.remove(&member);
+                }
+            }
+        }
+        let last = self.last();
+        self.later(last, Undo::Start(member));
+        Ok(Ok(()))
+    }
+
+    fn broker(&mut self, site: &mut Site, fault: Fault) -> Result<Spared, Error> {
+        let server = usize::try_from(self.random.below(site.servers.len() as u64)).unwrap_or_default();
+        let hurt = |undo: &(Instant, Undo)| matches!(undo.1, Undo::ServerStart(_) | Undo::ServerThaw(_));
+        if self.undo.iter().any(hurt) {
+            return Ok(Err("a broker is away already"));
+        }
+        let mut last = self.last();
+        if site.servers.len() > 1 {
+            last = Duration::from_millis(self.random.between(SERVER_AWAY_MS.0, SERVER_AWAY_MS.1));
+        }
+        if fault == Fault::BrokerFreeze {
+            site.servers[server].process.freeze();
+            self.later(last, Undo::ServerThaw(server));
+        } else {
+            site.servers[server].process.kill();
+            if fault == Fault::BrokerWipe {
+                site.servers[server].forget()?;
+            }
+            self.later(last, Undo::ServerStart(server));
+        }
+        Ok(Ok(()))
+    }
+
+    fn bus(&mut self, site: &Site, fault: Fault) {
+        let member = self.any(site);
+        let proxy = &site.members[member].proxy;
+        let random = &mut self.random;
+        match fault {
+            Fault::Cut => {
+                proxy.cut();
+                return;
+            }
+            Fault::Stall => proxy.behave(|manners| manners.stalled = true),
+            Fault::Slow => {
+                let bytes_per_s = random.between(10_000, 300_000);
+                proxy.behave(|manners| manners.bytes_per_s = bytes_per_s);
+            }
+            _ => {
+                let (lost, repeated, late) = (random.below(300), random.below(300), random.below(500));
+                let delay_ms_max = random.between(20, 1_500);
+                proxy.behave(|manners| {
+                    (manners.lost_permille, manners.repeated_permille, manners.late_permille) = (lost, repeated, late);
+                    manners.delay_ms_max = delay_ms_max;
+                });
+            }
+        }
+        let last = self.last();
+        self.later(last, Undo::Calm(member));
+    }
+
+    fn cable(&mut self, site: &Site, fault: Fault) -> Result<Spared, Error> {
+        let member = self.any(site);
+        let plot = &site.members[member].plot;
+        let last = self.last();
+        if fault == Fault::CableOut {
+            plot.plug(false)?;
+            self.later(last, Undo::Plug(member));
+        } else {
+            plot.shape(Some(self.random.between(100, 4_000)))?;
+            self.later(last, Undo::Unshape(member));
+        }
+        Ok(Ok(()))
+    }
+
+    fn fill(&mut self, site: &mut Site, fault: Fault) -> Result<Spared, Error> {
+        let full = |undo: &(Instant, Undo)| matches!(undo.1, Undo::Room(..));
+        if self.undo.iter().any(full) {
+            return Ok(Err("another disk is full"));
+        }
+        let node = fault == Fault::StoreFull;
+        let Some(member) = self.pick(site, |role| (role == Role::Node) == node) else {
+            return Ok(Err("nobody runs"));
+        };
+        let last = self.last();
+        let member_of = &mut site.members[member];
+        let Some(pid) = member_of.agent.pid() else { return Ok(Err("nobody runs")) };
+        member_of.may_end_until = Instant::now() + last + FULL_AFTERMATH;
+        member_of.plot.fill(Some(pid))?;
+        self.later(last, Undo::Room(member, pid));
+        Ok(Ok(()))
+    }
+}
+
+fn undo_one(site: &mut Site, undo: Undo) -> Result<(), Error> {
+    match undo {
+        Undo::Start(member) => {
+            site.members[member].agent.respawn()?;
+            site.members[member].down = false;
+        }
+        Undo::Thaw(member) => {
+            site.members[member].agent.thaw_all();
+            site.members[member].down = false;
+        }
+        Undo::ThawWorkers(workers) => workers.into_iter().for_each(|pid| signal(pid, Signal::CONT)),
+        Undo::ServerStart(server) => {
+            let alone = site.servers.len() == 1;
+            let server = &mut site.servers[server];
+            server.process.respawn()?;
+            if alone {
+                brokers::answers(server.address, Duration::from_secs(20))?;
+            }
+        }
+        Undo::ServerThaw(server) => site.servers[server].process.thaw(),
+        Undo::Calm(member) => site.members[member].proxy.behave(|manners| {
+            *manners = super::proxy::Manners::default();
+            usual_manners(manners);
+        }),
+        Undo::Plug(member) => {
+            site.members[member].plot.plug(true)?;
+        }
+        Undo::Unshape(member) => {
+            site.members[member].plot.shape(None)?;
+        }
+        Undo::Room(member, pid) => site.members[member].plot.make_room(Some(pid)),
+    }
+    Ok(())
+}
+
+/// How far a node's own database has come, by chain; `None` where it has none yet.
+fn reached(site: &Site, member: usize) -> Option<BTreeMap<String, u64>> {
+    let status = ask(&site.members[member].agent, &["status", "--json"]).ok()?;
+    let chains = status["chains"].as_array().into_iter().flatten();
+    let of = |chain: &serde_json::Value| {
+        Some((chain["chain"].as_str()?.to_owned(), chain["head"]["version"]["sequence"].as_u64()?))
+    };
+    Some(chains.filter_map(of).collect())
+}
+
+/// The chain in a copy of the live camera's spool, and the number of its next record.
+fn spool_of(copy: &std::path::Path) -> Result<(String, u64), Error> {
+    let identity = Identity { camera: crate::name("live"), class: ChainClass::Live, source: String::new() };
+    let spool = Spool::open(copy, &identity, Limits { bytes_max: u64::MAX, frames_max: u64::MAX }, 0)?;
+    Ok((spool.view().chain.to_string(), spool.view().next))
+}
+
+fn empty(state: &std::path::Path) -> Result<(), Error> {
+    for entry in fs::read_dir(state)? {
+        let path = entry?.path();
+        if path.is_file() { fs::remove_file(path)? } else { fs::remove_dir_all(path)? }
+    }
+    Ok(())
+}
+
+fn restore(copy: &std::path::Path, state: &std::path::Path) -> Result<(), Error> {
+    for entry in fs::read_dir(copy)? {
+        let entry = entry?;
+        fs::copy(entry.path(), state.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Overwrites a page in the middle of a file with nonsense, as a dying memory card does.
+fn damage(file: &std::path::Path, random: &mut Random) -> Result<(), Error> {
+    use std::os::unix::fs::FileExt as _;
+    let file = fs::File::options().write(true).open(file)?;
+    let pages = file.metadata()?.len() / 4_096;
+    let nonsense: Vec<u8> = (0..512).flat_map(|_| random.bits().to_le_bytes()).collect();
+    file.write_all_at(&nonsense, random.below(pages) * 4_096)?;
+    file.sync_all()?;
+    Ok(())
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
