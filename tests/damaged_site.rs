@@ -78,3 +78,51 @@ fn a_node_whose_database_is_damaged_or_destroyed_gets_everything_from_its_peer()
     assert_eq!(site.outcome(&["a", "b"]), long);
     site.stop_and_check();
 }
+
+#[test]
+fn when_every_disk_is_lost_the_chain_goes_on_behind_what_was_released_and_says_so() {
+    const MANY: [&str; 8] = [
+        "people/obama2.jpg",
+        "people/t1.jpg",
+        "faceless/coffee.png",
+        "people/biden.jpg",
+        "people/obama2.jpg",
+        "people/t1.jpg",
+        "people/biden.jpg",
+        "people/obama2.jpg",
+    ];
+    let mut site = Site::new();
+    let photos = site.photos(&MANY);
+    for node in ["a", "b"] {
+        site.start_node(node, R_LIMIT_MS, "spread");
+    }
+    site.wait_for("both nodes", |tally, _| tally.nodes.len() == 2);
+    site.start_camera_with(&photos, "spool", [("restart-after-s", 1)]);
+    site.wait_for("released frames", |tally, _| tally.camera.as_ref().is_some_and(|head| head.oldest >= 2));
+    for node in ["a", "b"] {
+        site.node(node).kill();
+    }
+    for node in ["a", "b"] {
+        let state = state_dir(&mut site, node);
+        fs::remove_dir_all(&state).expect("its removal");
+        fs::create_dir(&state).expect("an empty disk");
+        site.node(node).respawn().expect("its return");
+    }
+    let again = |version: &Version| version.generation == 1;
+    site.wait_for("the end of the job in a new generation", |tally, _| {
+        tally.done.as_ref().is_some_and(|done| again(&done.head.version))
+    });
+    let done = site.tally.done.clone().expect("a finished job");
+    assert!((1..=6).contains(&done.frames), "{} frames were left", done.frames);
+    site.wait_for("the camera's word on it", |_, seen| match seen.map(|seen| &seen.note) {
+        Some(Note::CameraStatus(status)) => status.counters.lost >= 2 && status.counters.lost + done.frames == 8,
+        _ => false,
+    });
+    site.wait_for("agreement", |tally, _| tally.agreed(&[name("a"), name("b")]).is_some());
+    for node in ["a", "b"] {
+        let status = site.node(node).terminate(Duration::from_secs(10)).expect("an end");
+        assert!(status.success());
+        let report = site.node(node).ask(&["check", "--json"]).expect("a sound database");
+        assert!(report.contains("\"sound\": true"), "{node}: {report}");
+    }
+}

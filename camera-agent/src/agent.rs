@@ -169,6 +169,7 @@ impl Agent {
             self.get_ready(&now, heard_of_link);
             self.follow_chain();
             self.ask_spool(link);
+            self.give_up_what_is_lost();
             let wake = self.announce(link, &now);
             self.feed_watchdog();
             let wants_room = link.queued().bytes >= SERVE_BYTES;
@@ -296,6 +297,22 @@ impl Agent {
                 Ok(())
             }
             Answer::Refuse => Err(format!("{} is one node too many", want.node)),
+        }
+    }
+
+    /// Goes on without released frames that live nodes have asked for in vain for long enough.
+    fn give_up_what_is_lost(&mut self) {
+        let (oldest, complete) = {
+            let desk = self.desk.borrow();
+            (desk.view.oldest, desk.view.is_complete())
+        };
+        let after_ms = self.config.restart_after_s.saturating_mul(1_000);
+        let now_ms = now_ms();
+        // What came of a finished job was published, and is kept by the broker.
+        let Some(lost) = self.audience.lost(oldest, now_ms).filter(|_| after_ms > 0 && !complete) else { return };
+        if now_ms.saturating_sub(lost.since_ms) >= after_ms {
+            self.audience.forget_lost();
+            self.clerk.restart(lost.from);
         }
     }
 
@@ -452,6 +469,7 @@ impl Agent {
                 refused_messages: self.refused_messages,
                 spools_kept_aside: u64::from(self.kept_aside.0),
                 begun_anew: self.begun_anew,
+                lost: desk.lost,
             },
         }
     }

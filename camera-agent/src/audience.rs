@@ -41,6 +41,15 @@ pub struct Release {
     pub on_one: bool,
 }
 
+/// Released records whose results no live node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// The furthest that a live node has committed: the first record that is lost.
+    pub from: u64,
+    /// Since when it has been so, ms.
+    pub since_ms: u64,
+}
+
 /// All nodes that this camera has heard of.
 #[derive(Debug, Clone)]
 pub struct Audience {
@@ -50,6 +59,8 @@ pub struct Audience {
     not_alone_ms: u64,
     /// The node served last, for taking turns.
     served_last: Option<Name>,
+    /// Since when all live nodes have lacked what was released.
+    lost_since_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -80,7 +91,7 @@ impl Node {
 impl Audience {
     /// Nobody yet; listening begins at `now_ms`.
     pub fn new(chain: Name, now_ms: u64) -> Self {
-        Self { chain, nodes: BTreeMap::new(), not_alone_ms: now_ms, served_last: None }
+        Self { chain, nodes: BTreeMap::new(), not_alone_ms: now_ms, served_last: None, lost_since_ms: None }
     }
 
     /// Whose records are asked for.
@@ -196,6 +207,21 @@ impl Audience {
             _ if on_two > 0 => Some(Release { below: on_two, on_one: false }),
             _ => None,
         }
+    }
+
+    /// What live nodes ask for in vain, `oldest` being the oldest record held: its results were on disks that are gone, or on nodes that
+    /// are away.
+    pub fn lost(&mut self, oldest: u64, now_ms: u64) -> Option<Lost> {
+        // One that has reported nothing yet is a node that has just been heard of, or one that takes no part in this chain.
+        let from = self.live(now_ms).filter_map(|node| node.committed).max().filter(|from| *from < oldest);
+        let since_ms = from.map(|_| self.lost_since_ms.unwrap_or(now_ms));
+        self.lost_since_ms = since_ms;
+        from.zip(since_ms).map(|(from, since_ms)| Lost { from, since_ms })
+    }
+
+    /// Something was done about what was lost: it counts from now.
+    pub fn forget_lost(&mut self) {
+        self.lost_since_ms = None;
     }
 
     /// Nodes with an open want.
@@ -443,5 +469,19 @@ mod tests {
         audience.on_disconnected();
         assert_eq!(audience.sessions(T), 0);
         assert_eq!(serve(&mut audience, 10, T), []);
+    }
+
+    #[test]
+    fn what_no_live_node_has_is_lost_since_all_have_lacked_it() {
+        let mut audience = audience();
+        assert_eq!(audience.lost(50, T), None, "nobody was heard yet");
+        audience.on_want(&want("a", 7, 0, 7), 50..60, T);
+        assert_eq!(audience.lost(50, T), Some(Lost { from: 7, since_ms: T }));
+        audience.on_want(&want("b", 9, 0, 9), 50..60, T + 1_000);
+        assert_eq!(audience.lost(50, T + 1_000), Some(Lost { from: 9, since_ms: T }), "the furthest counts");
+        audience.on_want(&want("c", 55, 0, 55), 50..60, T + 2_000);
+        assert_eq!(audience.lost(50, T + 2_000), None, "a node with the results is back");
+        audience.on_status(&name("c"), false, T + 3_000);
+        assert_eq!(audience.lost(50, T + 4_000).map(|lost| lost.since_ms), Some(T + 4_000), "and gone again");
     }
 }

@@ -39,6 +39,8 @@ pub struct Config {
     pub source: SourceConfig,
     /// Bounds of the spool.
     pub spool: Limits,
+    /// The chain goes on without released frames whose results no live node has had for so long, s; 0 is never.
+    pub restart_after_s: u64,
     /// No frame is longer, bytes.
     pub frame_bytes_max: usize,
     /// How often the picture for dashboards is published, s; 0 for never.
@@ -123,11 +125,12 @@ enum SourceKind {
 struct RawSpool {
     bytes_max: u64,
     frames_max: u64,
+    restart_after_s: u64,
 }
 
 impl Default for RawSpool {
     fn default() -> Self {
-        Self { bytes_max: 256 << 20, frames_max: 10_000 }
+        Self { bytes_max: 256 << 20, frames_max: 10_000, restart_after_s: 3_600 }
     }
 }
 
@@ -184,7 +187,7 @@ impl Config {
         };
         let config = json!({
             "site": self.site, "camera": self.camera, "state-dir": self.state_dir, "broker": self.broker, "source": source,
-            "spool": { "bytes-max": self.spool.bytes_max, "frames-max": self.spool.frames_max },
+            "spool": { "bytes-max": self.spool.bytes_max, "frames-max": self.spool.frames_max, "restart-after-s": self.restart_after_s },
             "frame": { "bytes-max": self.frame_bytes_max }, "image": { "interval-s": self.image_interval_s },
         });
         json!({
@@ -236,6 +239,7 @@ fn check(raw: RawConfig) -> Result<Config, ConfigError> {
         broker: raw.broker,
         source: check_source(raw.source)?,
         spool: Limits { bytes_max: raw.spool.bytes_max, frames_max: raw.spool.frames_max },
+        restart_after_s: raw.spool.restart_after_s,
         frame_bytes_max: usize::try_from(frame_bytes_max).unwrap_or(usize::MAX),
         image_interval_s: interval_s,
     })

@@ -174,7 +174,7 @@ impl FoldState {
             }
             (Record::Frame { .. }, Some(Analysis::Unreadable { .. })) => (Vec::new(), 0, 0),
             (Record::Frame { .. }, Some(Analysis::SetAside { .. })) => (Vec::new(), 0, 1),
-            (Record::Gap { .. } | Record::End { .. }, None) => (Vec::new(), 0, 0),
+            (Record::Gap { .. } | Record::End { .. } | Record::Restart { .. }, None) => (Vec::new(), 0, 0),
             _ => return Err(ContentError::WrongAnalysis(entry.sequence)),
         };
         let mut digest = DigestBuilder::new("record")
@@ -185,7 +185,11 @@ impl FoldState {
             digest = digest.number(u64::from(sighting.face_index)).number(sighting.person as u64);
             digest = digest.number(u64::from(sighting.kept));
         }
-        let version = Version { sequence: entry.next_sequence(), unit: 0, ..self.head.version };
+        let generation = match entry.record {
+            Record::Restart { generation, .. } => generation.max(self.head.version.generation),
+            Record::Frame { .. } | Record::Gap { .. } | Record::End { .. } => self.head.version.generation,
+        };
+        let version = Version { generation, sequence: entry.next_sequence(), unit: 0 };
         self.head = Head { version, digest: digest.finish(), set_aside: self.head.set_aside + set_aside };
         Ok(Folded { head: self.head, sightings, unassigned, done: matches!(entry.record, Record::End { .. }) })
     }

@@ -1,7 +1,7 @@
 //! The fold: people and events out of analyses, the same however they were cut into deltas.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use microlambda::{Digest, Head};
+use microlambda::{Digest, Head, Version};
 use microlambda_faces::content::{ContentError, Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{EXEMPLARS_MAX, FoldError, FoldState, Folded, event_id, lambda_digest};
 use microlambda_faces::proto::UnitOutcome;
@@ -119,6 +119,18 @@ fn gaps_and_ends_need_no_analysis_and_move_the_cursor() {
     let (state, folded) = fold_all(&[frame(0, vec![]), plain(1, gap), plain(8, end)]);
     assert_eq!(state.head().version.sequence, 9);
     assert_eq!(folded.iter().map(|folded| folded.done).collect::<Vec<_>>(), [false, false, true]);
+}
+
+#[test]
+fn a_restart_raises_the_generation_and_keeps_the_people_known_before_it() {
+    let restart = |count, generation| Record::Restart { count, generation };
+    let plain = |sequence, record| Entry { sequence, record, analysis: None, engine: String::new() };
+    let (before, _) = fold_all(&[frame(0, vec![])]);
+    let (state, _) = fold_all(&[frame(0, vec![]), plain(1, restart(5, 2)), plain(6, restart(1, 1)), frame(7, vec![])]);
+    assert_eq!(state.head().version, Version { generation: 2, sequence: 8, unit: 0 }, "it never falls");
+    assert_eq!(state.gallery(), before.gallery());
+    let (longer, _) = fold_all(&(0..20).map(|n| frame(n, vec![])).collect::<Vec<_>>());
+    assert!(state.head().beats(&longer.head()), "the branch without it is lost, however long");
 }
 
 #[test]

@@ -145,12 +145,19 @@ impl Site {
 
     /// Starts the camera on a folder.
     pub fn start_camera(&mut self, photos: &Path) {
+        self.start_camera_with(photos, "spool", []);
+    }
+
+    /// As [`Site::start_camera`], with settings in a section of its configuration.
+    pub fn start_camera_with<const N: usize>(&mut self, photos: &Path, section: &str, settings: [(&str, i64); N]) {
+        let settings = settings.map(|(key, value)| (key.to_owned(), toml::Value::Integer(value)));
+        let section = (section.to_owned(), toml::Value::Table(settings.into_iter().collect()));
         let setup = CameraSetup {
             site: self.name.clone(),
             camera: name("door"),
             photos: photos.to_path_buf(),
             exit_when_done: false,
-            extra: toml::Table::new(),
+            extra: [section].into_iter().collect(),
         };
         self.camera = Some(self.rig.camera("camera", &setup).expect("a camera agent"));
     }

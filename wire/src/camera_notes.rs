@@ -32,6 +32,9 @@ pub struct SourceCounters {
     pub reopened: u64,
     /// Messages on our topics that were not ours.
     pub refused_messages: u64,
+    /// Released frames whose results no node had any more: the chain went on without them, in a new generation.
+    #[serde(default)]
+    pub lost: u64,
     /// Damaged spools in the state directory, each kept in a folder of its own.
     #[serde(default)]
     pub spools_kept_aside: u64,

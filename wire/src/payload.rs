@@ -166,7 +166,9 @@ payload!(Want, "want", 4 << 10, |v| {
 payload!(RecordNote, "record", 4 << 10, |v| match &v.record {
     Record::Frame { .. } => Err("a frame travels as a picture".into()),
     Record::Gap { count: 0, .. } => Err(format!("a gap of nothing at {}", v.sequence)),
-    Record::Gap { .. } | Record::End { .. } => bounded_sequence(v.sequence.saturating_add(v.record.span())),
+    Record::Restart { count: 0, .. } => Err(format!("a restart of nothing at {}", v.sequence)),
+    Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } =>
+        bounded_sequence(v.sequence.saturating_add(v.record.span())),
 });
 payload!(Continuation, "continuation", 128 << 10, |v| bounded_list("frames", &v.frames, 64).and_then(|()| {
     if v.parent.version > v.head.version {

@@ -11,7 +11,7 @@ pub const LABEL_BYTES_MAX: usize = 200;
 pub const SEQUENCE_MAX: u64 = 1 << 53;
 
 /// One numbered, durable record of a camera's sequence. The order of the variants is part of the stored format:
-/// new ones (switch, forget, restart) go to the end.
+/// new ones (switch, forget) go to the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Record {
@@ -38,6 +38,14 @@ pub enum Record {
         /// Digest over the digests of all frames, in order.
         manifest: Digest,
     },
+    /// `count` numbers, from this record's own on, whose frames were released because nodes held their results, and whose results
+    /// nobody holds any more. The chain goes on behind them in a new generation, with the people known before them.
+    Restart {
+        /// How many numbers are lost, at least 1.
+        count: u64,
+        /// The generation from here on; higher than that of any state made of what is lost.
+        generation: u32,
+    },
 }
 
 /// Why numbers have no frame.
@@ -55,7 +63,7 @@ impl Record {
     pub fn span(&self) -> u64 {
         match self {
             Self::Frame { .. } | Self::End { .. } => 1,
-            Self::Gap { count, .. } => (*count).max(1),
+            Self::Gap { count, .. } | Self::Restart { count, .. } => (*count).max(1),
         }
     }
 
@@ -82,6 +90,11 @@ impl Record {
                 bytes.push(2);
                 bytes.extend(count.to_le_bytes());
                 bytes.extend(manifest.0);
+            }
+            Self::Restart { count, generation } => {
+                bytes.push(3);
+                bytes.extend(count.to_le_bytes());
+                bytes.extend(generation.to_le_bytes());
             }
         }
         bytes
@@ -116,6 +129,12 @@ impl Record {
                     _ => Err("bytes behind an end record".into()),
                 }
             }
+            3 => match take_u64(rest)? {
+                (count @ 1.., [a, b, c, d]) => {
+                    Ok(Self::Restart { count, generation: u32::from_le_bytes([*a, *b, *c, *d]) })
+                }
+                _ => Err("a restart without count or generation".into()),
+            },
             other => Err(format!("record kind {other} is newer than this program")),
         }
     }
@@ -145,6 +164,7 @@ mod tests {
                 Record::Gap { count, reason: GapReason::SpoolFull },
                 Record::Gap { count, reason: GapReason::Unused },
                 Record::End { count, manifest: Digest(digest) },
+                Record::Restart { count, generation: at as u32 },
             ] {
                 prop_assert_eq!(Record::from_canonical_bytes(&record.canonical_bytes()), Ok(record));
             }

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension as _, TransactionBehavior, params};
 
-use super::recover::write_marks;
+use super::recover::{Marks, write_marks};
 use super::rows::{self, digest_of, number, sql};
 use super::{Spool, SpoolError, empty_manifest, next_manifest};
 
@@ -26,7 +26,7 @@ impl Spool {
             .map_or(next, number);
         let records = {
             let mut statement = transaction.prepare(
-                "SELECT sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal FROM record WHERE sequence >= ?1
+                "SELECT sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, generation FROM record WHERE sequence >= ?1
                  ORDER BY sequence",
             )?;
             let mut found = statement.query(params![sql(first)])?;
@@ -59,7 +59,8 @@ impl Spool {
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
         let identity = super::open::rename_chain(&transaction, &chain)?;
-        write_marks(&transaction, identity, (next - first, 0), manifest, None)?;
+        let marks = Marks { next: next - first, sent_mark: 0, manifest, end_count: None, generation: self.generation };
+        write_marks(&transaction, identity, &marks)?;
         transaction.commit()?;
         self.identity = identity;
         self.view.chain = chain;

@@ -21,6 +21,8 @@ pub struct Desk {
     pub view: View,
     /// Frames dropped, never sent, since the start: older ones that became a gap, and new ones that found no room.
     pub dropped: u64,
+    /// Released records whose results no node has any more, since the start.
+    pub lost: u64,
     /// True while a finite input waits for room.
     pub waiting: bool,
     /// What is wrong with the spool at the moment, or empty.
@@ -36,6 +38,7 @@ enum Request {
     Inputs(blocking::SyncSender<Vec<(Input, bool)>>),
     Read(u64, oneshot::Sender<Option<Stored>>),
     Free(u64, oneshot::Sender<u64>),
+    Restart(u64),
     BeginAnew,
     Close,
 }
@@ -101,8 +104,14 @@ impl Clerk {
     /// The thread cannot be started.
     pub fn start(spool: Spool) -> std::io::Result<Self> {
         let (requests, inbox) = blocking::channel();
-        let desk =
-            Desk { view: spool.view().clone(), dropped: 0, waiting: false, trouble: String::new(), damaged: false };
+        let desk = Desk {
+            view: spool.view().clone(),
+            dropped: 0,
+            lost: 0,
+            waiting: false,
+            trouble: String::new(),
+            damaged: false,
+        };
         let (publish, desk) = watch::channel(desk);
         let thread = std::thread::Builder::new()
             .name("spool".into())
@@ -126,6 +135,11 @@ impl Clerk {
         // A clerk that is gone drops the reply, and the asker sees that.
         let _ = self.requests.send(Request::Read(sequence, reply));
         answer
+    }
+
+    /// Asks to begin a new generation in which the released records from `from` on are lost.
+    pub fn restart(&self, from: u64) {
+        let _ = self.requests.send(Request::Restart(from));
     }
 
     /// Asks to free records below `below`; the answer is how many frames that were.
@@ -204,6 +218,14 @@ impl Office {
                 Some(Request::BeginAnew) => {
                     let result = self.spool.begin_anew();
                     self.note(result);
+                }
+                Some(Request::Restart(from)) => {
+                    let result = self.spool.restart(from);
+                    if let Some(count @ 1..) = self.note(result) {
+                        log::error!(from, count;
+                            "no node has what these frames gave, and they were released: the chain goes on without them");
+                        self.publish.send_modify(|desk| desk.lost += count);
+                    }
                 }
                 None => self.try_pending(),
                 Some(Request::Close) => return,

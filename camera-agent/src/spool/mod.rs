@@ -19,7 +19,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 pub use open::{Identity, replace};
 pub use recover::Opened;
-use recover::write_marks;
+use recover::{Marks, write_marks};
 use rows::{digest_of, number, sql};
 
 /// The sent mark is raised by so many numbers at a time at most: one sync for as many frames sent.
@@ -218,6 +218,8 @@ pub struct Spool {
     view: View,
     sent_mark: u64,
     manifest: Digest,
+    /// Of the newest restart.
+    generation: u32,
     /// Digest of what never changes in the row of marks.
     identity: Digest,
     /// Whose spool it is.
@@ -252,6 +254,7 @@ impl Spool {
         let follows = self.last_read.is_some_and(|last| last + 1 == sequence);
         let sent_mark =
             if follows && sequence >= self.sent_mark { sequence + self.sent_block() } else { self.sent_mark };
+        let marks = Marks { next: sequence + 1, sent_mark, manifest, ..self.marks() };
         let mut room = Room { frames: self.view.frames, bytes: self.view.bytes, dropped: 0 };
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         while room.frames >= self.limits.frames_max || room.bytes + frame_bytes > self.limits.bytes_max {
@@ -273,8 +276,7 @@ impl Spool {
         if let Some(input) = &frame.input {
             rows::insert_input(&transaction, input, true)?;
         }
-        let end_count = self.view.end.map(|end| end.count);
-        write_marks(&transaction, self.identity, (sequence + 1, sent_mark), manifest, end_count)?;
+        write_marks(&transaction, self.identity, &marks)?;
         transaction.commit()?;
         self.view.next = sequence + 1;
         self.view.frames = room.frames + 1;
@@ -305,9 +307,10 @@ impl Spool {
             return Ok(end);
         }
         let end = EndMark { count: self.view.next, manifest: self.manifest };
+        let marks = Marks { next: end.count + 1, end_count: Some(end.count), ..self.marks() };
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         rows::insert(&transaction, end.count, &Record::End { count: end.count, manifest: end.manifest }, 0)?;
-        write_marks(&transaction, self.identity, (end.count + 1, self.sent_mark), end.manifest, Some(end.count))?;
+        write_marks(&transaction, self.identity, &marks)?;
         transaction.commit()?;
         self.view.next = end.count + 1;
         self.view.end = Some(end);
@@ -327,8 +330,7 @@ impl Spool {
             let mark = last + self.sent_block();
             // Beyond the mark a frame may become a gap: it is durable before the record is in anybody's hands.
             if !sabotage::is_chosen(Sabotage::PublishBeforeCommit) {
-                let end_count = self.view.end.map(|end| end.count);
-                write_marks(&self.db, self.identity, (self.view.next, mark), self.manifest, end_count)?;
+                write_marks(&self.db, self.identity, &Marks { sent_mark: mark, ..self.marks() })?;
             }
             self.sent_mark = mark;
         }
@@ -350,12 +352,43 @@ impl Spool {
         Ok(frames)
     }
 
+    /// Puts a restart in the place of released records from `from` on, up to the oldest one held: nobody has their results any more.
+    /// Returns how many numbers it covers; 0, and nothing changed, if none of these was released.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn restart(&mut self, from: u64) -> Result<u64, SpoolError> {
+        let count = self.view.oldest.saturating_sub(from);
+        if count == 0 {
+            return Ok(0);
+        }
+        let generation = self.generation.saturating_add(1);
+        let marks = Marks { generation, ..self.marks() };
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        rows::insert(&transaction, from, &Record::Restart { count, generation }, 0)?;
+        write_marks(&transaction, self.identity, &marks)?;
+        transaction.commit()?;
+        self.generation = generation;
+        self.refresh_oldest()?;
+        Ok(count)
+    }
+
     /// What the finite input has given so far, in order, each with whether it became a frame.
     ///
     /// # Errors
     /// [`SpoolError`].
     pub fn inputs(&self) -> Result<Vec<(Input, bool)>, SpoolError> {
         rows::inputs(&self.db)
+    }
+
+    fn marks(&self) -> Marks {
+        Marks {
+            next: self.view.next,
+            sent_mark: self.sent_mark,
+            manifest: self.manifest,
+            end_count: self.view.end.map(|end| end.count),
+            generation: self.generation,
+        }
     }
 
     /// Numbers reserved as sent at a time: small beside a small spool, for reserved frames cannot be dropped.

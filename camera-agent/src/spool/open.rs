@@ -8,7 +8,7 @@ use microlambda::sabotage::{self, Sabotage};
 use microlambda_wire::{ChainClass, EndMark, Name};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::recover::{identity_of, own_schema, schema_of, seal_of_marks};
+use super::recover::{Marks, identity_of, own_schema, schema_of, seal_of_marks};
 use super::rows::{number, sql};
 use super::{Limits, Spool, SpoolError, View, digest_of, empty_manifest};
 
@@ -145,20 +145,21 @@ fn connect(folder: &Path) -> Result<Connection, SpoolError> {
 fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), SpoolError> {
     let chain = draw_chain(&identity.camera)?;
     let class = class_text(identity.class);
-    let (created_at_ms, manifest) = (sql(now_ms), empty_manifest());
-    let seal = seal_of_marks(identity_of(chain.as_str(), identity, class, created_at_ms), 0, 0, manifest, None);
+    let created_at_ms = sql(now_ms);
+    let marks = Marks { next: 0, sent_mark: 0, manifest: empty_manifest(), end_count: None, generation: 0 };
+    let seal = seal_of_marks(identity_of(chain.as_str(), identity, class, created_at_ms), &marks);
     let transaction = db.transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.execute(
-        "INSERT INTO spool (id, chain, camera, class, source, created_at_ms, next, sent_mark, manifest, seal)
-         VALUES (1, ?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?7)",
+        "INSERT INTO spool (id, chain, camera, class, source, created_at_ms, next, sent_mark, manifest, generation, seal)
+         VALUES (1, ?1, ?2, ?3, ?4, ?5, 0, 0, ?6, 0, ?7)",
         params![
             chain.as_str(),
             identity.camera.as_str(),
             class,
             identity.source,
             created_at_ms,
-            manifest.0.as_slice(),
+            marks.manifest.0.as_slice(),
             seal.0.as_slice()
         ],
     )?;
@@ -193,15 +194,19 @@ fn held_identity(db: &Connection) -> Result<Identity, SpoolError> {
 }
 
 fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<Spool, SpoolError> {
-    type Marks = (String, i64, i64, Vec<u8>, Option<i64>, i64, Vec<u8>);
-    let (chain, next, sent_mark, manifest, end_count, created_at_ms, seal): Marks = db.query_row(
-        "SELECT chain, next, sent_mark, manifest, end_count, created_at_ms, seal FROM spool",
+    type Row = (String, i64, i64, Vec<u8>, Option<i64>, u32, i64, Vec<u8>);
+    let (chain, next, sent_mark, manifest, end_count, generation, created_at_ms, seal): Row = db.query_row(
+        "SELECT chain, next, sent_mark, manifest, end_count, generation, created_at_ms, seal FROM spool",
         [],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?)),
+        |row| {
+            let head = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok((head.0, head.1, head.2, head.3, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
+        },
     )?;
-    let manifest = digest_of(&manifest);
+    let (next, sent_mark, end_count) = (number(next), number(sent_mark), end_count.map(number));
+    let marks = Marks { next, sent_mark, manifest: digest_of(&manifest), end_count, generation };
     let identity = identity_of(&chain, held, class_text(held.class), created_at_ms);
-    if digest_of(&seal) != seal_of_marks(identity, number(next), number(sent_mark), manifest, end_count.map(number)) {
+    if digest_of(&seal) != seal_of_marks(identity, &marks) {
         return Err(SpoolError::damaged("the row of its marks"));
     }
     let (frames, bytes): (i64, i64) = db
@@ -213,9 +218,9 @@ fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<S
     let view = View {
         chain: name(chain)?,
         class: held.class,
-        oldest: number(next),
-        next: number(next),
-        end: end_count.map(|count| EndMark { count: number(count), manifest }),
+        oldest: next,
+        next,
+        end: end_count.map(|count| EndMark { count, manifest: marks.manifest }),
         frames: number(frames),
         bytes: number(bytes),
     };
@@ -225,8 +230,9 @@ fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<S
         limits,
         opened_at: view.next,
         view,
-        sent_mark: number(sent_mark),
-        manifest,
+        sent_mark,
+        manifest: marks.manifest,
+        generation,
         identity,
         camera: held.camera.clone(),
         last_read: None,

@@ -69,7 +69,7 @@ impl Spool {
     /// Whether the rows are what this program writes: every record in its place with its seal.
     pub(super) fn check_rows(&self) -> Result<(), SpoolError> {
         let mut statement = self.db.prepare(
-            "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, frame.sequence IS NOT NULL
+            "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, frame.sequence IS NOT NULL, generation
              FROM record LEFT JOIN frame USING (sequence) ORDER BY record.sequence",
         )?;
         let mut found = statement.query([])?;
@@ -187,20 +187,26 @@ pub(super) fn schema_of(db: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     statement.query_map([], |row| row.get(0))?.collect()
 }
 
+/// What changes in the spool's one row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marks {
+    pub next: u64,
+    pub sent_mark: u64,
+    pub manifest: Digest,
+    pub end_count: Option<u64>,
+    /// Of the newest restart; 0 before the first.
+    pub generation: u32,
+}
+
 /// The digest over the row of marks.
-pub(super) fn seal_of_marks(
-    identity: Digest,
-    next: u64,
-    sent_mark: u64,
-    manifest: Digest,
-    end_count: Option<u64>,
-) -> Digest {
+pub(super) fn seal_of_marks(identity: Digest, marks: &Marks) -> Digest {
     microlambda::DigestBuilder::new("spool marks")
         .field(&identity.0)
-        .number(next)
-        .number(sent_mark)
-        .field(&manifest.0)
-        .number(end_count.map_or(0, |count| count + 1))
+        .number(marks.next)
+        .number(marks.sent_mark)
+        .field(&marks.manifest.0)
+        .number(marks.end_count.map_or(0, |count| count + 1))
+        .number(u64::from(marks.generation))
         .finish()
 }
 
@@ -216,21 +222,17 @@ pub(super) fn identity_of(chain: &str, held: &Identity, class: &str, created_at_
 }
 
 /// Writes the marks with their seal.
-pub(super) fn write_marks(
-    db: &Connection,
-    identity: Digest,
-    (next, sent_mark): (u64, u64),
-    manifest: Digest,
-    end_count: Option<u64>,
-) -> rusqlite::Result<()> {
-    let seal = seal_of_marks(identity, next, sent_mark, manifest, end_count);
-    db.prepare_cached("UPDATE spool SET next = ?1, sent_mark = ?2, manifest = ?3, end_count = ?4, seal = ?5")?
-        .execute(rusqlite::params![
-            sql(next),
-            sql(sent_mark),
-            manifest.0.as_slice(),
-            end_count.map(sql),
-            seal.0.as_slice()
-        ])?;
+pub(super) fn write_marks(db: &Connection, identity: Digest, marks: &Marks) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE spool SET next = ?1, sent_mark = ?2, manifest = ?3, end_count = ?4, generation = ?5, seal = ?6",
+    )?
+    .execute(rusqlite::params![
+        sql(marks.next),
+        sql(marks.sent_mark),
+        marks.manifest.0.as_slice(),
+        marks.end_count.map(sql),
+        marks.generation,
+        seal_of_marks(identity, marks).0.as_slice()
+    ])?;
     Ok(())
 }

@@ -27,10 +27,12 @@ pub(super) fn insert(db: &Connection, sequence: u64, record: &Record, frame_byte
         }
         Record::Gap { .. } => ("gap", 0, Vec::new(), ""),
         Record::End { manifest, .. } => ("end", 0, manifest.0.to_vec(), ""),
+        Record::Restart { .. } => ("restart", 0, Vec::new(), ""),
     };
+    let generation = if let Record::Restart { generation, .. } = record { *generation } else { 0 };
     db.prepare_cached(
-        "INSERT INTO record (sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO record (sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, generation)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         sql(sequence),
@@ -40,7 +42,8 @@ pub(super) fn insert(db: &Connection, sequence: u64, record: &Record, frame_byte
         digest,
         label,
         sql(frame_bytes),
-        seal(sequence, record, frame_bytes).0.as_slice()
+        seal(sequence, record, frame_bytes).0.as_slice(),
+        generation
     ])?;
     Ok(())
 }
@@ -51,13 +54,15 @@ fn seal(sequence: u64, record: &Record, frame_bytes: u64) -> Digest {
     digest.number(frame_bytes).finish()
 }
 
-/// The record in a row of sequence, kind, span, captured_at_ms, digest, label, frame_bytes and seal, which must be that of the rest.
+/// The record in a row of sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal and, by its
+/// name, generation; the seal must be that of the rest.
 pub(super) fn sealed(row: &Row<'_>) -> Result<(u64, Record), SpoolError> {
     let sequence = number(row.get(0)?);
     let digest = digest_of(row.get_ref(4)?.as_blob()?);
     let record = match row.get_ref(1)?.as_str()? {
         "gap" => Record::Gap { count: number(row.get(2)?), reason: GAP },
         "end" => Record::End { count: sequence, manifest: digest },
+        "restart" => Record::Restart { count: number(row.get(2)?), generation: row.get("generation")? },
         _frame => Record::Frame { captured_at_ms: number(row.get(3)?), digest, label: row.get(5)? },
     };
     if digest_of(row.get_ref(7)?.as_blob()?) == seal(sequence, &record, number(row.get(6)?)) {
@@ -106,7 +111,7 @@ pub(super) fn turn_into_gap(db: &Connection, sequence: u64, sent_mark: u64) -> R
 /// The record that covers `sequence`, with its picture; each is what its digest says.
 pub(super) fn read(db: &Connection, sequence: u64) -> Result<Option<Stored>, SpoolError> {
     let mut statement = db.prepare_cached(
-        "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, jpeg
+        "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, jpeg, generation
          FROM record LEFT JOIN frame USING (sequence)
          WHERE record.sequence = (SELECT max(sequence) FROM record WHERE sequence <= ?1) AND record.sequence + span > ?1",
     )?;
@@ -116,7 +121,7 @@ pub(super) fn read(db: &Connection, sequence: u64) -> Result<Option<Stored>, Spo
     let jpeg: Option<Vec<u8>> = row.get(8)?;
     let sound = match &record {
         Record::Frame { digest, .. } => jpeg.as_deref().is_some_and(|jpeg| Digest::of(jpeg) == *digest),
-        Record::Gap { .. } | Record::End { .. } => jpeg.is_none(),
+        Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => jpeg.is_none(),
     };
     if sound {
         Ok(Some(Stored { sequence, record, jpeg }))

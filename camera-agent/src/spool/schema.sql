@@ -12,19 +12,21 @@ CREATE TABLE spool (
     next           INTEGER NOT NULL,  -- the number of the next record; a number below was used and is never used again
     sent_mark      INTEGER NOT NULL,  -- records below may have been sent: they are never turned into a gap
     manifest       BLOB    NOT NULL,  -- running digest over the digests of all frames so far
+    generation     INTEGER NOT NULL,  -- of the newest restart; 0 before the first
     end_count      INTEGER,           -- set once a finite input has ended: records before the end record
     seal           BLOB    NOT NULL   -- digest of all of the above: a mark that was damaged must not pass for one
 ) STRICT;
 
--- One row per record. A gap covers `span` numbers from its own on; all others cover one.
+-- One row per record. A gap and a restart cover `span` numbers from their own on; all others cover one.
 CREATE TABLE record (
     sequence       INTEGER PRIMARY KEY,
-    kind           TEXT    NOT NULL CHECK (kind IN ('frame', 'gap', 'end')),
+    kind           TEXT    NOT NULL CHECK (kind IN ('frame', 'gap', 'end', 'restart')),
     span           INTEGER NOT NULL CHECK (span >= 1),
     captured_at_ms INTEGER NOT NULL,  -- 0 unless a frame
-    digest         BLOB    NOT NULL,  -- SHA-256 of a frame's JPEG; of the manifest for the end; empty for a gap
+    digest         BLOB    NOT NULL,  -- SHA-256 of a frame's JPEG; of the manifest for the end; else empty
     label          TEXT    NOT NULL,
     frame_bytes    INTEGER NOT NULL,  -- 0 unless a frame
+    generation     INTEGER NOT NULL,  -- 0 unless a restart
     seal           BLOB    NOT NULL   -- digest of number, content and frame_bytes
 ) STRICT;
 

@@ -346,3 +346,25 @@ fn a_live_spool_that_was_set_back_begins_a_new_chain_with_what_it_recorded_since
     append(&mut spool, 0..2);
     (0..2).for_each(|n| assert_frame(&mut spool, n));
 }
+
+#[test]
+fn a_restart_stands_in_for_released_records_and_each_has_a_generation_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 0..6);
+    assert_eq!(spool.restart(0).unwrap(), 0, "nothing was released");
+    spool.free(4).unwrap();
+    assert_eq!(spool.restart(1).unwrap(), 3);
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    assert_eq!((spool.view().oldest, spool.view().frames), (1, 2));
+    let restart = |count, generation| Record::Restart { count, generation };
+    assert_eq!(spool.read(2).unwrap(), Some(Stored { sequence: 1, record: restart(3, 1), jpeg: None }));
+    assert_frame(&mut spool, 4);
+    assert_eq!(spool.free(4).unwrap(), 0, "it is no frame");
+    assert_eq!(spool.view().oldest, 4);
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    assert_eq!(spool.restart(0).unwrap(), 4);
+    assert_eq!(spool.read(0).unwrap(), Some(Stored { sequence: 0, record: restart(4, 2), jpeg: None }));
+}

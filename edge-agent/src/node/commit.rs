@@ -181,7 +181,7 @@ impl<S: Store, W: World> Node<S, W> {
         })?;
         let now_us = self.world.now_us();
         self.counters.commits += 1;
-        let done = run.chain.is_done() || folded.last().is_some_and(|folded| folded.done);
+        let done = folded.last().map_or(run.chain.is_done(), |folded| folded.done);
         run.fold = fold;
         run.partial = delta.partial.clone();
         run.staged = None;
@@ -327,7 +327,7 @@ impl<S: Store, W: World> Node<S, W> {
         };
         let label = self.store.entries(chain, known.first_sequence, 1)?.0.first().map(|entry| match &entry.record {
             Record::Frame { label, .. } => label.clone(),
-            Record::Gap { .. } | Record::End { .. } => String::new(),
+            Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => String::new(),
         });
         let note = FaceNote {
             name: String::new(),

@@ -105,7 +105,7 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let Some(run) = self.chains.get(chain) else { return Ok(()) };
         let due = match run.reported {
-            None => run.boundary() > 0,
+            None => run.boundary() > 0 || run.chain.is_behind_input(),
             Some((committed, at_us)) => committed < run.boundary() && at_us.saturating_add(REPORT_US) <= now_us,
         };
         if due {
@@ -135,10 +135,11 @@ impl<S: Store, W: World> Node<S, W> {
 
 impl super::chain_run::ChainRun {
     /// The camera says what it holds. If that is more than it needs to, our report was lost, or the camera has restarted and knows
-    /// of nobody: it is told again, lest a full spool waits for ever.
+    /// of nobody: it is told again, lest a full spool waits for ever. If it is less than this node needs, the camera is to know that too:
+    /// when nobody has what was released, it begins a new generation.
     pub(super) fn camera_holds(&mut self, oldest: u64, now_us: u64) {
         let due = |(_, at_us): (u64, u64)| at_us.saturating_add(REPORT_AGAIN_US) <= now_us;
-        if oldest < self.boundary() && self.reported.is_some_and(due) {
+        if oldest != self.boundary() && self.reported.is_some_and(due) {
             self.reported = None;
         }
     }

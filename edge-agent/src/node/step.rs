@@ -57,7 +57,9 @@ impl<S: Store, W: World> Node<S, W> {
                     self.want_frames(chain, now_us);
                     return Ok(None);
                 }
-                Some(Record::Gap { .. } | Record::End { .. }) => return self.end_step(chain, StepEnd::Finished, None),
+                Some(Record::Gap { .. } | Record::End { .. } | Record::Restart { .. }) => {
+                    return self.end_step(chain, StepEnd::Finished, None);
+                }
                 Some(Record::Frame { .. }) => {}
             }
             let start = ToWorker::Start {

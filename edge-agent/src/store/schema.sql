@@ -8,7 +8,7 @@ CREATE TABLE chain (
   camera TEXT NOT NULL,
   batch INTEGER NOT NULL,               -- 0 live, 1 batch
   lambda BLOB NOT NULL,                 -- digest of the lambda and its parameters
-  generation INTEGER NOT NULL,
+  generation INTEGER NOT NULL,          -- of the boundary
   boundary_sequence INTEGER NOT NULL,   -- all records below it are folded
   boundary_digest BLOB NOT NULL,
   boundary_set_aside INTEGER NOT NULL,
@@ -28,6 +28,7 @@ CREATE TABLE entry (
   next_sequence INTEGER NOT NULL,
   body BLOB NOT NULL,                   -- faces::content::Entry
   digest BLOB NOT NULL,                 -- state after it
+  generation INTEGER NOT NULL,          -- of the state after it
   set_aside INTEGER NOT NULL,           -- of the state after it
   PRIMARY KEY (chain, sequence)
 ) STRICT, WITHOUT ROWID;

@@ -326,10 +326,12 @@ fn write_advance(tx: &Transaction<'_>, advance: &Advance<'_>) -> rusqlite::Resul
     }
     let boundary = advance.fold.head();
     let partial = advance.partial.map(blob).transpose()?;
-    let done = advance.entries.last().is_some_and(|(_, folded)| folded.done);
+    // Another branch may not have come to the end that this one had.
+    let done = advance.entries.last().map(|(_, folded)| folded.done);
     tx.prepare_cached(
         "UPDATE chain SET boundary_sequence = ?2, boundary_digest = ?3, boundary_set_aside = ?4, partial = ?5, head_unit = ?6,
-         head_digest = ?7, head_set_aside = ?8, holder = ?9, done = max(done, ?10) WHERE id = ?1",
+         head_digest = ?7, head_set_aside = ?8, holder = ?9, done = coalesce(?10, done), generation = ?11
+         WHERE id = ?1",
     )?
     .execute(params![
         id,
@@ -342,6 +344,7 @@ fn write_advance(tx: &Transaction<'_>, advance: &Advance<'_>) -> rusqlite::Resul
         advance.head.set_aside,
         advance.holder,
         done,
+        boundary.version.generation,
     ])?;
     write_attempt(tx, id, advance.then.as_ref())?;
     tx.prepare_cached("DELETE FROM failure WHERE chain = ?1")?.execute([id])?;
@@ -357,7 +360,7 @@ fn write_entry(
 ) -> rusqlite::Result<()> {
     let sequence = integer(entry.sequence)?;
     tx.prepare_cached(
-        "INSERT INTO entry (chain, sequence, next_sequence, body, digest, set_aside) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO entry (chain, sequence, next_sequence, body, digest, generation, set_aside) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
     .execute(params![
         chain,
@@ -365,6 +368,7 @@ fn write_entry(
         integer(entry.next_sequence())?,
         blob(entry)?,
         folded.head.digest.0,
+        folded.head.version.generation,
         folded.head.set_aside
     ])?;
     let (Record::Frame { captured_at_ms, label, .. }, Some(Analysis::Frame(analysis))) =

@@ -127,22 +127,22 @@ impl SqliteStore {
 
     pub(super) fn read_boundary(&self, chain: &Name, sequence: u64) -> Result<Option<Head>, StoreError> {
         let read = || {
-            let (id, generation, lambda): (i64, u32, [u8; 32]) = self.connection.query_row(
-                "SELECT id, generation, lambda FROM chain WHERE name = ?1",
-                [chain.as_str()],
-                |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
-            )?;
-            let version = Version { generation, sequence, unit: 0 };
+            let query = "SELECT id, lambda FROM chain WHERE name = ?1";
+            let (id, lambda): (i64, [u8; 32]) =
+                self.connection.query_row(query, [chain.as_str()], |r| Ok((r.get(0)?, r.get(1)?)))?;
             if sequence == 0 {
-                return Ok(Some(Head { version, ..Head::genesis(Digest(lambda)) }));
+                return Ok(Some(Head::genesis(Digest(lambda))));
             }
             // The entry before the boundary is the last one below it; gaps span several numbers.
-            let query = "SELECT digest, set_aside, next_sequence FROM entry WHERE chain = ?1 AND sequence < ?2 ORDER BY sequence DESC LIMIT 1";
+            let query = "SELECT digest, set_aside, next_sequence, generation FROM entry WHERE chain = ?1 AND sequence < ?2 ORDER BY sequence DESC LIMIT 1";
             let last = self.connection.prepare_cached(query)?.query_row(params![id, integer(sequence)?], |r| {
-                Ok((r.get::<_, [u8; 32]>(0)?, r.get(1)?, unsigned(r, 2)?))
+                Ok((r.get::<_, [u8; 32]>(0)?, r.get(1)?, unsigned(r, 2)?, r.get(3)?))
             });
-            let last = last.optional()?.filter(|(_, _, next)| *next == sequence);
-            Ok(last.map(|(digest, set_aside, _)| Head { version, digest: Digest(digest), set_aside }))
+            let last = last.optional()?.filter(|(_, _, next, _)| *next == sequence);
+            Ok(last.map(|(digest, set_aside, _, generation)| {
+                let version = Version { generation, sequence, unit: 0 };
+                Head { version, digest: Digest(digest), set_aside }
+            }))
         };
         read().map_err(|source| self.sqlite(source))
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_agent::store::{Advance, ChainTotals, FaceRow, FrameRow, Store, StoreError, StoredChain};
-use microlambda::{Attempt, Digest, Head, Version};
+use microlambda::{Attempt, Digest, Head};
 use microlambda_faces::content::{Entry, PartialEntry, to_bytes};
 use microlambda_faces::fold::{FoldState, Gallery, event_id};
 use microlambda_faces::{Analysis, FaceParams};
@@ -188,9 +188,8 @@ fn gallery(chain: &DiskChain, sequence: u64) -> Result<Gallery, StoreError> {
 }
 
 fn boundary_at(chain: &DiskChain, sequence: u64) -> Option<Head> {
-    let version = Version { generation: chain.boundary.version.generation, sequence, unit: 0 };
     if sequence == 0 {
-        return Some(Head { version, ..Head::genesis(chain.lambda) });
+        return Some(Head::genesis(chain.lambda));
     }
     let (_, (entry, head)) = chain.entries.range(..sequence).next_back()?;
     (entry.next_sequence() == sequence).then_some(*head)
@@ -288,7 +287,7 @@ impl Store for SimStore {
             chain.entries.split_off(&advance.from_sequence);
             for (entry, folded) in &advance.entries {
                 chain.entries.insert(entry.sequence, ((*entry).clone(), folded.head));
-                chain.done |= folded.done;
+                chain.done = folded.done;
             }
             chain.boundary = advance.fold.head();
             chain.partial = advance.partial.cloned();

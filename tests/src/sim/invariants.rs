@@ -299,7 +299,7 @@ pub fn single_run(name: &Name, records: &[(u64, Record)], camera: usize, seed: u
                 let number = label.parse().unwrap_or_default();
                 Some(truth::picture(seed, camera, number, false).analysis(0))
             }
-            Record::Gap { .. } | Record::End { .. } => None,
+            Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => None,
         };
         let entry = Entry { sequence: *sequence, record: record.clone(), analysis, engine: String::new() };
         let folded = fold.fold(&entry).expect("records in order");
