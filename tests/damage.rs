@@ -90,7 +90,7 @@ fn store_image() -> (Image, BTreeMap<String, String>) {
     let mut store = SqliteStore::open_or_renew(dir.path(), &FaceParams::default()).expect("a store").store;
     let mut history = History::new(3);
     for _ in 0..OPERATIONS {
-        history.next().apply(&mut store).expect("a transaction");
+        history.step().apply(&mut store).expect("a transaction");
     }
     let content = content(&store).expect("a sound store");
     drop(store);
@@ -234,7 +234,7 @@ fn a_log_that_was_damaged_gives_a_state_that_was_or_is_found_out() {
     let mut history = History::new(4);
     let mut states = vec![content(&store).expect("a sound store")];
     for _ in 0..12 {
-        history.next().apply(&mut store).expect("a transaction");
+        history.step().apply(&mut store).expect("a transaction");
         states.push(content(&store).expect("a sound store"));
     }
     // Copied while it is open, as a power cut leaves it.
