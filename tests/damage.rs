@@ -15,9 +15,9 @@ use microlambda_tests::sim::random::Random;
 use microlambda_wire::ChainClass;
 
 /// Damages tried on each database.
-const DAMAGES: u64 = 200;
+const DAMAGES: u64 = 120;
 /// So many of them at least must have been found: a page that is in use is hit by most.
-const FOUND_MIN: u64 = 60;
+const FOUND_MIN: u64 = 40;
 const OPERATIONS: usize = 60;
 const FRAMES: u64 = 40;
 const LIMITS: Limits = Limits { bytes_max: 1 << 20, frames_max: 100 };
@@ -90,7 +90,7 @@ fn store_image() -> (Image, BTreeMap<String, String>) {
     let mut store = SqliteStore::open_or_renew(dir.path(), &FaceParams::default()).expect("a store").store;
     let mut history = History::new(3);
     for _ in 0..OPERATIONS {
-        history.next().apply(&mut store).expect("a transaction");
+        history.step().apply(&mut store).expect("a transaction");
     }
     let content = content(&store).expect("a sound store");
     drop(store);
@@ -234,7 +234,7 @@ fn a_log_that_was_damaged_gives_a_state_that_was_or_is_found_out() {
     let mut history = History::new(4);
     let mut states = vec![content(&store).expect("a sound store")];
     for _ in 0..12 {
-        history.next().apply(&mut store).expect("a transaction");
+        history.step().apply(&mut store).expect("a transaction");
         states.push(content(&store).expect("a sound store"));
     }
     // Copied while it is open, as a power cut leaves it.
@@ -275,6 +275,19 @@ fn a_newer_schema_and_an_unusable_log_are_no_damage() {
     drop(db);
     let error = open().err().expect("a newer schema");
     assert!(matches!(error, StoreError::Newer { found: 9, .. }) && kept_nothing(dir.path()), "{error}");
+}
+
+#[test]
+fn a_database_that_was_removed_is_no_damage_and_one_that_was_emptied_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let open = || SqliteStore::open_or_renew(dir.path(), &FaceParams::default()).expect("a store");
+    drop(open());
+    fs::remove_file(dir.path().join("edge.sqlite")).expect("its removal");
+    assert_eq!(open().damaged, None);
+    assert!(kept_nothing(dir.path()));
+    fs::write(dir.path().join("edge.sqlite"), "").expect("an empty file");
+    assert!(open().damaged.is_some());
+    assert!(!kept_nothing(dir.path()));
 }
 
 #[test]

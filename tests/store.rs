@@ -45,7 +45,7 @@ fn generated_histories_give_equal_answers_on_the_double_and_on_sqlite() {
         let mut real = SqliteStore::open(dir.path()).expect("a store");
         let mut history = History::new(seed);
         for operation in 0..OPERATIONS {
-            history.next().apply(&mut real).expect("a transaction");
+            history.step().apply(&mut real).expect("a transaction");
             let real = answers(&real, history.chains());
             let double = answers(&history.double, history.chains());
             for (real, double) in real.iter().zip(&double) {

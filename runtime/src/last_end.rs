@@ -137,6 +137,11 @@ pub fn is_gone(folder: &Path, database: &str, end: LastEnd) -> bool {
     bytes(database.to_owned()) == 0 && (end != LastEnd::Never || log_bytes > 0)
 }
 
+/// Whether a database that there was has been removed with its log: on purpose, as far as one can tell.
+pub fn is_removed(folder: &Path, database: &str, end: LastEnd) -> bool {
+    end != LastEnd::Never && ["", "-wal"].iter().all(|suffix| !folder.join(format!("{database}{suffix}")).exists())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,8 +191,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let gone = |end| is_gone(dir.path(), "a.sqlite", end);
         assert!(!gone(LastEnd::Never) && gone(LastEnd::Clean));
+        assert!(
+            is_removed(dir.path(), "a.sqlite", LastEnd::Clean) && !is_removed(dir.path(), "a.sqlite", LastEnd::Never)
+        );
         fs::write(dir.path().join("a.sqlite-wal"), "log").unwrap();
-        assert!(gone(LastEnd::Never));
+        assert!(gone(LastEnd::Never) && !is_removed(dir.path(), "a.sqlite", LastEnd::Clean));
         fs::write(dir.path().join("a.sqlite"), "content").unwrap();
         assert!(!gone(LastEnd::Never) && !gone(LastEnd::Unclean(0)));
     }

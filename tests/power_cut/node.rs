@@ -104,7 +104,8 @@ impl<'a> Bench<'a> {
         config.site = name("simulated");
         config.node = Some(name("a"));
         config.chain.r_limit_ms = 200;
-        let store = SqliteStore::open(&state_dir(root)).expect("a store");
+        let opened = SqliteStore::open_or_renew(&state_dir(root), &FaceParams::default());
+        let store = opened.expect("a store").store;
         let world = Tapped { io: io.clone(), watch };
         let mut node = Node::open(config, name("boot"), store, world).expect("a node");
         node.on_connected().expect("no failure of the store");
@@ -209,8 +210,7 @@ fn run(seed: u64, sabotage: Option<Sabotage>) -> (Vec<(usize, Message)>, Recordi
         let mut bench = Bench::new(root, watch, seed);
         bench.run();
         bench.node.end_stop().expect("no failure of the store");
-        let said = std::mem::take(&mut bench.io.borrow_mut().said);
-        said
+        std::mem::take(&mut bench.io.borrow_mut().said)
     })
 }
 

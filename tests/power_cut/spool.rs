@@ -5,13 +5,14 @@ use std::path::Path;
 use camera_agent::spool::{Appended, Identity, Input, Limits, NewFrame, Spool, Stored};
 use microlambda::Digest;
 use microlambda::sabotage::Sabotage;
+use microlambda_runtime::last_end::note_clean_end;
 use microlambda_tests::name;
 use microlambda_tests::powercut::{Covered, cut_everywhere};
 use microlambda_tests::sim::random::Random;
 use microlambda_wire::{ChainClass, EndMark, Name, Record};
 use rusqlite::types::Value;
 
-use crate::{Recording, over_seeds, recorded, state_dir};
+use crate::{Recording, logs_begun_anew, over_seeds, recorded, state_dir, write_back};
 
 /// A live spool and a finite one, by turns.
 const HISTORIES: u64 = 2;
@@ -74,7 +75,7 @@ fn frame(number: u64, random: &mut Random) -> NewFrame {
 fn write(seed: u64, sabotage: Option<Sabotage>) -> (Written, Recording) {
     recorded(sabotage, |root, watch| {
         let folder = state_dir(root);
-        let open = || Spool::open(&folder, &identity(seed), LIMITS, 1_700_000_000_000).expect("a spool");
+        let open = || Spool::open_or_renew(&folder, &identity(seed), LIMITS, 1_700_000_000_000).expect("a spool").spool;
         let mut spool = open();
         let mut random = Random::new(seed);
         let mut written = Written { told: Vec::new(), ends: vec![watch.moment()], states: Vec::new() };
@@ -82,7 +83,13 @@ fn write(seed: u64, sabotage: Option<Sabotage>) -> (Written, Recording) {
         let mut taken = 0;
         let mut next_sent = 0;
         for number in 0..OPERATIONS {
+            if number % REOPEN_EVERY == REOPEN_EVERY / 2 {
+                write_back(&folder.join("spool.sqlite"));
+            }
             if number % REOPEN_EVERY == REOPEN_EVERY - 1 {
+                if number % 2 == 0 {
+                    note_clean_end(&folder).expect("a mark");
+                }
                 drop(spool);
                 spool = open();
             }
@@ -119,7 +126,11 @@ fn write(seed: u64, sabotage: Option<Sabotage>) -> (Written, Recording) {
 
 /// Opens what is left and holds it against what was told, and against what it may hold.
 fn check(folder: &Path, seed: u64, written: &Written, at: usize) -> Result<(), String> {
-    let mut spool = Spool::open(folder, &identity(seed), LIMITS, 1).map_err(|error| error.to_string())?;
+    let opened = Spool::open_or_renew(folder, &identity(seed), LIMITS, 1).map_err(|error| error.to_string())?;
+    if let Some((_, why)) = opened.damaged {
+        return Err(format!("a power cut is taken for damage: {why}"));
+    }
+    let mut spool = opened.spool;
     let told = || written.told.iter().filter(|(moment, _)| *moment <= at).map(|(_, told)| told);
     told().try_for_each(|told| what_was_told_holds(&spool, told))?;
     // Reading raises the mark, so the rows are compared first.
@@ -204,7 +215,8 @@ fn after_a_power_cut_the_spool_gives_no_number_out_twice_and_what_was_sent_is_un
 fn the_histories_hold_gaps_ends_and_full_spools() {
     let (mut gaps, mut ends) = (0, 0);
     for seed in 0..HISTORIES {
-        let (written, _) = write(seed, None);
+        let (written, recording) = write(seed, None);
+        assert!(logs_begun_anew(&recording.events) > 0);
         for (_, told) in &written.told {
             match told {
                 Told::Sent(Stored { record: Record::Gap { .. }, .. }) => gaps += 1,

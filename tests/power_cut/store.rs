@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use edge_agent::store::{Depth, SqliteStore};
+use edge_agent::store::{Depth, SqliteStore, Store as _};
 use microlambda::sabotage::Sabotage;
 use microlambda_faces::FaceParams;
 use microlambda_tests::histories::{History, everything};
@@ -11,7 +11,7 @@ use microlambda_tests::powercut::tap::Watch;
 use microlambda_tests::powercut::{Covered, cut_everywhere};
 use microlambda_tests::sim::random::Random;
 
-use crate::{Recording, over_seeds, recorded, state_dir};
+use crate::{Recording, logs_begun_anew, over_seeds, recorded, state_dir, write_back};
 
 /// Histories and the operations of each: enough for the log to be written back and begun anew several times.
 const HISTORIES: u64 = 2;
@@ -41,15 +41,23 @@ impl Written {
 fn write(seed: u64, sabotage: Option<Sabotage>) -> (Written, Recording) {
     recorded(sabotage, |root, watch| {
         let folder = state_dir(root);
-        let mut store = Some(SqliteStore::open(&folder).expect("a store"));
+        let open = || SqliteStore::open_or_renew(&folder, &FaceParams::default()).expect("a store").store;
+        let mut store = Some(open());
         let mut history = History::new(seed);
         let mut written = Written { ends: Vec::new(), states: vec![everything(&history.double).expect("answers")] };
         for number in 0..OPERATIONS {
-            if number % REOPEN_EVERY == REOPEN_EVERY - 1 {
-                drop(store.take());
-                store = Some(SqliteStore::open(&folder).expect("the store again"));
+            if number % REOPEN_EVERY == REOPEN_EVERY / 2 {
+                write_back(&folder.join("edge.sqlite"));
             }
-            history.next().apply(store.as_mut().expect("an open store")).expect("a transaction");
+            if number % REOPEN_EVERY == REOPEN_EVERY - 1 {
+                // By turns in order, and as a killed process leaves it.
+                if number % 2 == 0 {
+                    store.as_mut().expect("an open store").note_clean_end().expect("a mark");
+                }
+                drop(store.take());
+                store = Some(open());
+            }
+            history.step().apply(store.as_mut().expect("an open store")).expect("a transaction");
             written.ends.push(watch.moment());
             written.states.push(everything(&history.double).expect("answers"));
         }
@@ -59,7 +67,11 @@ fn write(seed: u64, sabotage: Option<Sabotage>) -> (Written, Recording) {
 
 /// Opens what is left and compares it with what it may hold.
 fn check(folder: &Path, written: &Written, at: usize) -> Result<(), String> {
-    let store = SqliteStore::open(folder).map_err(|error| error.to_string())?;
+    let opened = SqliteStore::open_or_renew(folder, &FaceParams::default()).map_err(|error| error.to_string())?;
+    if let Some(damaged) = opened.damaged {
+        return Err(format!("a power cut is taken for damage: {}", damaged.why));
+    }
+    let store = opened.store;
     let found = store.check(&FaceParams::default(), Depth::Everything, None).map_err(|error| error.to_string())?;
     if !found.sound {
         return Err(format!("{:?}", found.problems));
@@ -106,6 +118,7 @@ fn cut(seed: u64, sabotage: Option<Sabotage>) -> Result<Covered, String> {
 fn after_a_power_cut_the_store_holds_every_write_that_had_returned_and_no_state_that_never_was() {
     let sum = over_seeds(HISTORIES, |seed| cut(seed, None));
     println!("store: {sum:?}");
+    assert!(logs_begun_anew(&write(0, None).1.events) > 0);
     assert!(sum.checked >= CHECKED_MIN, "{sum:?}");
 }
 

@@ -107,7 +107,7 @@ impl History {
     }
 
     /// The next operation; the double has done it.
-    pub fn next(&mut self) -> Operation {
+    pub fn step(&mut self) -> Operation {
         let operation = self.choose();
         operation.apply(&mut self.double).expect("the double fails only if it is told to");
         operation

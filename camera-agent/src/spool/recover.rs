@@ -10,7 +10,7 @@ use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use microlambda::Digest;
-use microlambda_runtime::last_end::{self, LastEnd, is_gone, keep_aside, note_running};
+use microlambda_runtime::last_end::{self, LastEnd, is_gone, is_removed, keep_aside, note_running};
 use rusqlite::{Connection, ErrorCode};
 
 use super::open::{DATABASE, SCHEMA, lock};
@@ -48,7 +48,11 @@ impl Spool {
     ) -> Result<Opened, SpoolError> {
         let unusable = |error: std::io::Error| SpoolError::folder(folder, &error);
         let held = lock(folder)?;
-        let end = last_end::last_end(folder).map_err(unusable)?;
+        let mut end = last_end::last_end(folder).map_err(unusable)?;
+        if is_removed(folder, DATABASE, end) {
+            log::warn!(folder:% = folder.display(); "the spool was removed: a new one begins with a new chain");
+            end = LastEnd::Never;
+        }
         let again = || held.try_clone().map_err(unusable);
         let (spool, damages, damaged) = match open_checked(folder, again()?, identity, limits, now_ms, end) {
             Ok((spool, damages)) => (spool, damages, None),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use microlambda_faces::FaceParams;
-use microlambda_runtime::last_end::{self, LastEnd, is_gone, keep_aside, note_running};
+use microlambda_runtime::last_end::{self, LastEnd, is_gone, is_removed, keep_aside, note_running};
 
 use super::check::Depth;
 use super::sqlite::{DATABASE, SqliteStore, lock};
@@ -53,7 +53,11 @@ impl SqliteStore {
     pub fn open_or_renew(state_dir: &Path, faces: &FaceParams) -> Result<Opened, StoreError> {
         let directory = |source| StoreError::Directory { path: state_dir.to_owned(), source };
         let lock = lock(state_dir)?;
-        let end = last_end::last_end(state_dir).map_err(directory)?;
+        let mut end = last_end::last_end(state_dir).map_err(directory)?;
+        if is_removed(state_dir, DATABASE, end) {
+            log::warn!(folder:% = state_dir.display(); "the database was removed: a new one begins, and peers send what they hold");
+            end = LastEnd::Never;
+        }
         let (mut store, damages, damaged) = match Self::open_checked(state_dir, &lock, faces, end) {
             Ok((store, damages)) => (store, damages, None),
             Err(error) if error.is_damage() => {
