@@ -1,9 +1,9 @@
 # Everything a person runs. The work is in scripts/; this file gives it names.
 .DEFAULT_GOAL := help
-.PHONY: help setup models calibration build demo test vm-test soak bench check-fast clean
+.PHONY: help setup models calibration build demo test vm-test soak torture bench check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
-export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES
+export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES SEED
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -34,6 +34,10 @@ vm-test: ## a camera and both units in a virtual machine (not part of test; emul
 
 soak: ## the simulator with random seeds until one fails or MINUTES are up
 	scripts/soak
+
+torture: ## real processes under faults of every kind for MINUTES, on BROKER=mosquitto or nats; SEED= repeats one
+	scripts/setup test
+	scripts/torture
 
 bench: ## the measurements of benches/, optimised
 	scripts/setup test
