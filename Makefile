@@ -1,9 +1,9 @@
 # Everything a person runs. The work is in scripts/; this file gives it names.
 .DEFAULT_GOAL := help
-.PHONY: help setup models calibration build demo test vm-test soak model bench check-fast clean
+.PHONY: help setup models calibration build demo test vm-test soak model torture bench check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
-export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES
+export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES SEED
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -37,6 +37,10 @@ soak: ## the simulator with random seeds until one fails or MINUTES are up
 
 model: ## the model checker on the sites that take long; part of test are the smaller ones
 	cargo test --release -p microlambda-tests --features sabotage --test model -- --include-ignored --nocapture
+
+torture: ## real processes under faults of every kind for MINUTES, on BROKER=mosquitto or nats; SEED= repeats one
+	scripts/setup test
+	scripts/torture
 
 bench: ## the measurements of benches/, optimised
 	scripts/setup test

@@ -97,12 +97,14 @@ pub fn run(options: &Options, ground: &Ground, stop: &AtomicBool) -> Result<Stri
     })?;
     let faults = if options.only.is_empty() { usual_faults(ground) } else { options.only.clone() };
     let mut torturer = Torturer::new(options.seed, faults);
+    let began = Instant::now();
     let outcome = torture(&mut site, &mut torturer, options.faults, &undisturbed, stop);
     let outcome = outcome.map_err(|error| error.to_string());
     let report = report::Report {
         seed: options.seed,
         broker: options.broker,
         faults_s: options.faults.as_secs(),
+        began,
         ground,
         job_frames: frames,
         outcome: &outcome,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -24,6 +25,8 @@ pub struct Report<'a> {
     pub broker: BrokerKind,
     /// How long faults were injected, s.
     pub faults_s: u64,
+    /// When they began.
+    pub began: Instant,
     /// What the system gave.
     pub ground: &'a Ground,
     /// Pictures of the finite job.
@@ -63,6 +66,7 @@ impl Report<'_> {
         let restarts: u64 = site.members.iter().map(|member| member.restarts).sum();
         json!({
             "seed": self.seed, "broker": self.broker, "faults_s": self.faults_s, "job_frames": self.job_frames,
+            "job_done_s": watch.job_done_at.map(|at| at.saturating_duration_since(self.began).as_secs()),
             "sound": self.outcome.is_ok(), "wrong": self.outcome.as_ref().err(), "findings": self.outcome.as_ref().ok(),
             "isolation": {
                 "networks": ran(&ground.networks), "disks": ran(&ground.disks), "clocks": ran(&ground.clocks),
@@ -127,6 +131,11 @@ pub fn text(report: &Value) -> String {
             findings["chains"], findings["events"], findings["live_records"], findings["calm_ms"]
         );
     }
+    let _ = writeln!(
+        text,
+        "a job of {} frames, done {} s after the first fault",
+        report["job_frames"], report["job_done_s"]
+    );
     let _ = writeln!(
         text,
         "{} steps, {} of them run twice, {} taken over",

@@ -51,6 +51,8 @@ pub struct Watch {
     pub live_chain: Option<Name>,
     /// Ids of the events that were published.
     pub events: BTreeSet<Name>,
+    /// When the finite job was first said to be done.
+    pub job_done_at: Option<Instant>,
     /// Steps that were announced.
     pub steps: u64,
     /// Steps that were announced by two nodes, or by two starts of one.
@@ -77,6 +79,7 @@ impl Watch {
             chains: BTreeMap::new(),
             live_chain: None,
             events: BTreeSet::new(),
+            job_done_at: None,
             steps: 0,
             run_twice: 0,
             takeovers: 0,
@@ -175,6 +178,9 @@ impl Watch {
                 self.healed(&note.chain, seen.at_us, |wounded| {
                     step >= wounded.step && (!wounded.other || node != wounded.node)
                 });
+            }
+            Note::Done(_) => {
+                self.job_done_at.get_or_insert(Instant::now());
             }
             Note::Event(event) => {
                 self.events.insert(event.id.clone());
