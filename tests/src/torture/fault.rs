@@ -86,9 +86,11 @@ impl Fault {
     /// How often it is drawn, beside the others.
     pub fn weight(self) -> u64 {
         match self {
-            Self::AgentKill | Self::BusTrouble => 6,
-            Self::WorkerKill | Self::AgentFreeze => 4,
-            Self::BrokerKill | Self::BrokerWipe | Self::StoreLost | Self::StoreOlder | Self::CameraReinstalled => 2,
+            Self::AgentKill => 10,
+            Self::AgentFreeze | Self::WorkerKill | Self::WorkerFreeze | Self::BusTrouble => 6,
+            Self::BrokerKill | Self::BrokerWipe | Self::BrokerFreeze | Self::SpoolFull | Self::StoreFull => 2,
+            // Each begins a live chain anew, which then has little to lose.
+            Self::CameraReinstalled | Self::LiveSpoolOlder => 1,
             _ => 3,
         }
     }

@@ -39,7 +39,7 @@ const LIVE_PICTURES: usize = 12;
 /// Pause between two live pictures, ms.
 const LIVE_PAUSE_MS: u64 = 900;
 /// A job has so many frames for each second of faults, so that it lasts about as long.
-const JOB_FRAMES_PER_S: f64 = 1.2;
+const JOB_FRAMES_PER_S: f64 = 2.5;
 /// The undisturbed run takes less than this for each of its frames.
 const FRAME_PATIENCE: Duration = Duration::from_secs(4);
 /// The driver looks at its processes at least this often.

@@ -80,7 +80,7 @@ impl Torturer {
         Self {
             struck: BTreeMap::new(),
             spared: BTreeMap::new(),
-            random: Random::new(seed ^ 0x70_7274_7572_65),
+            random: Random::new(seed ^ 0x0074_6f72_7475_7265),
             faults,
             undo: Vec::new(),
             next: Instant::now(),
@@ -184,12 +184,16 @@ impl Torturer {
         if from.is_empty() { None } else { Some(self.random.pick(&from)) }
     }
 
-    /// Whether every chain has gone on since a node was last hurt: a unit that fails on two nodes is set aside for good.
+    /// Whether every chain has gone on since a node was last hurt: a unit that fails on two nodes is set aside for good. A live
+    /// chain that was given up goes on no more.
     fn has_healed(&self, site: &Site) -> bool {
-        site.watch
+        let watch = &site.watch;
+        let goes_on = |name: &Name| watch.live_chain.as_ref() == Some(name) || name.as_str().starts_with("folder-");
+        watch
             .chains
             .iter()
-            .all(|(name, chain)| !chain.has_work() || self.hurt_at.get(name).is_none_or(|hurt| chain.front > *hurt))
+            .filter(|(name, chain)| goes_on(name) && chain.has_work())
+            .all(|(name, chain)| self.hurt_at.get(name).is_none_or(|hurt| chain.front > *hurt))
     }
 
     fn note_hurt(&mut self, site: &mut Site, member: usize, other: bool) {

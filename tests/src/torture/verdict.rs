@@ -13,6 +13,11 @@ pub const CALM_PATIENCE: Duration = Duration::from_secs(150);
 /// Between two looks at the databases.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// What nodes count when something reached a bound that must hold, or when content was not what it said: never, whatever
+/// happens to them.
+const NEVER: [&str; 6] =
+    ["forks-too-deep", "name-clashes", "chains-refused", "peers-refused", "other-lambda", "worker-nonsense"];
+
 /// An event as two runs over the same pictures have it: without the names of chain and face.
 pub type EventKey = (u64, u32, String, String, u64);
 
@@ -160,6 +165,10 @@ fn newest_live(site: &Site) -> Option<(String, u64)> {
 /// What is wrong.
 pub fn judge(site: &Site, all: &[Held], undisturbed: &JobOutcome) -> Result<(), Error> {
     let nodes = site.nodes();
+    let broken = NEVER.into_iter().filter(|counter| site.watch.counter(counter) > 0).collect::<Vec<_>>();
+    if !broken.is_empty() {
+        return Err(format!("nodes count what must never be: {broken:?}").into());
+    }
     for (one, member) in all.iter().zip(&nodes) {
         let node = site.members[*member].name;
         if one.double > 0 {
