@@ -186,7 +186,8 @@ impl FoldState {
             digest = digest.number(u64::from(sighting.kept));
         }
         let version = Version { sequence: entry.next_sequence(), unit: 0, ..self.head.version };
-        self.head = Head { version, digest: digest.finish(), set_aside: self.head.set_aside + set_aside };
+        let set_aside = self.head.set_aside.saturating_add(set_aside);
+        self.head = Head { version, digest: digest.finish(), set_aside };
         Ok(Folded { head: self.head, sightings, unassigned, done: matches!(entry.record, Record::End { .. }) })
     }
 

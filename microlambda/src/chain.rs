@@ -33,6 +33,8 @@ const STARVED_DOUBLINGS_MAX: u32 = 7;
 const FAILURES_MAX: u32 = 3;
 /// At most so many nodes are remembered to have failed at a place.
 const FAILED_NODES_MAX: usize = 64;
+/// No reason for setting a unit aside is longer, bytes: it is part of the content.
+const REASON_BYTES_MAX: usize = 1_024;
 /// A finished chain is repeated so many times less often.
 const DONE_ANNOUNCE_FACTOR: u64 = 15;
 /// After the holder of a lease is reported gone, peers wait this long for a sign of life, µs: its report may be about a former connection.
@@ -283,7 +285,11 @@ impl Chain {
             }
         }
         if let Some(attempt) = attempt {
-            if attempt.step == self.head {
+            if self.done {
+                // The end was folded in the same transaction: what was said to follow does not exist.
+                self.phase = Phase::Idle;
+                effects.push(Effect::Persist(Commit::Withdraw));
+            } else if attempt.step == self.head {
                 if moved {
                     effects.push(Effect::PublishClaim(self.claim(&attempt)));
                 }
@@ -513,7 +519,12 @@ impl Chain {
         let alone = ctx.peers.len() <= 1;
         let enough = self.failures.len() >= 2 || (own.0 >= FAILURES_MAX && alone) || own.0 >= 2 * FAILURES_MAX;
         let tell = |(node, (times, why)): (&String, &(u32, String))| format!("{node}: {times} × {why}");
-        enough.then(|| self.failures.iter().map(tell).collect::<Vec<_>>().join("; "))
+        enough.then(|| {
+            let mut reason = self.failures.iter().map(tell).collect::<Vec<_>>().join("; ");
+            let end = (0..=REASON_BYTES_MAX).rev().find(|&at| reason.is_char_boundary(at));
+            reason.truncate(end.unwrap_or(0));
+            reason
+        })
     }
 
     fn lease_us(&self, epoch: u32) -> u64 {

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod fuzz;
 pub mod sim;
 
 use std::collections::BTreeSet;
