@@ -174,7 +174,8 @@ fn load(db: Connection, lock: File, limits: Limits, class: ChainClass) -> Result
         frames: number(frames),
         bytes: number(bytes),
     };
-    let mut spool = Spool { db, _lock: lock, limits, view, sent_mark: number(sent_mark), manifest, last_read: None };
+    let sent_mark = number(sent_mark);
+    let mut spool = Spool { db, _lock: lock, limits, view, sent_mark, manifest, missed: 0, last_read: None };
     spool.refresh_oldest()?;
     Ok(spool)
 }

@@ -10,7 +10,7 @@ use microlambda_faces::proto::{
 use microlambda_faces::{Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace, Unusable};
 use microlambda_wire::{
     Blob, CameraHead, CameraStatus, ChainClass, ChainLag, ClaimNote, Continuation, DoneNote, EndMark, EventKind,
-    EventNote, FaceNote, FrameMeta, GapReason, Name, NodeStatus, Payload, Record, RecordNote, SourceCounters,
+    EventNote, FaceNote, FrameMeta, GapReason, Name, NodeStatus, Payload, Record, RecordNote, SetAsideNote, SourceCounters,
     StepTiming, SyncHave, SyncWant, Topic, TopicPrefix, UnitFailure, Want, to_payload, write_frame_meta,
 };
 
@@ -184,6 +184,7 @@ fn payloads() -> Vec<Vec<u8>> {
             costs: vec![cost],
             chains: vec![lag],
             counters: vec![("steps".into(), 4)],
+            set_aside: vec![SetAsideNote { chain: chain(), version: Version::at(3), why: "a: 3 × it ended".into() }],
             trouble: String::new(),
         }),
     ]);

@@ -68,7 +68,10 @@ pub fn payloads(bytes: &[u8]) {
         10 => read::<FaceNote>(json, |face| {
             assert!(face.first_sequence <= SEQUENCE_MAX && face.first_seen_ms.max(face.last_seen_ms) <= TIME_MS_MAX);
         }),
-        _ => read::<NodeStatus>(json, |status| status.chains.iter().for_each(|chain| bounded(chain.version))),
+        _ => read::<NodeStatus>(json, |status| {
+            status.chains.iter().for_each(|chain| bounded(chain.version));
+            status.set_aside.iter().for_each(|unit| bounded(unit.version));
+        }),
     }
 }
 
