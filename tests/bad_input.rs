@@ -6,16 +6,10 @@ use std::process::Command;
 
 use image::{DynamicImage, ImageFormat, RgbImage};
 use microlambda_demo::Programs;
-use microlambda_tests::{Site, data_dir, name, photo};
+use microlambda_tests::{Site, data_dir, name, photo, with_comment};
 
 fn save(image: &DynamicImage, path: &Path) {
     image.save_with_format(path, ImageFormat::Jpeg).expect("a picture");
-}
-
-/// A JPEG with a comment behind its start marker, which the fault-injecting worker obeys.
-fn with_comment(jpeg: &[u8], comment: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(comment.len() + 2).expect("a short comment").to_be_bytes();
-    [&jpeg[..2], &[0xff, 0xfe], &length, comment, &jpeg[2..]].concat()
 }
 
 #[test]
@@ -44,19 +38,24 @@ fn pictures_that_cannot_be_read_are_counted_and_the_others_are_searched() {
 }
 
 #[test]
-fn a_frame_that_kills_every_worker_is_set_aside_and_the_chain_goes_on() {
+fn frames_that_end_hang_or_bloat_every_worker_are_set_aside_and_the_chain_goes_on() {
     let mut site = Site::new();
     let photos = site.photos(&["people/obama.jpg"]);
     let good = fs::read(photo("people/biden.jpg")).expect("a photo");
-    fs::write(photos.join("10_poison.jpg"), with_comment(&good, b"fault:abort")).expect("a poisoned photo");
+    for (number, fault) in ["abort", "hang", "exhaust"].iter().enumerate() {
+        let poisoned = with_comment(&good, format!("fault:{fault}").as_bytes());
+        fs::write(photos.join(format!("1{number}_{fault}.jpg")), poisoned).expect("a poisoned photo");
+    }
     fs::copy(photo("people/astronaut.png"), photos.join("20_astronaut.png")).expect("a photo");
-    site.start_node("a", 2_000, "spread");
-    site.start_node("b", 2_000, "spread");
+    site.start_node("a", 4_000, "spread");
+    site.start_node("b", 4_000, "spread");
     site.start_camera(&photos);
     let outcome = site.outcome(&["a", "b"]);
     assert_eq!(outcome.people, ["00_obama.jpg", "20_astronaut.png"]);
-    let done = site.tally.done.clone().expect("a finished job");
-    assert!(done.head.set_aside > 0, "{done:?}");
+    let report = site.node("a").ask(&["status"]).expect("its status");
+    for fault in ["abort", "hang", "exhaust"] {
+        assert!(report.contains(&format!("_{fault}.jpg")), "{fault}: {report}");
+    }
     site.stop_and_check();
 }
 

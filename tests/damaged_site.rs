@@ -97,7 +97,8 @@ fn when_every_disk_is_lost_the_chain_goes_on_behind_what_was_released_and_says_s
         site.start_node(node, R_LIMIT_MS, "spread");
     }
     site.wait_for("both nodes", |tally, _| tally.nodes.len() == 2);
-    site.start_camera_with(&photos, "spool", [("restart-after-s", 1)]);
+    let spool: toml::Table = [("restart-after-s".to_owned(), 1.into())].into_iter().collect();
+    site.start_camera_with(&photos, [("spool".to_owned(), spool.into())].into_iter().collect());
     site.wait_for("released frames", |tally, _| tally.camera.as_ref().is_some_and(|head| head.oldest >= 2));
     for node in ["a", "b"] {
         site.node(node).kill();

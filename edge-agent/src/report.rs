@@ -11,7 +11,10 @@ use serde_json::json;
 
 use crate::cli::CommandError;
 use crate::config::Config;
-use crate::store::{Depth, EventRow, FaceRow, Findings, SqliteStore, Store, StoreError};
+use crate::store::{Depth, EventRow, FaceRow, Findings, SetAsideRow, SqliteStore, Store, StoreError};
+
+/// Frames with units set aside that `status` shows at most, the newest.
+const SET_ASIDE_SHOWN_MAX: u32 = 50;
 
 /// Prints text; a closed pipe (`| head`) is no error.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
@@ -124,13 +127,17 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
     let store = open(config)?;
     let running = SqliteStore::is_locked(&config.state_dir);
     let chains = store.chains()?;
-    let rows = chains.iter().map(|chain| Ok((chain, store.totals(&chain.name)?)));
+    let rows = chains
+        .iter()
+        .map(|chain| Ok((chain, store.totals(&chain.name)?, store.set_aside(chain, SET_ASIDE_SHOWN_MAX)?)));
     let rows = rows.collect::<Result<Vec<_>, StoreError>>()?;
     if as_json {
-        let chains = rows.iter().map(|(chain, totals)| {
+        let chains = rows.iter().map(|(chain, totals, set_aside)| {
+            let failing = chain.failure.as_ref().map(|(times, why)| json!({ "times": times, "why": why }));
             json!({
                 "chain": chain.name, "camera": chain.camera, "class": chain.class, "head": chain.head, "done": chain.done,
-                "holder": chain.holder, "people": chain.gallery.people.len(), "totals": totals,
+                "holder": chain.holder, "people": chain.gallery.people.len(), "totals": totals, "set-aside": set_aside,
+                "failing": failing,
             })
         });
         let chains: Vec<_> = chains.collect();
@@ -140,7 +147,7 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
     }
     let state = if running { "running" } else { "not running: start it with `edge-agent run`" };
     let mut text = format!("node {} of site {}: {state}\n", config.node_name()?, config.site);
-    for (chain, totals) in rows {
+    for (chain, totals, set_aside) in rows {
         let end = if chain.done { "done" } else { "going on" };
         text += &format!(
             "chain {}  camera {}  {end} at {}  {}, {} unreadable, {}, {}  digest {}\n",
@@ -156,8 +163,17 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
             },
             chain.head.digest.short(16)
         );
+        if let Some((times, why)) = &chain.failure {
+            text += &format!("  failing here: {times} × {}\n", printable(why));
+        }
+        text += &set_aside.iter().map(set_aside_line).collect::<String>();
     }
     print(&text)
+}
+
+fn set_aside_line(row: &SetAsideRow) -> String {
+    let (label, why) = (printable(&row.label), printable(&row.why));
+    format!("  set aside: {} of frame {}  {label}  {why}\n", row.unit, row.sequence)
 }
 
 pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), CommandError> {

@@ -190,7 +190,8 @@ impl FoldState {
             Record::Frame { .. } | Record::Gap { .. } | Record::End { .. } => self.head.version.generation,
         };
         let version = Version { generation, sequence: entry.next_sequence(), unit: 0 };
-        self.head = Head { version, digest: digest.finish(), set_aside: self.head.set_aside + set_aside };
+        let set_aside = self.head.set_aside.saturating_add(set_aside);
+        self.head = Head { version, digest: digest.finish(), set_aside };
         Ok(Folded { head: self.head, sightings, unassigned, done: matches!(entry.record, Record::End { .. }) })
     }
 

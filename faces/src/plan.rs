@@ -21,6 +21,10 @@ pub const FACE_PX_MAX: u32 = TILE_OVERLAP_PX - 2 * EDGE_MARGIN_PX.unsigned_abs()
 /// face in a picture enlarged twice.
 pub const LEVEL_SIDE_PX_MIN: u32 = 40;
 
+/// So many detections are kept until the merge, the surest: thousands of times what pictures show. A state inside a frame has to
+/// fit a message.
+pub const FOUND_MAX: usize = 2_048;
+
 /// Two boxes with a larger intersection over union show one face, in 1/1,000,000: dlib's own rule for this detector.
 const IOU_PPM_MAX: i64 = 330_082;
 /// A box of which a larger part lies inside a surer one shows the same face, in 1/1,000,000: dlib's own rule as well.
@@ -176,8 +180,12 @@ impl Plan {
         };
         (partial.width_px, partial.height_px) == (self.width_px, self.height_px)
             && searched <= self.tiles.len()
+            && partial.tiles_set_aside.len() <= searched
             && (searched == self.tiles.len() || (partial.to_encode.is_empty() && partial.faces.is_empty()))
             && (searched < self.tiles.len() || partial.found.is_empty())
+            // What the merge would carry on into a state that is refused.
+            && partial.found.iter().all(|face| face.score.is_finite())
+            && partial.found.len() <= FOUND_MAX
             && partial.to_encode.len() <= FACES_MAX
             && partial.faces.len() <= partial.to_encode.len()
             && partial.faces.iter().zip(&partial.to_encode).all(|(face, seen)| face.seen == *seen)
@@ -197,7 +205,11 @@ impl Plan {
 
     /// Records what the next tile showed, in picture coordinates; after the last tile the faces to encode are settled.
     pub fn tile_done(&self, partial: &mut Partial, found: &[SeenFace]) {
-        partial.found.extend_from_slice(found);
+        partial.found.extend(found.iter().filter(|face| face.score.is_finite()));
+        if partial.found.len() > FOUND_MAX {
+            partial.found.sort_by(surest_first);
+            partial.found.truncate(FOUND_MAX);
+        }
         partial.tiles_done = partial.tiles_done.saturating_add(1);
         if partial.tiles_done as usize >= self.tiles.len() {
             partial.to_encode = self.merge(&std::mem::take(&mut partial.found));

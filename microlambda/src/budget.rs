@@ -14,6 +14,8 @@ const SMOOTHING: u64 = 8;
 const DEVIATIONS: u64 = 4;
 /// Below this many samples a class is new on this node and its prediction is doubled (slow start).
 const NEW_CLASS_SAMPLES: u32 = 3;
+/// A unit that takes so many times what is predicted for it, with its margins, is not slow but out of hand.
+const RUNAWAY_FACTOR: u64 = 4;
 /// A class never seen is taken to need this part of `r_limit`: it may run where half of the limit is left.
 const UNKNOWN_PART: u64 = 2;
 /// Rates are kept in µs per 2^20 pieces of work, so that rates below 1 µs a piece keep their precision.
@@ -104,6 +106,14 @@ impl Budget {
         Some(u64::try_from(cost_us).unwrap_or(u64::MAX))
     }
 
+    /// Whether `work` pieces of `class` that had not ended after `cost_us` are out of hand: they have taken many times what such
+    /// units take here. Never so of a class that is new here.
+    pub fn is_runaway(&self, class: CostClass, work: u64, cost_us: u64) -> bool {
+        let known = self.classes.get(&class).is_some_and(|cost| cost.samples >= NEW_CLASS_SAMPLES);
+        let predicted_us = self.predict_us(class, work).filter(|_| known);
+        predicted_us.is_some_and(|predicted_us| cost_us >= predicted_us.max(1).saturating_mul(RUNAWAY_FACTOR))
+    }
+
     /// What `work` pieces of `class` are expected to cost on average, µs; `None` if the class was never measured.
     pub fn expect_us(&self, class: CostClass, work: u64) -> Option<u64> {
         let rate = self.classes.get(&class)?.mean;
@@ -188,6 +198,16 @@ mod tests {
         assert!(budget.fits_first(&unit, 0, 5_000));
         budget.observe_killed(CLASS, 1, 5_500);
         assert!(!budget.fits_first(&unit, 0, 5_000));
+    }
+
+    #[test]
+    fn a_unit_is_out_of_hand_only_where_such_units_are_known_to_be_much_shorter() {
+        assert!(!Budget::default().is_runaway(CLASS, 1, u64::MAX), "nothing is known");
+        assert!(!trained(&[1_000; 2]).is_runaway(CLASS, 1, 1_000_000), "too little is known");
+        let budget = trained(&[1_000; 50]);
+        assert!(budget.is_runaway(CLASS, 1, 5_000));
+        assert!(!budget.is_runaway(CLASS, 1, 3_000), "slow is not out of hand");
+        assert!(!budget.is_runaway(CLASS, 10, 30_000), "ten times the work");
     }
 
     #[test]

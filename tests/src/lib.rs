@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod fuzz;
 pub mod histories;
 pub mod powercut;
 pub mod sim;
@@ -19,7 +20,7 @@ use microlambda::{Budget, Digest, Version};
 use microlambda_demo::{
     Agent, Broker, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally, Walls,
 };
-use microlambda_wire::{DoneNote, EventKind, Name};
+use microlambda_wire::{DoneNote, EventKind, Name, NodeStatus};
 use tempfile::TempDir;
 
 /// The longest any wait in these tests may take; reached only when something is wrong.
@@ -76,6 +77,12 @@ pub fn photo(path: &str) -> PathBuf {
     let file = data_dir().join("photos").join(path);
     assert!(file.is_file(), "{} is missing: run `make setup`", file.display());
     file
+}
+
+/// A JPEG with a comment behind its start marker, which workers made for tests obey.
+pub fn with_comment(jpeg: &[u8], comment: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(comment.len() + 2).expect("a short comment").to_be_bytes();
+    [&jpeg[..2], &[0xff, 0xfe], &length, comment, &jpeg[2..]].concat()
 }
 
 /// A name that is known to be one.
@@ -145,19 +152,17 @@ impl Site {
 
     /// Starts the camera on a folder.
     pub fn start_camera(&mut self, photos: &Path) {
-        self.start_camera_with(photos, "spool", []);
+        self.start_camera_with(photos, toml::Table::new());
     }
 
-    /// As [`Site::start_camera`], with settings in a section of its configuration.
-    pub fn start_camera_with<const N: usize>(&mut self, photos: &Path, section: &str, settings: [(&str, i64); N]) {
-        let settings = settings.map(|(key, value)| (key.to_owned(), toml::Value::Integer(value)));
-        let section = (section.to_owned(), toml::Value::Table(settings.into_iter().collect()));
+    /// As [`Site::start_camera`], with settings laid over the usual ones.
+    pub fn start_camera_with(&mut self, photos: &Path, extra: toml::Table) {
         let setup = CameraSetup {
             site: self.name.clone(),
             camera: name("door"),
             photos: photos.to_path_buf(),
             exit_when_done: false,
-            extra: [section].into_iter().collect(),
+            extra,
         };
         self.camera = Some(self.rig.camera("camera", &setup).expect("a camera agent"));
     }
@@ -181,6 +186,18 @@ impl Site {
 
     /// Starts a node with the given limit and placement policy.
     pub fn start_node(&mut self, node: &str, r_limit_ms: u64, placement: &str) {
+        self.start_node_set(node, r_limit_ms, placement, toml::Table::new());
+    }
+
+    /// Starts a node whose worker is the double `mad-worker`, which does what pictures tell it.
+    pub fn start_mad_node(&mut self, node: &str, r_limit_ms: u64, placement: &str) {
+        let worker = self.rig.programs.dir.join("mad-worker");
+        assert!(worker.is_file(), "{} is missing: run `make test`, which builds it", worker.display());
+        let extra = [("worker".to_owned(), worker.to_string_lossy().into_owned().into())].into_iter().collect();
+        self.start_node_set(node, r_limit_ms, placement, extra);
+    }
+
+    fn start_node_set(&mut self, node: &str, r_limit_ms: u64, placement: &str, extra: toml::Table) {
         let setup = EdgeSetup {
             site: self.name.clone(),
             node: name(node),
@@ -189,7 +206,7 @@ impl Site {
             placement: placement.into(),
             announce_ms: 500,
             grace_ms: 500,
-            extra: toml::Table::new(),
+            extra,
         };
         let agent = self.rig.edge(node, &setup).expect("an edge agent");
         self.nodes.push((name(node), agent));
@@ -286,6 +303,12 @@ impl Site {
             status.is_some_and(|status| status.chains.iter().any(|chain| chain.version == done.version))
         });
         Budget::from_table(&self.tally.nodes[&node].costs)
+    }
+
+    /// Waits until a node's newest status is sound in somebody's eyes.
+    pub fn wait_for_status(&mut self, node: &str, what: &str, mut wanted: impl FnMut(&NodeStatus) -> bool) {
+        let node = name(node);
+        self.wait_for(what, |tally, _| tally.nodes.get(&node).is_some_and(&mut wanted));
     }
 
     /// A counter of a node's newest status.

@@ -233,6 +233,17 @@ pub struct ChainLag {
     pub waits_for: String,
 }
 
+/// A unit that was set aside: left out of the result, with its reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAsideNote {
+    /// The chain.
+    pub chain: Name,
+    /// The state whose next unit it was.
+    pub version: Version,
+    /// On which nodes it failed, how often and how.
+    pub why: String,
+}
+
 /// `node/<node>/status`: birth and last will of an edge node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -260,6 +271,9 @@ pub struct NodeStatus {
     /// Everything it counts, by name.
     #[serde(default)]
     pub counters: Vec<(String, u64)>,
+    /// Units that it set aside since its start, the newest last, at most 8.
+    #[serde(default)]
+    pub set_aside: Vec<SetAsideNote>,
     /// What is wrong at the moment and what to do, or empty.
     #[serde(default)]
     pub trouble: String,

@@ -5,7 +5,7 @@
 use microlambda::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::{Name, SEQUENCE_MAX};
+use crate::{LABEL_BYTES_MAX, Name, SEQUENCE_MAX, TIME_MS_MAX};
 
 /// No metadata segment is longer, bytes.
 pub const META_BYTES_MAX: usize = 2_048;
@@ -113,8 +113,10 @@ fn split(frame: &[u8]) -> Result<(FrameMeta, &[u8]), FrameError> {
     let (segment, picture) = rest.split_at(segment_bytes - 2);
     let json = segment.strip_prefix(SIGNATURE).ok_or(FrameError::NoMeta)?;
     let meta: FrameMeta = serde_json::from_slice(json).map_err(|e| FrameError::Malformed(e.to_string()))?;
-    if meta.v != 1 || meta.label.len() > 200 || meta.sequence >= SEQUENCE_MAX {
-        return Err(FrameError::Malformed(format!("version {}, label or number out of bounds", meta.v)));
+    let bounded =
+        meta.label.len() <= LABEL_BYTES_MAX && meta.sequence < SEQUENCE_MAX && meta.captured_at_ms <= TIME_MS_MAX;
+    if meta.v != 1 || !bounded {
+        return Err(FrameError::Malformed(format!("version {}, label, number or time out of bounds", meta.v)));
     }
     Ok((meta, picture))
 }

@@ -17,10 +17,10 @@ mod topic;
 pub use camera_notes::{CameraHead, CameraStatus, ChainClass, EndMark, RecordNote, SourceCounters, Want};
 pub use chain_notes::{
     ChainLag, ChainOrigin, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, NodeStatus,
-    StepTiming, SyncHave, SyncWant, UnitFailure,
+    SetAsideNote, StepTiming, SyncHave, SyncWant, UnitFailure,
 };
 pub use frame::{FrameError, FrameMeta, META_BYTES_MAX, read_frame_meta, strip_frame_meta, write_frame_meta};
 pub use name::{NAME_LEN_MAX, Name, NameError};
 pub use payload::{Blob, Payload, PayloadError, from_payload, to_payload};
-pub use record::{GapReason, LABEL_BYTES_MAX, Record, SEQUENCE_MAX};
+pub use record::{GapReason, LABEL_BYTES_MAX, Record, SEQUENCE_MAX, TIME_MS_MAX};
 pub use topic::{Topic, TopicError, TopicPrefix};

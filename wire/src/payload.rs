@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CameraHead, CameraStatus, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, NodeStatus, Record, RecordNote,
-    SEQUENCE_MAX, SyncHave, SyncWant, Want,
+    SEQUENCE_MAX, SyncHave, SyncWant, TIME_MS_MAX, Want,
 };
 
 /// Longest list in any payload.
@@ -128,6 +128,10 @@ fn bounded_sequence(sequence: u64) -> Result<(), String> {
     if sequence > SEQUENCE_MAX { Err(format!("number {sequence} exceeds {SEQUENCE_MAX}")) } else { Ok(()) }
 }
 
+fn bounded_time(at_ms: u64) -> Result<(), String> {
+    if at_ms > TIME_MS_MAX { Err(format!("time {at_ms} exceeds {TIME_MS_MAX} ms")) } else { Ok(()) }
+}
+
 fn bounded_list<T>(field: &str, list: &[T], len_max: usize) -> Result<(), String> {
     if list.len() > len_max { Err(format!("{field} has more than {len_max} entries")) } else { Ok(()) }
 }
@@ -174,16 +178,33 @@ payload!(Continuation, "continuation", 128 << 10, |v| bounded_list("frames", &v.
     if v.parent.version > v.head.version {
         Err("the parent is newer than the head".into())
     } else {
-        bounded_sequence(v.head.version.sequence)
+        bounded_sequence(v.parent.version.sequence.max(v.head.version.sequence))
     }
 }));
-payload!(ClaimNote, "claim", 8 << 10, |v| v.failed.as_ref().map_or(Ok(()), |f| bounded_text("why", &f.why)));
-payload!(DoneNote, "done", 1 << 20, |v| bounded_list("people", &v.people, 10_000));
-payload!(SyncWant, "sync want", 32 << 10, |v| bounded_list("locator", &v.locator, 128));
-payload!(SyncHave, "sync have", 512 << 10, |_v| Ok(()));
-payload!(EventNote, "event", 4 << 10, |v| bounded_text("label", &v.label));
-payload!(FaceNote, "face", 32 << 10, |v| bounded_text("name", &v.name).and_then(|()| bounded_text("label", &v.label)));
+payload!(ClaimNote, "claim", 8 << 10, |v| bounded_sequence(v.claim.step.sequence).and_then(|()| {
+    let Some(failed) = &v.failed else { return Ok(()) };
+    bounded_sequence(failed.version.sequence).and_then(|()| bounded_text("why", &failed.why))
+}));
+payload!(DoneNote, "done", 1 << 20, |v| bounded_list("people", &v.people, 10_000)
+    .and_then(|()| bounded_sequence(v.head.version.sequence)));
+// The store is asked for these.
+payload!(SyncWant, "sync want", 32 << 10, |v| bounded_list("locator", &v.locator, 128)
+    .and_then(|()| v.locator.iter().try_for_each(|(sequence, _)| bounded_sequence(*sequence))));
+payload!(SyncHave, "sync have", 512 << 10, |v| bounded_sequence(v.base.0.max(v.newest.version.sequence)));
+payload!(EventNote, "event", 4 << 10, |v| bounded_text("label", &v.label)
+    .and_then(|()| bounded_sequence(v.sequence))
+    .and_then(|()| bounded_time(v.captured_at_ms)));
+payload!(FaceNote, "face", 32 << 10, |v| bounded_text("name", &v.name)
+    .and_then(|()| bounded_text("label", &v.label))
+    .and_then(|()| bounded_sequence(v.first_sequence))
+    .and_then(|()| bounded_time(v.first_seen_ms.max(v.last_seen_ms))));
 payload!(NodeStatus, "node status", 64 << 10, |v| bounded_list("chains", &v.chains, 64)
     .and_then(|()| bounded_list("costs", &v.costs, LIST_LEN_MAX))
     .and_then(|()| bounded_list("counters", &v.counters, LIST_LEN_MAX))
+    .and_then(|()| v.chains.iter().try_for_each(|chain| bounded_sequence(chain.version.sequence)))
+    .and_then(|()| bounded_list("set_aside", &v.set_aside, 8))
+    .and_then(|()| v
+        .set_aside
+        .iter()
+        .try_for_each(|unit| { bounded_sequence(unit.version.sequence).and_then(|()| bounded_text("why", &unit.why)) }))
     .and_then(|()| bounded_text("trouble", &v.trouble)));

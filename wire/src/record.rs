@@ -10,6 +10,9 @@ pub const LABEL_BYTES_MAX: usize = 200;
 /// 285,000 years.
 pub const SEQUENCE_MAX: u64 = 1 << 53;
 
+/// No time is later, ms since 1970: as for [`SEQUENCE_MAX`], in the year 287,396.
+pub const TIME_MS_MAX: u64 = 1 << 53;
+
 /// One numbered, durable record of a camera's sequence. The order of the variants is part of the stored format:
 /// new ones (switch, forget) go to the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +118,9 @@ impl Record {
                 if label.len() as u64 != label_bytes || label.len() > LABEL_BYTES_MAX {
                     return Err(format!("a label of {label_bytes} bytes in a record of {}", bytes.len()));
                 }
+                if captured_at_ms > TIME_MS_MAX {
+                    return Err(format!("a frame taken at {captured_at_ms} ms: at most {TIME_MS_MAX} are accepted"));
+                }
                 Ok(Self::Frame { captured_at_ms, digest, label })
             }
             1 => match take_u64(rest)? {
@@ -158,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_record_survives_its_canonical_form(at: u64, digest: [u8; 32], label in "[a-z.]{0,40}", count in 1_u64..) {
+        fn every_record_survives_its_canonical_form(at in 0..=TIME_MS_MAX, digest: [u8; 32], label in "[a-z.]{0,40}", count in 1_u64..) {
             for record in [
                 Record::Frame { captured_at_ms: at, digest: Digest(digest), label },
                 Record::Gap { count, reason: GapReason::SpoolFull },

@@ -256,6 +256,7 @@ impl Office {
                 self.pending = Some((frame, reply, due));
             }
             _ => {
+                self.spool.miss();
                 self.publish.send_modify(|desk| desk.dropped += 1);
                 let _ = reply.send(Outcome::Dropped);
             }

@@ -161,14 +161,15 @@ pub struct Input {
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
-    /// Durable under this number; so many older ones, never sent, became a gap.
+    /// Durable under this number; so many older ones, never sent, became a gap. Those that had found no room before it stand in
+    /// a gap right before it.
     Kept {
         /// Its number.
         sequence: u64,
         /// Older frames dropped for it.
         dropped: u64,
     },
-    /// No room. A finite input waits; a live frame is lost without having had a number.
+    /// No room, because all that is held may have been sent. A finite input waits; a live frame is lost: see [`Spool::miss`].
     Full,
 }
 
@@ -226,6 +227,8 @@ pub struct Spool {
     camera: Name,
     /// The number of the next record when it was opened.
     opened_at: u64,
+    /// Live frames that found no room and have no number yet. Not durable: a power cut forgets that they were.
+    missed: u64,
     /// The newest record read out for sending, to raise the sent mark together with the next append.
     last_read: Option<u64>,
 }
@@ -247,11 +250,11 @@ impl Spool {
     /// [`SpoolError`]; then nothing has changed.
     pub fn append(&mut self, frame: &NewFrame) -> Result<Appended, SpoolError> {
         let frame_bytes = frame.jpeg.len() as u64;
-        let sequence = self.view.next;
+        let sequence = self.view.next + self.missed;
         let digest = Digest::of(&frame.jpeg);
         let manifest = next_manifest(self.manifest, digest);
         // Whoever reads at the head will be sent this frame at once: then the mark moves in the same sync.
-        let follows = self.last_read.is_some_and(|last| last + 1 == sequence);
+        let follows = self.last_read.is_some_and(|last| last + 1 == self.view.next);
         let sent_mark =
             if follows && sequence >= self.sent_mark { sequence + self.sent_block() } else { self.sent_mark };
         let marks = Marks { next: sequence + 1, sent_mark, manifest, ..self.marks() };
@@ -268,6 +271,7 @@ impl Spool {
                 None => return Ok(Appended::Full),
             }
         }
+        rows::insert_missed(&transaction, self.view.next, self.missed)?;
         let record = Record::Frame { captured_at_ms: frame.captured_at_ms, digest, label: frame.label.clone() };
         rows::insert(&transaction, sequence, &record, frame_bytes)?;
         transaction
@@ -278,6 +282,7 @@ impl Spool {
         }
         write_marks(&transaction, self.identity, &marks)?;
         transaction.commit()?;
+        self.missed = 0;
         self.view.next = sequence + 1;
         self.view.frames = room.frames + 1;
         self.view.bytes = room.bytes + frame_bytes;
@@ -285,6 +290,11 @@ impl Spool {
         self.sent_mark = sent_mark;
         self.refresh_oldest()?;
         Ok(Appended::Kept { sequence, dropped: room.dropped })
+    }
+
+    /// Counts a live frame that could not be appended: its number is given to a gap with the next write that succeeds.
+    pub fn miss(&mut self) {
+        self.missed += 1;
     }
 
     /// Remembers a piece of a finite input that can be no picture, so that a restart passes over it too.
@@ -338,14 +348,21 @@ impl Spool {
         Ok(Some(stored))
     }
 
-    /// Frees records below `below`, at most [`FREE_RECORDS_MAX`] of them; returns how many frames that were.
+    /// Frees records below `below`, at most [`FREE_RECORDS_MAX`] of them; returns how many frames that were. Live frames that
+    /// had found no room get their gap: the camera may see nothing more that would bring it.
     ///
     /// # Errors
     /// [`SpoolError`].
     pub fn free(&mut self, below: u64) -> Result<u64, SpoolError> {
+        let marks = Marks { next: self.view.next + self.missed, ..self.marks() };
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (frames, bytes) = rows::free(&transaction, below)?;
+        if self.missed > 0 {
+            rows::insert_missed(&transaction, self.view.next, self.missed)?;
+            write_marks(&transaction, self.identity, &marks)?;
+        }
         transaction.commit()?;
+        self.view.next += std::mem::take(&mut self.missed);
         self.view.frames -= frames;
         self.view.bytes -= bytes;
         self.refresh_oldest()?;

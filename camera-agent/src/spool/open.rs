@@ -235,6 +235,7 @@ fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<S
         generation,
         identity,
         camera: held.camera.clone(),
+        missed: 0,
         last_read: None,
     };
     spool.refresh_oldest()?;

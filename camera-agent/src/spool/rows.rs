@@ -108,6 +108,14 @@ pub(super) fn turn_into_gap(db: &Connection, sequence: u64, sent_mark: u64) -> R
     Ok(())
 }
 
+/// Writes a gap at `sequence` for frames that found no room, if there were any.
+pub(super) fn insert_missed(db: &Connection, sequence: u64, missed: u64) -> Result<(), SpoolError> {
+    match missed {
+        0 => Ok(()),
+        count => insert(db, sequence, &Record::Gap { count, reason: GAP }, 0),
+    }
+}
+
 /// The record that covers `sequence`, with its picture; each is what its digest says.
 pub(super) fn read(db: &Connection, sequence: u64) -> Result<Option<Stored>, SpoolError> {
     let mut statement = db.prepare_cached(

@@ -107,6 +107,38 @@ fn a_live_spool_full_of_sent_frames_keeps_them_and_refuses_the_new_one() {
 }
 
 #[test]
+fn live_frames_that_found_no_room_stand_in_a_gap_as_soon_as_there_is_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 8, ..ROOMY });
+    append(&mut spool, 0..8);
+    (0..8).for_each(|n| assert_frame(&mut spool, n));
+    for n in 8..11 {
+        assert_eq!(spool.append(&frame(n)).unwrap(), Appended::Full);
+        spool.miss();
+    }
+    let gap = |spool: &mut Spool, sequence, count| {
+        let record = Record::Gap { count, reason: GapReason::SpoolFull };
+        assert_eq!(spool.read(sequence).unwrap(), Some(Stored { sequence, record, jpeg: None }));
+    };
+    spool.free(1).unwrap();
+    assert_eq!(spool.view().next, 11, "the camera may see nothing more");
+    gap(&mut spool, 8, 3);
+    append(&mut spool, 11..12);
+    spool.miss();
+    spool.miss();
+    spool.free(2).unwrap();
+    spool.miss();
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 8, ..ROOMY });
+    gap(&mut spool, 12, 2);
+    assert_eq!(spool.view().next, 14, "the one that no write followed is forgotten");
+    spool.miss();
+    assert_eq!(spool.append(&frame(15)).unwrap(), Appended::Kept { sequence: 15, dropped: 0 });
+    gap(&mut spool, 14, 1);
+    assert_frame(&mut spool, 15);
+}
+
+#[test]
 fn the_sent_mark_is_durable_before_a_record_is_given_out() {
     let folder = tempfile::tempdir().unwrap();
     let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 16, ..ROOMY });

@@ -6,8 +6,8 @@ use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, event_id};
 use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis, plan};
 use microlambda_wire::{
-    Blob, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, Record, Topic,
-    UnitFailure,
+    Blob, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, Record, SetAsideNote,
+    Topic, UnitFailure,
 };
 
 use super::chain_run::{Announcement, Pending};
@@ -16,6 +16,8 @@ use crate::store::{Advance, Store};
 
 /// A delta up to this goes along with the continuation, bytes; as base64 that is 64 KB.
 const INLINE_BYTES_MAX: usize = 48 << 10;
+/// Units set aside that the node's status names at most; the database has all.
+const SET_ASIDE_TOLD_MAX: usize = 8;
 /// Frames named in a continuation at most.
 const SUMMARIES_MAX: usize = 64;
 
@@ -98,9 +100,10 @@ impl<S: Store, W: World> Node<S, W> {
                 }
                 None
             }
-            Commit::SetAside { why, .. } => {
-                if self.set_aside(chain, &why)? {
+            Commit::SetAside { at, why } => {
+                if self.fold_without_unit(chain, &why)? {
                     self.counters.units_set_aside += 1;
+                    self.tell_set_aside(SetAsideNote { chain: chain.clone(), version: at.version, why: why.clone() });
                     log::warn!(chain:% = chain; "a unit is set aside: {why}");
                     self.commit_pending(chain, &own, None)?
                 } else {
@@ -377,8 +380,16 @@ impl<S: Store, W: World> Node<S, W> {
         self.publish_claim(chain, claim, Some(UnitFailure { version: at, times, why }));
     }
 
+    fn tell_set_aside(&mut self, note: SetAsideNote) {
+        if self.set_aside.len() >= SET_ASIDE_TOLD_MAX {
+            self.set_aside.pop_front();
+        }
+        self.set_aside.push_back(note);
+        self.status_at_us = 0;
+    }
+
     /// Builds the content that sets the unit at the head aside.
-    fn set_aside(&mut self, chain: &Name, why: &str) -> Result<bool, NodeError> {
+    fn fold_without_unit(&mut self, chain: &Name, why: &str) -> Result<bool, NodeError> {
         let Some(run) = self.chains.get(chain) else { return Ok(false) };
         let base = run.fold.head();
         let Some(record) = run.buffered(base.version.sequence).map(|buffered| buffered.record.clone()) else {

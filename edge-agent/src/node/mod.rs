@@ -23,7 +23,7 @@ use microlambda::{Budget, Context, Effect, Event, Phase, TimerReason};
 use microlambda_faces::FaceParams;
 use microlambda_faces::fold::lambda_digest;
 use microlambda_runtime::{ConfigError, Message};
-use microlambda_wire::{ChainClass, EventNote, Name, Topic, TopicPrefix, to_payload};
+use microlambda_wire::{ChainClass, EventNote, Name, SetAsideNote, Topic, TopicPrefix, to_payload};
 
 use crate::config::Config;
 use crate::store::{Store, StoreError};
@@ -83,6 +83,8 @@ pub struct Node<S, W> {
     kept_aside: String,
     /// That there is no room for another chain, for people; empty while there is.
     crowded: String,
+    /// Units set aside since the start, the newest last.
+    set_aside: VecDeque<SetAsideNote>,
     /// When a refused message was last logged for people to see, µs.
     refusal_told_us: u64,
     /// No bids before this: peers may hold newer heads.
@@ -117,6 +119,7 @@ impl<S: Store, W: World> Node<S, W> {
             counters: Counters::default(),
             kept_aside: String::new(),
             crowded: String::new(),
+            set_aside: VecDeque::new(),
             refusal_told_us: 0,
             settled_at_us: u64::MAX,
             status_at_us: 0,

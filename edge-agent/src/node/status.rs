@@ -62,6 +62,8 @@ counters! {
     takeovers,
     /// Units that failed.
     unit_failures,
+    /// Units killed that had run many times longer than such units do here: counted as failures.
+    units_run_away,
     /// Units predicted to exceed `r_limit`.
     units_too_large,
     /// Units set aside.
@@ -122,6 +124,7 @@ fn status_of(node: &Name, boot: &Name, online: bool) -> NodeStatus {
         costs: Vec::new(),
         chains: Vec::new(),
         counters: Vec::new(),
+        set_aside: Vec::new(),
         trouble: String::new(),
     }
 }
@@ -170,6 +173,7 @@ impl<S: Store, W: World> Node<S, W> {
             costs: self.budget.table(),
             chains: self.chains.keys().map(|name| self.chain_lag(name)).collect(),
             counters,
+            set_aside: self.set_aside.iter().cloned().collect(),
             trouble: self.trouble(),
             ..status_of(&self.name, &self.boot, true)
         };

@@ -13,6 +13,8 @@ use crate::worker::WorkerEvent;
 
 /// A worker is killed this long after `r_limit`, µs: the way of its last message, not more time for its units.
 const KILL_SLACK_US: u64 = 50_000;
+/// An agent that kills a worker so much later than it meant to stood still itself, µs.
+const LATE_US: u64 = 200_000;
 /// A step whose first frame does not come is given up after this, µs.
 const INPUT_US: u64 = 400_000;
 /// Frames handed to the worker and not finished at most.
@@ -272,15 +274,29 @@ impl<S: Store, W: World> Node<S, W> {
         self.status_at_us = 0;
     }
 
-    /// The worker ran beyond its limit and was killed: that is an overrun, and says how much its unit costs at least.
-    fn learn_from_kill(&mut self, now_us: u64) {
+    /// The worker ran beyond its limit and was killed: that is an overrun. Its unit is slow, which says how much it costs at
+    /// least; or it is out of hand, which is a failure like a worker's death and says nothing of costs.
+    fn judge_kill(&mut self, now_us: u64) -> StepEnd {
+        let over_us = now_us.saturating_sub(self.worker.limit_at_us);
+        self.counters.overruns += 1;
+        self.counters.overrun_max_us = self.counters.overrun_max_us.max(over_us);
         let parts = std::mem::take(&mut self.worker.parts);
-        let Some(((class, work), began_us)) = parts.last().copied() else { return };
+        let Some(((class, work), began_us)) = parts.last().copied() else { return StepEnd::Overran };
         // What went before it has ended.
         for (((class, work), from_us), (_, until_us)) in parts.iter().zip(parts.iter().skip(1)) {
             self.budget.observe(*class, *work, until_us.saturating_sub(*from_us));
         }
         let unit_us = now_us.saturating_sub(began_us);
+        if self.budget.is_runaway(class, work, unit_us) {
+            // An agent that comes too late to its own deadline stood still, and its worker may have stood still with it.
+            if over_us > KILL_SLACK_US + LATE_US {
+                return StepEnd::Overran;
+            }
+            self.counters.units_run_away += 1;
+            let expected_ms = self.budget.expect_us(class, work).unwrap_or(0) / 1_000;
+            let why = format!("killed after {} ms, where such units take {expected_ms} ms", unit_us / 1_000);
+            return StepEnd::Died { why };
+        }
         // One kill may be the computer's fault, which stood still; of two in a row the unit is too slow.
         if self.worker.kills_in_a_row > 0 {
             self.budget.observe_killed(class, work, unit_us);
@@ -288,10 +304,8 @@ impl<S: Store, W: World> Node<S, W> {
             self.budget.observe(class, work, unit_us);
         }
         self.worker.kills_in_a_row = self.worker.kills_in_a_row.saturating_add(1);
-        let over_us = now_us.saturating_sub(self.worker.limit_at_us);
-        self.counters.overruns += 1;
-        self.counters.overrun_max_us = self.counters.overrun_max_us.max(over_us);
         self.tell_too_slow(format!("a unit was killed after {} ms", unit_us / 1_000));
+        StepEnd::Overran
     }
 
     /// Ends the running step and folds what it reached. The event returned tells the chain.
@@ -372,8 +386,8 @@ impl<S: Store, W: World> Node<S, W> {
             // What the worker still says belongs to a step that is over.
             self.spawn_worker(now_us);
             if let Some(chain) = busy {
-                self.learn_from_kill(now_us);
-                self.end_and_drive(&chain, StepEnd::Overran)?;
+                let end = self.judge_kill(now_us);
+                self.end_and_drive(&chain, end)?;
             }
         }
         let starved = self.worker.busy_with.clone().filter(|chain| {

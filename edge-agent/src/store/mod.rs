@@ -194,6 +194,19 @@ pub struct EventRow {
     pub on_bus: bool,
 }
 
+/// A unit that was set aside, as `edge-agent status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SetAsideRow {
+    /// The frame's number.
+    pub sequence: u64,
+    /// What the camera calls it.
+    pub label: String,
+    /// What of the frame: `frame`, `tile 3`, `face 0`.
+    pub unit: String,
+    /// On which nodes it failed, how often and how.
+    pub why: String,
+}
+
 /// Counts over a chain's records, for `done` and `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct ChainTotals {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use microlambda::{Attempt, Digest, Head, StepMode, Version};
-use microlambda_faces::content::{Entry, from_bytes};
+use microlambda_faces::content::{Entry, PartialEntry, from_bytes};
 use microlambda_faces::fold::{Exemplar, Gallery, Person};
-use microlambda_faces::{Analysis, ENCODING_LEN, Encoding};
+use microlambda_faces::{Analysis, ENCODING_LEN, Encoding, Face, FaceOutcome, Tile, Unusable};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::sqlite::{SqliteStore, chain_id, identity, integer};
-use super::{ChainTotals, EventRow, FaceRow, FrameRow, StoreError, StoredChain};
+use super::{ChainTotals, EventRow, FaceRow, FrameRow, SetAsideRow, StoreError, StoredChain};
 
 /// Events handed out at once.
 const EVENTS_MAX: u64 = 1_024;
@@ -350,4 +350,60 @@ impl SqliteStore {
             }
         }
     }
+
+    /// The units set aside in the newest `frames_max` records that have any, and in the record under way; the latest last.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub fn set_aside(&self, chain: &StoredChain, frames_max: u32) -> Result<Vec<SetAsideRow>, StoreError> {
+        let read = || {
+            let id = chain_id(&self.connection, &chain.name)?;
+            // The count is of the state after each record: where it rises, there is one.
+            let query = "SELECT body FROM (SELECT sequence, body, set_aside, lag(set_aside, 1, 0) OVER (ORDER BY sequence) AS former
+                FROM entry WHERE chain = ?1) WHERE set_aside > former ORDER BY sequence DESC LIMIT ?2";
+            let mut statement = self.connection.prepare(query)?;
+            let bodies = statement.query_map(params![id, frames_max], |row| row.get::<_, Vec<u8>>(0))?;
+            bodies.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let bodies = read().map_err(|source| self.sqlite(source))?;
+        let mut rows = Vec::new();
+        for body in bodies.iter().rev() {
+            let entry: Entry =
+                from_bytes(body).map_err(|_| self.damaged(format!("an entry of chain {}", chain.name)))?;
+            rows.extend(set_aside_in(&entry));
+        }
+        if let Some(PartialEntry { sequence, partial }) = &chain.partial {
+            rows.extend(set_aside_units(*sequence, "", &partial.tiles_set_aside, &partial.faces));
+        }
+        Ok(rows)
+    }
+}
+
+fn set_aside_in(entry: &Entry) -> Vec<SetAsideRow> {
+    let label = match &entry.record {
+        Record::Frame { label, .. } => label.as_str(),
+        Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => "",
+    };
+    match &entry.analysis {
+        Some(Analysis::Frame(frame)) => set_aside_units(entry.sequence, label, &frame.tiles_set_aside, &frame.faces),
+        Some(Analysis::SetAside { why }) => {
+            vec![SetAsideRow {
+                sequence: entry.sequence,
+                label: label.to_owned(),
+                unit: "frame".into(),
+                why: why.clone(),
+            }]
+        }
+        Some(Analysis::Unreadable { .. }) | None => Vec::new(),
+    }
+}
+
+fn set_aside_units(sequence: u64, label: &str, tiles: &[Tile], faces: &[Face]) -> Vec<SetAsideRow> {
+    let row = |unit: String, why: &str| SetAsideRow { sequence, label: label.to_owned(), unit, why: why.to_owned() };
+    let tiles = tiles.iter().map(|tile| row(format!("tile {}", tile.index), &tile.why));
+    let faces = faces.iter().enumerate().filter_map(|(index, face)| match &face.outcome {
+        FaceOutcome::Unusable(Unusable::SetAside { why }) => Some(row(format!("face {index}"), why)),
+        FaceOutcome::Unusable(_) | FaceOutcome::Encoded(_) => None,
+    });
+    tiles.chain(faces).collect()
 }

@@ -7,6 +7,8 @@ use crate::{Head, Version};
 
 /// A unit is set aside after failing on two nodes, or so often on one.
 const FAILURES_MAX: u32 = 3;
+/// No reason for setting a unit aside is longer, bytes: it is part of the content.
+const REASON_BYTES_MAX: usize = 1_024;
 /// A finished chain is repeated so many times less often.
 const DONE_ANNOUNCE_FACTOR: u64 = 15;
 
@@ -101,7 +103,12 @@ impl Chain {
         let alone = ctx.peers.len() <= 1;
         let enough = self.failures.len() >= 2 || (own.0 >= FAILURES_MAX && alone) || own.0 >= 2 * FAILURES_MAX;
         let tell = |(node, (times, why)): (&String, &(u32, String))| format!("{node}: {times} × {why}");
-        enough.then(|| self.failures.iter().map(tell).collect::<Vec<_>>().join("; "))
+        enough.then(|| {
+            let mut reason = self.failures.iter().map(tell).collect::<Vec<_>>().join("; ");
+            let end = (0..=REASON_BYTES_MAX).rev().find(|&at| reason.is_char_boundary(at));
+            reason.truncate(end.unwrap_or(0));
+            reason
+        })
     }
 
     pub(super) fn lease_us(&self, epoch: u32) -> u64 {

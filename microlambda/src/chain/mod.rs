@@ -307,7 +307,11 @@ impl Chain {
             }
         }
         if let Some(attempt) = attempt {
-            if attempt.step == self.head {
+            if self.done {
+                // The end was folded in the same transaction: what was said to follow does not exist.
+                self.phase = Phase::Idle;
+                effects.push(Effect::Persist(Commit::Withdraw));
+            } else if attempt.step == self.head {
                 if moved {
                     effects.push(Effect::PublishClaim(self.claim(&attempt)));
                 }
