@@ -75,6 +75,7 @@ impl Report<'_> {
             "faults": struck, "faults_not_possible_at_the_time": spared, "messages": proxies,
             "restarts_after_a_full_disk": restarts,
             "steps": watch.steps, "steps_run_twice": watch.run_twice, "takeovers": watch.takeovers,
+            "observer": { "connection_lost": watch.lost, "events": watch.events.len(), "refused": watch.refused },
             "overrun_us_max": watch.overrun_us_max,
             "recovery_ms": {
                 "count": recoveries.len(), "median": percentile(&recoveries, 50), "p99": percentile(&recoveries, 99),

@@ -65,6 +65,8 @@ pub struct Watch {
     pub recoveries_ms: Vec<f64>,
     /// Messages on our topics that were not ours.
     pub refused: u64,
+    /// Times this client's own connection was lost: what was published then it cannot know.
+    pub lost: u64,
     wounded: Vec<Wounded>,
     counters: BTreeMap<(Name, Name), BTreeMap<String, u64>>,
     sources: BTreeMap<(Name, Name), SourceCounters>,
@@ -86,6 +88,7 @@ impl Watch {
             overrun_us_max: 0,
             recoveries_ms: Vec::new(),
             refused: 0,
+            lost: 0,
             wounded: Vec::new(),
             counters: BTreeMap::new(),
             sources: BTreeMap::new(),
@@ -100,7 +103,8 @@ impl Watch {
             match self.observer.next(left) {
                 Some(Report::Seen(seen)) => self.take(&seen),
                 Some(Report::Refused { .. }) => self.refused += 1,
-                Some(Report::Connected | Report::Lost(_)) => {}
+                Some(Report::Lost(_)) => self.lost += 1,
+                Some(Report::Connected) => {}
                 None if left.is_zero() => return,
                 None => {}
             }
