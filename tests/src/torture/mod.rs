@@ -1,8 +1,8 @@
 //! The torture test: a whole site of real processes, and faults of every kind at random instants.
 //!
 //! Two cameras (a folder with an end, a stream without), three edge agents with dlib workers, and a real broker: mosquitto, or three
-//! NATS servers. A seed draws the faults ([`strike`]); while they last the bus is only watched ([`watch`]). Then they stop, and
-//! what every node's database holds must be what the same pictures come to undisturbed ([`verdict`]).
+//! NATS servers. A seed draws the faults (`strike`); while they last the bus is only watched (`watch`). Then they stop, and
+//! what every node's database holds must be what the same pictures come to undisturbed (`verdict`).
 
 pub mod brokers;
 pub mod fault;
