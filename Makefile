@@ -1,6 +1,6 @@
 # Everything a person runs. The work is in scripts/; this file gives it names.
 .DEFAULT_GOAL := help
-.PHONY: help setup models calibration build demo test vm-test soak bench check-fast clean
+.PHONY: help setup models calibration build demo test vm-test soak fuzz bench check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
 export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES
@@ -34,6 +34,9 @@ vm-test: ## a camera and both units in a virtual machine (not part of test; emul
 
 soak: ## the simulator with random seeds until one fails or MINUTES are up
 	scripts/soak
+
+fuzz: ## every decoder and the chain fed with strange bytes, SECONDS=600 for each target, or one TARGET
+	FUZZ_SECONDS=$(or $(SECONDS),600) TARGET=$(TARGET) scripts/fuzz
 
 bench: ## the measurements of benches/, optimised
 	scripts/setup test

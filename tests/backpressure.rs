@@ -20,8 +20,8 @@ const PICTURES: u64 = 240;
 /// So many fit its spool.
 const SPOOL_FRAMES: i64 = 20;
 /// What the largest process may have had resident, KiB; all pictures together are far more.
-const EDGE_KIB_MAX: u64 = 48 << 10;
-const CAMERA_KIB_MAX: u64 = 40 << 10;
+const EDGE_KIB_MAX: u64 = 32 << 10;
+const CAMERA_KIB_MAX: u64 = 24 << 10;
 const R_LIMIT_MS: u64 = 2_000;
 
 /// A picture of some 350 KB that no encoder can shorten.
@@ -112,7 +112,8 @@ fn held(site: &mut Site, node: &str) -> (u64, u64) {
 /// What a program of this agent has had resident at most, KiB.
 fn peak_kib(agent: &Agent, program: &str) -> u64 {
     let of = |pid: u32| {
-        let text = |file: &str| fs::read_to_string(Path::new("/proc").join(pid.to_string()).join(file)).unwrap_or_default();
+        let text =
+            |file: &str| fs::read_to_string(Path::new("/proc").join(pid.to_string()).join(file)).unwrap_or_default();
         if text("comm").trim() != program {
             return None;
         }

@@ -37,7 +37,8 @@ fn a_worker_that_misbehaves_in_every_way_costs_its_pictures_and_nothing_else() {
     let mut site = Site::new();
     let photos = site.folder("photos");
     // The first ones are for the node to know what units cost.
-    let deeds: Vec<&str> = ["work"; 4].into_iter().chain(FAILURES.iter().flat_map(|(deed, _)| [*deed, "late"])).collect();
+    let deeds: Vec<&str> =
+        ["work"; 4].into_iter().chain(FAILURES.iter().flat_map(|(deed, _)| [*deed, "late"])).collect();
     for (number, deed) in deeds.iter().enumerate() {
         fs::write(photos.join(format!("{number:02}_{deed}.jpg")), picture(number, deed)).expect("a photo");
     }

@@ -130,9 +130,9 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
     let store = open(config)?;
     let running = SqliteStore::is_locked(&config.state_dir);
     let chains = store.chains()?;
-    let rows = chains.iter().map(|chain| {
-        Ok((chain, store.totals(&chain.name)?, store.set_aside(chain, SET_ASIDE_SHOWN_MAX)?))
-    });
+    let rows = chains
+        .iter()
+        .map(|chain| Ok((chain, store.totals(&chain.name)?, store.set_aside(chain, SET_ASIDE_SHOWN_MAX)?)));
     let rows = rows.collect::<Result<Vec<_>, StoreError>>()?;
     if as_json {
         let chains = rows.iter().map(|(chain, totals, set_aside)| {

@@ -201,7 +201,8 @@ payload!(NodeStatus, "node status", 64 << 10, |v| bounded_list("chains", &v.chai
     .and_then(|()| bounded_list("counters", &v.counters, LIST_LEN_MAX))
     .and_then(|()| v.chains.iter().try_for_each(|chain| bounded_sequence(chain.version.sequence)))
     .and_then(|()| bounded_list("set_aside", &v.set_aside, 8))
-    .and_then(|()| v.set_aside.iter().try_for_each(|unit| {
-        bounded_sequence(unit.version.sequence).and_then(|()| bounded_text("why", &unit.why))
-    }))
+    .and_then(|()| v
+        .set_aside
+        .iter()
+        .try_for_each(|unit| { bounded_sequence(unit.version.sequence).and_then(|()| bounded_text("why", &unit.why)) }))
     .and_then(|()| bounded_text("trouble", &v.trouble)));

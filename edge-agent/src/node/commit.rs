@@ -6,8 +6,8 @@ use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, event_id};
 use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis, plan};
 use microlambda_wire::{
-    Blob, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, Record, SetAsideNote, Topic,
-    UnitFailure,
+    Blob, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, Record, SetAsideNote,
+    Topic, UnitFailure,
 };
 
 use super::chain_run::{Announcement, Pending};

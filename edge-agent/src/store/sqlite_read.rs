@@ -363,7 +363,8 @@ impl SqliteStore {
         let bodies = read().map_err(|source| self.sqlite(source))?;
         let mut rows = Vec::new();
         for body in bodies.iter().rev() {
-            let entry: Entry = from_bytes(body).map_err(|_| self.damaged(format!("an entry of chain {}", chain.name)))?;
+            let entry: Entry =
+                from_bytes(body).map_err(|_| self.damaged(format!("an entry of chain {}", chain.name)))?;
             rows.extend(set_aside_in(&entry));
         }
         if let Some(PartialEntry { sequence, partial }) = &chain.partial {
@@ -399,7 +400,12 @@ fn set_aside_in(entry: &Entry) -> Vec<SetAsideRow> {
     match &entry.analysis {
         Some(Analysis::Frame(frame)) => set_aside_units(entry.sequence, label, &frame.tiles_set_aside, &frame.faces),
         Some(Analysis::SetAside { why }) => {
-            vec![SetAsideRow { sequence: entry.sequence, label: label.to_owned(), unit: "frame".into(), why: why.clone() }]
+            vec![SetAsideRow {
+                sequence: entry.sequence,
+                label: label.to_owned(),
+                unit: "frame".into(),
+                why: why.clone(),
+            }]
         }
         Some(Analysis::Unreadable { .. }) | None => Vec::new(),
     }

@@ -191,7 +191,8 @@ impl Bench {
             }
             Op::Fetched { version, digest } => self.fetched(any_head(version.near(here), digest, 0)),
             Op::Claim { node, step, epoch, lease_ms } => {
-                let claim = Claim { step: step.near(here), epoch: epoch.into(), node: (node % 7).to_string(), lease_ms };
+                let claim =
+                    Claim { step: step.near(here), epoch: epoch.into(), node: (node % 7).to_string(), lease_ms };
                 self.drive(Event::ClaimSeen(claim));
             }
             Op::Failure { node, at, times } => {

@@ -10,8 +10,9 @@ use microlambda_faces::proto::{
 use microlambda_faces::{Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace, Unusable};
 use microlambda_wire::{
     Blob, CameraHead, CameraStatus, ChainClass, ChainLag, ClaimNote, Continuation, DoneNote, EndMark, EventKind,
-    EventNote, FaceNote, FrameMeta, GapReason, Name, NodeStatus, Payload, Record, RecordNote, SetAsideNote, SourceCounters,
-    StepTiming, SyncHave, SyncWant, Topic, TopicPrefix, UnitFailure, Want, to_payload, write_frame_meta,
+    EventNote, FaceNote, FrameMeta, GapReason, Name, NodeStatus, Payload, Record, RecordNote, SetAsideNote,
+    SourceCounters, StepTiming, SyncHave, SyncWant, Topic, TopicPrefix, UnitFailure, Want, to_payload,
+    write_frame_meta,
 };
 
 use crate::name;
@@ -91,102 +92,129 @@ fn payloads() -> Vec<Vec<u8>> {
     let end = Record::End { count: 9, manifest: Digest::of(b"") };
     let claim = Claim { step: Version::at(4), epoch: 1, node: "a".into(), lease_ms: 1_500 };
     let failed = UnitFailure { version: Version::at(4), times: 2, why: "it ended".into() };
-    let lag = ChainLag { chain: chain(), class: ChainClass::Live, version: Version::at(4), lag: 2, waits_for: "".into() };
+    let lag =
+        ChainLag { chain: chain(), class: ChainClass::Live, version: Version::at(4), lag: 2, waits_for: "".into() };
     let cost = ClassCost { class: CLASS_DETECT, mean: 5, deviation: 2, peak: 7, samples: 3 };
     let mut seeds = [gap, end].map(|record| payload(3, &RecordNote { chain: chain(), sequence: 5, record })).to_vec();
     seeds.extend([
-        payload(0, &CameraStatus {
-            camera: camera(),
-            boot: boot(),
-            online: true,
-            source: "folder /srv".into(),
-            trouble: String::new(),
-            counters: SourceCounters::default(),
-        }),
-        payload(1, &CameraHead {
-            camera: camera(),
-            chain: chain(),
-            class: ChainClass::Batch,
-            oldest: 2,
-            next: 9,
-            end: Some(EndMark { count: 9, manifest: Digest::of(b"") }),
-        }),
-        payload(2, &Want {
-            node: node(),
-            boot: boot(),
-            chain: chain(),
-            cursor: 3,
-            credit: 8,
-            committed: 2,
-            expires_ms: 3_000,
-        }),
-        payload(4, &Continuation {
-            chain: chain(),
-            node: node(),
-            boot: boot(),
-            lambda: Digest::of(b"lambda"),
-            parent: head(3, 1),
-            head: head(4, 0),
-            delta: Some(Blob(vec![1, 2, 3])),
-            again: false,
-            timing: Some(StepTiming::default()),
-            frames: Vec::new(),
-        }),
+        payload(
+            0,
+            &CameraStatus {
+                camera: camera(),
+                boot: boot(),
+                online: true,
+                source: "folder /srv".into(),
+                trouble: String::new(),
+                counters: SourceCounters::default(),
+            },
+        ),
+        payload(
+            1,
+            &CameraHead {
+                camera: camera(),
+                chain: chain(),
+                class: ChainClass::Batch,
+                oldest: 2,
+                next: 9,
+                end: Some(EndMark { count: 9, manifest: Digest::of(b"") }),
+            },
+        ),
+        payload(
+            2,
+            &Want { node: node(), boot: boot(), chain: chain(), cursor: 3, credit: 8, committed: 2, expires_ms: 3_000 },
+        ),
+        payload(
+            4,
+            &Continuation {
+                chain: chain(),
+                node: node(),
+                boot: boot(),
+                lambda: Digest::of(b"lambda"),
+                parent: head(3, 1),
+                head: head(4, 0),
+                delta: Some(Blob(vec![1, 2, 3])),
+                again: false,
+                timing: Some(StepTiming::default()),
+                frames: Vec::new(),
+            },
+        ),
         payload(5, &ClaimNote { chain: chain(), boot: boot(), claim, failed: Some(failed) }),
-        payload(6, &DoneNote {
-            chain: chain(),
-            camera: camera(),
-            head: head(9, 0),
-            frames: 9,
-            unreadable: 1,
-            faces_seen: 4,
-            people: vec![name("f0"), name("f1")],
-        }),
-        payload(7, &SyncWant { node: node(), chain: chain(), locator: vec![(4, Digest::of(b"")), (0, Digest::default())] }),
-        payload(8, &SyncHave {
-            node: node(),
-            chain: chain(),
-            lambda: Digest::of(b"lambda"),
-            base: (0, Digest::default()),
-            newest: head(4, 1),
-            delta: Blob(vec![1, 2, 3]),
-        }),
-        payload(9, &EventNote {
-            id: name("e0"),
-            kind: EventKind::NewFace,
-            face: name("f0"),
-            camera: camera(),
-            chain: chain(),
-            sequence: 4,
-            face_index: 0,
-            captured_at_ms: 1_700_000_000_000,
-            label: "a.jpg".into(),
-        }),
-        payload(10, &FaceNote {
-            face: name("f0"),
-            name: "Ada".into(),
-            camera: camera(),
-            chain: chain(),
-            first_sequence: 4,
-            first_seen_ms: 1,
-            last_seen_ms: 2,
-            frames: 3,
-            label: "a.jpg".into(),
-            thumbnail: Blob(vec![0xff, 0xd8]),
-        }),
-        payload(11, &NodeStatus {
-            node: node(),
-            boot: boot(),
-            online: true,
-            program: "0".into(),
-            engine: "test".into(),
-            load_permille: 20,
-            costs: vec![cost],
-            chains: vec![lag],
-            counters: vec![("steps".into(), 4)],
-            set_aside: vec![SetAsideNote { chain: chain(), version: Version::at(3), why: "a: 3 × it ended".into() }],
-            trouble: String::new(),
-        }),
+        payload(
+            6,
+            &DoneNote {
+                chain: chain(),
+                camera: camera(),
+                head: head(9, 0),
+                frames: 9,
+                unreadable: 1,
+                faces_seen: 4,
+                people: vec![name("f0"), name("f1")],
+            },
+        ),
+        payload(
+            7,
+            &SyncWant { node: node(), chain: chain(), locator: vec![(4, Digest::of(b"")), (0, Digest::default())] },
+        ),
+        payload(
+            8,
+            &SyncHave {
+                node: node(),
+                chain: chain(),
+                lambda: Digest::of(b"lambda"),
+                base: (0, Digest::default()),
+                newest: head(4, 1),
+                delta: Blob(vec![1, 2, 3]),
+            },
+        ),
+        payload(
+            9,
+            &EventNote {
+                id: name("e0"),
+                kind: EventKind::NewFace,
+                face: name("f0"),
+                camera: camera(),
+                chain: chain(),
+                sequence: 4,
+                face_index: 0,
+                captured_at_ms: 1_700_000_000_000,
+                label: "a.jpg".into(),
+            },
+        ),
+        payload(
+            10,
+            &FaceNote {
+                face: name("f0"),
+                name: "Ada".into(),
+                camera: camera(),
+                chain: chain(),
+                first_sequence: 4,
+                first_seen_ms: 1,
+                last_seen_ms: 2,
+                frames: 3,
+                label: "a.jpg".into(),
+                thumbnail: Blob(vec![0xff, 0xd8]),
+            },
+        ),
+        payload(
+            11,
+            &NodeStatus {
+                node: node(),
+                boot: boot(),
+                online: true,
+                program: "0".into(),
+                engine: "test".into(),
+                load_permille: 20,
+                costs: vec![cost],
+                chains: vec![lag],
+                counters: vec![("steps".into(), 4)],
+                set_aside: vec![SetAsideNote {
+                    chain: chain(),
+                    version: Version::at(3),
+                    why: "a: 3 × it ended".into(),
+                }],
+                trouble: String::new(),
+            },
+        ),
     ]);
     seeds
 }
@@ -276,7 +304,10 @@ fn worker() -> Vec<Vec<u8>> {
                 },
             },
         ),
-        (FromWorker::Fatal { message: "no model".into() }, unit(UnitOutcome::Done(Analysis::SetAside { why: "".into() }))),
+        (
+            FromWorker::Fatal { message: "no model".into() },
+            unit(UnitOutcome::Done(Analysis::SetAside { why: "".into() })),
+        ),
     ];
     let start = ToWorker::Start {
         step: 1,
@@ -302,7 +333,8 @@ fn two(direction: u8, first: Vec<u8>, second: &[u8]) -> Vec<u8> {
 
 fn checkpoints() -> Vec<Vec<u8>> {
     let (partials, analysis) = states();
-    let record = |n: u64| Record::Frame { captured_at_ms: 1_000 * n, digest: Digest::of(&[]), label: format!("{n}.jpg") };
+    let record =
+        |n: u64| Record::Frame { captured_at_ms: 1_000 * n, digest: Digest::of(&[]), label: format!("{n}.jpg") };
     let entry = |sequence, record, analysis| Entry { sequence, record, analysis, engine: "test".into() };
     let gap = Record::Gap { count: 3, reason: GapReason::SpoolFull };
     let end = Record::End { count: 6, manifest: Digest::of(b"") };
@@ -343,7 +375,8 @@ fn configs() -> Vec<Vec<u8>> {
         all_keys(edge_agent::config::EXAMPLE),
         camera_agent::config::EXAMPLE.to_owned(),
         "camera = \"door\"\n[source]\nkind = \"folder\"\npath = \"/srv/pictures\"\n".to_owned(),
-        "[source]\nkind = \"command\"\ncommand = [\"cat\", \"a\"]\nfinite = true\n[frame]\nbytes-max = 65536\n".to_owned(),
+        "[source]\nkind = \"command\"\ncommand = [\"cat\", \"a\"]\nfinite = true\n[frame]\nbytes-max = 65536\n"
+            .to_owned(),
         "[broker]\nurl = \"mqtts://[::1]:8883\"\nusername = \"a\"\n[faces]\ndistance-max = 0.5\n".to_owned(),
         "mqtt://broker.example:1883/".to_owned(),
         "mqtts://[fe80::1]".to_owned(),
