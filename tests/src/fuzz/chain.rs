@@ -413,7 +413,7 @@ impl Setup {
     }
 
     fn is_done(&self, head: Head) -> bool {
-        self.end.is_some_and(|end| head.version.sequence >= u64::from(end) + 1)
+        self.end.is_some_and(|end| head.version.sequence > u64::from(end))
     }
 }
 
