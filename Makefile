@@ -1,6 +1,6 @@
 # Everything a person runs. The work is in scripts/; this file gives it names.
 .DEFAULT_GOAL := help
-.PHONY: help setup models calibration build demo test vm-test soak model torture bench check-fast clean
+.PHONY: help setup models calibration build demo test vm-test soak model fuzz torture bench check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
 export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES SEED
@@ -41,6 +41,9 @@ model: ## the model checker on the sites that take long; part of test are the sm
 torture: ## real processes under faults of every kind for MINUTES, on BROKER=mosquitto or nats; SEED= repeats one
 	scripts/setup test
 	scripts/torture
+
+fuzz: ## every decoder and the chain fed with strange bytes, SECONDS=600 for each target, or one TARGET
+	FUZZ_SECONDS=$(or $(SECONDS),600) TARGET=$(TARGET) scripts/fuzz
 
 bench: ## the measurements of benches/, optimised
 	scripts/setup test

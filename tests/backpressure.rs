@@ -20,8 +20,8 @@ const PICTURES: u64 = 240;
 /// So many fit its spool.
 const SPOOL_FRAMES: i64 = 20;
 /// What the largest process may have had resident, KiB; all pictures together are far more.
-const EDGE_KIB_MAX: u64 = 48 << 10;
-const CAMERA_KIB_MAX: u64 = 40 << 10;
+const EDGE_KIB_MAX: u64 = 32 << 10;
+const CAMERA_KIB_MAX: u64 = 24 << 10;
 const R_LIMIT_MS: u64 = 2_000;
 
 /// A picture of some 350 KB that no encoder can shorten.

@@ -26,7 +26,7 @@ fn replay(name: &str) {
         bytes += input.len() as u64;
     }
     assert!(
-        files >= 10,
+        files >= 5,
         "a corpus of {files} files: run `make fuzz TARGET={name}`, then `scripts/fuzz minimise {name}`"
     );
     assert!(bytes <= CORPUS_BYTES_MAX, "a corpus of {bytes} bytes: run `scripts/fuzz minimise {name}`");

@@ -9,10 +9,10 @@ use edge_agent::node::Node;
 use edge_agent::store::{Advance, Store};
 use edge_agent::worker::WorkerEvent;
 use microlambda::{Budget, Digest, Head, UnitCost};
-use microlambda_faces::FaceParams;
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::FoldState;
-use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, ToWorker};
+use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, ToWorker, UnitOutcome};
+use microlambda_faces::{Analysis, FaceParams};
 use microlambda_runtime::Message;
 use microlambda_tests::name;
 use microlambda_tests::sim::camera::SimCamera;
@@ -218,6 +218,59 @@ fn a_unit_that_had_to_be_killed_is_told_with_the_remedy_and_not_tried_again_at_o
     let budget = Budget::from_table(&costs.expect("a second try, some seconds later"));
     let tile = UnitCost::run(CLASS_DETECT, 640 * 640);
     assert!(!budget.fits_first(&tile, 0, 1_000_000), "the budget has learnt that a larger unit does not fit either");
+}
+
+#[test]
+fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
+    let mut bench = Bench::new();
+    for _ in 0..3 {
+        // Of whatever step: costs are what they are.
+        let outcome = UnitOutcome::Done(Analysis::Unreadable { why: "costs only".into() });
+        let run = (CLASS_DETECT, 320 * 240, 20_000);
+        bench.worker_says(FromWorker::Unit { step: 0, sequence: 0, prepare: None, run, outcome, thumbnail: None });
+    }
+    let mut camera = camera();
+    bench.serve(&mut camera);
+    bench.pass_us(100_000);
+    bench.serve(&mut camera);
+    for step in 1..=3 {
+        assert_eq!(bench.starts(), step);
+        bench.worker_says(FromWorker::Begin { step: step as u64, part: (CLASS_DETECT, 320 * 240) });
+        bench.pass_us(1_100_000);
+        bench.worker_is_ready();
+        bench.pass_us(100_000);
+        bench.serve(&mut camera);
+    }
+    let status = bench.status();
+    let count = |counter: &str| status.counters.iter().find(|(name, _)| name == counter).map(|(_, count)| *count);
+    assert_eq!(
+        [count("units-run-away"), count("unit-failures"), count("units-set-aside")],
+        [Some(3), Some(3), Some(1)]
+    );
+    let [unit] = status.set_aside.as_slice() else { panic!("{:?}", status.set_aside) };
+    assert!(unit.why.contains("a: 3 × killed after 1100 ms, where such units take 19 ms"), "{}", unit.why);
+    assert_eq!(status.trouble, "", "it is no matter of r-limit-ms");
+}
+
+#[test]
+fn an_agent_that_stood_still_itself_holds_nothing_against_the_unit() {
+    let mut bench = Bench::new();
+    for _ in 0..3 {
+        let outcome = UnitOutcome::Done(Analysis::Unreadable { why: "costs only".into() });
+        let run = (CLASS_DETECT, 320 * 240, 20_000);
+        bench.worker_says(FromWorker::Unit { step: 0, sequence: 0, prepare: None, run, outcome, thumbnail: None });
+    }
+    let mut camera = camera();
+    bench.serve(&mut camera);
+    bench.pass_us(1_000_000);
+    bench.serve(&mut camera);
+    bench.worker_says(FromWorker::Begin { step: 1, part: (CLASS_DETECT, 320 * 240) });
+    bench.pass_us(8_000_000);
+    let status = bench.status();
+    let count = |counter: &str| status.counters.iter().find(|(name, _)| name == counter).map(|(_, count)| *count);
+    assert_eq!([count("kills"), count("unit-failures"), count("units-run-away")], [Some(1), Some(0), Some(0)]);
+    let cost = status.costs.iter().find(|cost| cost.class == CLASS_DETECT).expect("what is known");
+    assert_eq!(cost.samples, 3, "nor does it say anything of costs");
 }
 
 #[test]

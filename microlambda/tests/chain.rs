@@ -318,6 +318,38 @@ fn a_unit_that_fails_on_two_nodes_is_set_aside_and_the_chain_goes_on() {
 }
 
 #[test]
+fn the_reason_of_a_unit_set_aside_is_bounded_whatever_peers_say() {
+    let mut bench = running();
+    for node in 0..80 {
+        let (node, why) = (format!("stranger-{node}"), "ü".repeat(500));
+        bench.feed(Event::FailureSeen { node, at: Version::at(0), times: 1, why });
+    }
+    let effects = bench.ended(head(0), StepEnd::Died { why: "it ended".into() });
+    let why = effects.iter().find_map(|effect| match effect {
+        Effect::Persist(Commit::SetAside { why, .. }) => Some(why.clone()),
+        _ => None,
+    });
+    let why = why.expect("a unit set aside");
+    assert!(why.starts_with("a: 1 × it ended; ") && (1_000..=1_024).contains(&why.len()), "{}: {why}", why.len());
+}
+
+#[test]
+fn a_start_that_was_committed_with_the_chains_end_is_withdrawn() {
+    // A camera that speaks of records behind its own end is wrong: nothing will come of them.
+    let mut bench = running();
+    let ctx = Context { now_us: bench.now_us, worker_free: true, peers: &bench.peers };
+    let effects = bench.chain.handle(Event::StepEnded { result: head(1), end: StepEnd::Finished }, &ctx);
+    let Some(Effect::Persist(Commit::Result { result, then: Some(then), .. })) = effects.last() else {
+        panic!("{effects:?}");
+    };
+    let committed = Event::Committed { head: *result, attempt: Some(*then), done: true, holder: Some("a".into()) };
+    let effects = bench.chain.handle(committed, &ctx);
+    assert_eq!(started(&effects), None);
+    assert_eq!(effects.last(), Some(&Effect::Persist(Commit::Withdraw)));
+    assert_eq!(*bench.chain.phase(), Phase::Idle);
+}
+
+#[test]
 fn a_unit_that_fails_on_the_only_node_is_set_aside_after_three_tries() {
     let mut bench = running();
     bench.peers.truncate(1);

@@ -4,8 +4,8 @@
 use microlambda::{Claim, Digest, Head, Version};
 use microlambda_wire::{
     Blob, CameraHead, CameraStatus, ChainClass, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, FrameError,
-    FrameMeta, Name, NodeStatus, Payload, PayloadError, RecordNote, SyncHave, SyncWant, Topic, TopicError, TopicPrefix,
-    Want, from_payload, read_frame_meta, strip_frame_meta, to_payload, write_frame_meta,
+    FrameMeta, Name, NodeStatus, Payload, PayloadError, Record, RecordNote, SyncHave, SyncWant, Topic, TopicError,
+    TopicPrefix, Want, from_payload, read_frame_meta, strip_frame_meta, to_payload, write_frame_meta,
 };
 use proptest::prelude::*;
 
@@ -213,4 +213,30 @@ fn every_example_of_the_documentation_is_a_payload() {
         seen.push(kind);
     }
     assert_eq!(seen.len(), 13, "{seen:?}");
+}
+
+#[test]
+fn numbers_and_times_that_no_store_holds_are_refused() {
+    let (digest, beyond) = (Digest::default(), (1_u64 << 53) + 1);
+    // The store is asked for these numbers: more than 63 bits would end the node.
+    for sequence in [beyond, u64::MAX] {
+        refused::<SyncWant>(&format!(r#"{{"v":1,"node":"b","chain":"door-1","locator":[[{sequence},"{digest}"]]}}"#));
+        let claim = format!(
+            r#"{{"step":{{"generation":0,"sequence":{sequence},"unit":0}},"epoch":0,"node":"b","lease_ms":1}}"#
+        );
+        refused::<ClaimNote>(&format!(r#"{{"v":1,"chain":"door-1","boot":"b0","claim":{claim}}}"#));
+    }
+    let event = |at_ms: u64| {
+        format!(
+            r#"{{"v":1,"id":"e","kind":"new-face","face":"f","camera":"door","chain":"door-1","sequence":1,"face_index":0,"captured_at_ms":{at_ms}}}"#
+        )
+    };
+    assert!(from_payload::<EventNote>(event(beyond - 1).as_bytes()).is_ok());
+    refused::<EventNote>(&event(beyond));
+    // And these would be part of a record, on every node.
+    let picture = jpeg(b"one");
+    let frame = write_frame_meta(&picture, &FrameMeta { captured_at_ms: beyond, ..meta(&picture) }).unwrap();
+    assert!(matches!(strip_frame_meta(&frame), Err(FrameError::Malformed(_))));
+    let record = Record::Frame { captured_at_ms: beyond, digest, label: String::new() };
+    assert!(Record::from_canonical_bytes(&record.canonical_bytes()).is_err());
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use microlambda_runtime::counted;
+use microlambda_wire::TIME_MS_MAX;
 
 use super::{Captured, Next, Source, SourceError, input_of, label_of};
 use crate::picture::Picture;
@@ -150,7 +151,8 @@ fn read(path: &Path) -> std::io::Result<(Vec<u8>, u64)> {
 
 fn modified_at_ms(metadata: &std::fs::Metadata) -> u64 {
     let since = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(0)
+    // A file system may hold a time that no record can.
+    u64::try_from(since.as_millis()).unwrap_or(0).min(TIME_MS_MAX)
 }
 
 /// Same length and modification time, or, if only the time differs, the same bytes.

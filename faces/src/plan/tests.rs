@@ -132,6 +132,43 @@ fn an_analysis_goes_through_its_tiles_then_its_faces_and_ends() {
 }
 
 #[test]
+fn a_score_that_is_no_number_is_no_detection_and_makes_no_state() {
+    let plan = Plan::of(1280, 720, PX_MAX);
+    let face = |score| SeenFace { rect: Rect { left: 10, top: 10, right: 99, bottom: 99 }, score };
+    let mut partial = plan.begin();
+    plan.tile_done(&mut partial, &[face(f32::NAN), face(1.0), face(f32::INFINITY)]);
+    assert_eq!(partial.found, [face(1.0)]);
+    // A stranger's: the merge after the last tile would make a state of it that everybody refuses.
+    for score in [f32::NAN, f32::INFINITY] {
+        assert!(!plan.accepts(&Partial { found: vec![face(score)], ..partial.clone() }));
+    }
+}
+
+#[test]
+fn detections_and_tiles_set_aside_are_bounded() {
+    let plan = Plan::of(1280, 720, PX_MAX);
+    let seen = |n: usize| {
+        let left = i32::try_from(n % 1_000).unwrap_or(0);
+        SeenFace { rect: Rect { left, top: 10, right: left + 50, bottom: 60 }, score: n as f32 }
+    };
+    let all: Vec<SeenFace> = (0..2 * FOUND_MAX).map(seen).collect();
+    let (mut at_once, mut in_parts) = (plan.begin(), plan.begin());
+    plan.tile_done(&mut at_once, &all);
+    plan.tile_done(&mut at_once, &[]);
+    plan.tile_done(&mut in_parts, &all[FOUND_MAX..]);
+    plan.tile_done(&mut in_parts, &all[..FOUND_MAX]);
+    assert_eq!(at_once.found.len(), FOUND_MAX);
+    assert!(at_once.found.iter().all(|face| face.score >= FOUND_MAX as f32), "the surest are kept");
+    at_once.found.sort_by(surest_first);
+    in_parts.found.sort_by(surest_first);
+    assert_eq!(at_once, in_parts, "in whatever order they were found");
+    assert!(plan.accepts(&at_once));
+    assert!(!plan.accepts(&Partial { found: all, ..at_once.clone() }));
+    let tiles = (0..3).map(|index| Tile { index, why: String::new() }).collect();
+    assert!(!plan.accepts(&Partial { tiles_set_aside: tiles, ..at_once }), "more set aside than searched");
+}
+
+#[test]
 fn a_state_of_another_picture_is_refused() {
     let plan = Plan::of(320, 240, PX_MAX);
     let mut searched = plan.begin();
