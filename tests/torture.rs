@@ -16,3 +16,8 @@ fn torture(args: &[&str]) {
 fn nothing_is_lost_and_nothing_comes_twice_whatever_happens_to_agents_workers_disks_links_and_mosquitto() {
     torture(&["--seconds", "45", "--seed", "6"]);
 }
+
+#[test]
+fn the_same_holds_on_three_nats_servers_of_which_one_at_a_time_dies_freezes_or_forgets() {
+    torture(&["--broker", "nats", "--seconds", "20", "--seed", "1"]);
+}

@@ -22,9 +22,20 @@ use super::Error;
 
 /// Tells the program that it has been started inside, so that it does not go further in.
 pub const INSIDE_VARIABLE: &str = "MICROLAMBDA_TORTURE_INSIDE";
-/// The namespaces, entered together.
-const UNSHARE: [&str; 8] =
-    ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--mount-proc", "--propagation=private"];
+/// The namespaces, entered together; they end with this program even if that is killed.
+const UNSHARE: [&str; 11] = [
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--mount",
+    "--pid",
+    "--net",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--propagation=private",
+];
 /// The site's own network; the brokers and proxies listen here.
 const HUB: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// An agent's file system, bytes: room for some thousand records, and soon filled.
