@@ -143,7 +143,10 @@ impl Watch {
             dropped: sum.dropped + one.dropped,
             freed_on_one: sum.freed_on_one + one.freed_on_one,
             unreadable: sum.unreadable + one.unreadable,
-            ..sum
+            reencoded: sum.reencoded + one.reencoded,
+            reopened: sum.reopened + one.reopened,
+            refused_messages: sum.refused_messages + one.refused_messages,
+            begun_anew: sum.begun_anew + one.begun_anew,
         })
     }
 
