@@ -277,6 +277,17 @@ impl Agent {
                 self.audience.on_status(&node, online, now_ms());
                 Ok(())
             }
+            // Taken away from the broker.
+            Topic::CameraHead { .. } if payload.is_empty() => Ok(()),
+            Topic::CameraHead { .. } => {
+                let head: CameraHead = from_payload(payload).map_err(|error| error.to_string())?;
+                let own = self.head_now();
+                // What this agent says never lies ahead of what it holds.
+                if head.chain == own.chain && head.next > own.next {
+                    self.was_set_back(&head.chain, "the head that the broker has kept", head.next, own.next);
+                }
+                Ok(())
+            }
             other => Err(format!("{other:?} is not for a camera")),
         }
     }
@@ -287,7 +298,7 @@ impl Agent {
             desk.view.oldest..desk.view.next
         };
         if want.chain == self.desk.borrow().view.chain && want.committed > held.end {
-            self.was_set_back(want, held.end);
+            self.was_set_back(&want.chain, want.node.as_str(), want.committed, held.end);
         }
         log::trace!(node:% = want.node, cursor = want.cursor, credit = want.credit, committed = want.committed; "want");
         match self.audience.on_want(want, held, now_ms()) {
@@ -318,18 +329,18 @@ impl Agent {
 
     /// A node has committed more records than this spool has ever written: it is an older copy of what it was. A finite input
     /// gives the same pictures under the same numbers again; a live one does not.
-    fn was_set_back(&mut self, want: &Want, next: u64) {
+    fn was_set_back(&mut self, chain: &Name, witness: &str, known: u64, next: u64) {
         let live = self.desk.borrow().view.class == ChainClass::Live;
-        if !live || self.given_up.as_ref() == Some(&want.chain) {
+        if !live || self.given_up.as_ref() == Some(chain) {
             return;
         }
         log::error!(
-            chain:% = want.chain, node:% = want.node, committed = want.committed, next;
-            "a node holds records that this spool never wrote: it was set back to an older copy, and a new chain begins. \
+            chain:% = chain, witness, known, next;
+            "records are known that this spool never wrote: it was set back to an older copy, and a new chain begins. \
              What the lost part held and no node had taken is lost"
         );
         self.begun_anew += 1;
-        self.given_up = Some(want.chain.clone());
+        self.given_up = Some(chain.clone());
         self.clerk.begin_anew();
     }
 

@@ -135,6 +135,8 @@ impl Topic {
     /// What a camera subscribes to: wishes for its frames, and who is alive to hold them.
     pub fn camera_filters(prefix: &TopicPrefix, camera: &Name) -> Vec<String> {
         let prefix = &prefix.0;
-        vec![format!("{prefix}/camera/{camera}/want"), format!("{prefix}/node/+/status")]
+        let own = |what| format!("{prefix}/camera/{camera}/{what}");
+        // Its own last head, which the broker keeps, tells it whether its spool was set back.
+        vec![own("want"), own("head"), format!("{prefix}/node/+/status")]
     }
 }

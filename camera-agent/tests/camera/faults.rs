@@ -91,7 +91,9 @@ async fn a_live_camera_set_back_to_an_older_spool_begins_a_new_chain_and_loses_n
     agent.kill();
     std::fs::remove_dir_all(&state).unwrap();
     std::fs::rename(&copy, &state).unwrap();
-    // The numbers 2 to 4 are used a second time, until a node tells that it has taken others under them.
+    // The broker has forgotten what it kept: the numbers 2 to 4 are used a second time, until a node tells that it has taken others
+    // under them.
+    observer.forget_head().await;
     let (_, _agent, _lens) = record(&mut observer, 3, 5).await;
     observer.want("n1", 6, 10, 6);
     let head = observer.head(|head| head.chain != before.chain).await;
@@ -101,6 +103,37 @@ async fn a_live_camera_set_back_to_an_older_spool_begins_a_new_chain_and_loses_n
         let (meta, picture) = observer.frame("n1", n).await;
         assert_eq!((&meta.chain, picture), (&head.chain, jpeg(64, 48, 6 + n as u32)));
     }
+    observer.status(|status| status.counters.begun_anew == 1).await;
+}
+
+#[tokio::test]
+async fn a_live_camera_set_back_learns_of_it_from_its_own_last_head_though_no_node_is_there() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, &Lens::source(""));
+    let mut observer = Observer::new(broker.port).await;
+    let (state, copy) = (setup.folder.path().join("state"), setup.folder.path().join("copy"));
+    Lens::make(&setup);
+    let mut agent = setup.run(&[]);
+    let mut lens = Lens::open(&setup).await;
+    lens.show(&jpeg(64, 48, 0));
+    observer.head(|head| head.next == 1).await;
+    agent.kill();
+    assert!(Command::new("cp").arg("-r").args([&state, &copy]).status().unwrap().success());
+    Lens::make(&setup);
+    let mut agent = setup.run(&[]);
+    let mut lens = Lens::open(&setup).await;
+    lens.show(&jpeg(64, 48, 1));
+    let before = observer.head(|head| head.next == 2).await;
+    agent.kill();
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::rename(&copy, &state).unwrap();
+    Lens::make(&setup);
+    let _agent = setup.run(&[]);
+    let mut lens = Lens::open(&setup).await;
+    let head = observer.head(|head| head.chain != before.chain).await;
+    assert_eq!((head.oldest, head.next), (0, 0));
+    lens.show(&jpeg(64, 48, 2));
+    observer.head(|head| head.chain != before.chain && head.next == 1).await;
     observer.status(|status| status.counters.begun_anew == 1).await;
 }
 

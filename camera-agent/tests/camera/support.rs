@@ -252,7 +252,7 @@ impl Observer {
         loop {
             let LinkEvent::Message { topic, payload, .. } = self.next_event().await else { continue };
             let topic = Topic::parse(&self.prefix, &topic).unwrap();
-            if let Topic::CameraHead { .. } = topic {
+            if matches!(topic, Topic::CameraHead { .. }) && !payload.is_empty() {
                 self.chain = Some(from_payload::<CameraHead>(&payload).unwrap().chain);
             }
             if let Topic::CameraStatus { .. } = topic {
@@ -266,6 +266,7 @@ impl Observer {
 
     pub async fn head(&mut self, holds: impl Fn(&CameraHead) -> bool) -> CameraHead {
         self.until(|topic, payload| match topic {
+            Topic::CameraHead { .. } if payload.is_empty() => None,
             Topic::CameraHead { .. } => Some(from_payload::<CameraHead>(payload).unwrap()).filter(|head| holds(head)),
             _ => None,
         })
@@ -316,6 +317,14 @@ impl Observer {
             Got::Record { node: to, note } if to == node => note,
             other => panic!("{other:?} instead of a record for {node}"),
         }
+    }
+
+    /// Makes the broker forget the head that it has kept, and waits until it has.
+    pub async fn forget_head(&mut self) {
+        let topic = Topic::CameraHead { camera: name("door") };
+        self.link.publish(topic.build(&self.prefix), Vec::new(), true).unwrap();
+        let gone = |topic: &Topic, payload: &Bytes| matches!(topic, Topic::CameraHead { .. }) && payload.is_empty();
+        self.until(|topic, payload| gone(topic, payload).then_some(())).await;
     }
 
     pub fn want(&self, node: &str, cursor: u64, credit: u32, committed: u64) {

@@ -65,8 +65,6 @@ pub fn usual_faults(ground: &Ground) -> Vec<Fault> {
     let possible = |fault: &Fault| match fault {
         Fault::CableOut => ground.networks.is_ok(),
         Fault::CableSlow => ground.shaping.is_ok(),
-        // The agent ends on such a database, and does not yet keep it aside.
-        Fault::StoreDamaged => false,
         _ => true,
     };
     Fault::ALL.into_iter().filter(possible).collect()

@@ -147,6 +147,8 @@ impl Watch {
             reopened: sum.reopened + one.reopened,
             refused_messages: sum.refused_messages + one.refused_messages,
             begun_anew: sum.begun_anew + one.begun_anew,
+            lost: sum.lost + one.lost,
+            spools_kept_aside: sum.spools_kept_aside + one.spools_kept_aside,
         })
     }
 
