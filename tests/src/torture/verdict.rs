@@ -74,6 +74,8 @@ pub fn held(site: &Site, member: usize) -> Result<Held, Error> {
         }
         // Who made the head is no part of it.
         chain["holder"] = Value::Null;
+        // What failed last on this node is its own.
+        chain["failing"] = Value::Null;
         chains.insert(chain["chain"].as_str().unwrap_or_default().to_owned(), chain);
     }
     let (mut events, mut waiting, mut count) = (BTreeMap::new(), 0, 0);
