@@ -220,15 +220,20 @@ fn a_unit_that_had_to_be_killed_is_told_with_the_remedy_and_not_tried_again_at_o
     assert!(!budget.fits_first(&tile, 0, 1_000_000), "the budget has learnt that a larger unit does not fit either");
 }
 
-#[test]
-fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
-    let mut bench = Bench::new();
+/// Teaches the node what a search of 320×240 px takes: 20 ms.
+fn learn_short_searches(bench: &mut Bench) {
     for _ in 0..3 {
         // Of whatever step: costs are what they are.
         let outcome = UnitOutcome::Done(Analysis::Unreadable { why: "costs only".into() });
         let run = (CLASS_DETECT, 320 * 240, 20_000);
         bench.worker_says(FromWorker::Unit { step: 0, sequence: 0, prepare: None, run, outcome, thumbnail: None });
     }
+}
+
+#[test]
+fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
+    let mut bench = Bench::new();
+    learn_short_searches(&mut bench);
     let mut camera = camera();
     bench.serve(&mut camera);
     bench.pass_us(100_000);
@@ -255,11 +260,7 @@ fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
 #[test]
 fn an_agent_that_stood_still_itself_holds_nothing_against_the_unit() {
     let mut bench = Bench::new();
-    for _ in 0..3 {
-        let outcome = UnitOutcome::Done(Analysis::Unreadable { why: "costs only".into() });
-        let run = (CLASS_DETECT, 320 * 240, 20_000);
-        bench.worker_says(FromWorker::Unit { step: 0, sequence: 0, prepare: None, run, outcome, thumbnail: None });
-    }
+    learn_short_searches(&mut bench);
     let mut camera = camera();
     bench.serve(&mut camera);
     bench.pass_us(1_000_000);
