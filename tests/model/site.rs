@@ -319,7 +319,8 @@ impl Site {
     /// under way arrives, any one message of it does not, or nothing does.
     fn recovers(&self, state: &State) -> bool {
         sabotage::choose(self.sabotage);
-        let one_less = state.net.iter().map(|lost| state.net.iter().filter(|message| *message != lost).cloned().collect());
+        let one_less =
+            state.net.iter().map(|lost| state.net.iter().filter(|message| *message != lost).cloned().collect());
         let nets = [state.net.clone(), Net::new()].into_iter().chain(one_less);
         let comes = |net| self.comes_to_its_end(State { net, ..state.clone() });
         catch_unwind(AssertUnwindSafe(|| nets.map(comes).all(|comes| comes))).unwrap_or(false)
