@@ -87,7 +87,7 @@ fn plan_user(user: &User, facts: &Facts, plan: &mut Plan, problems: &mut Problem
         user.groups.iter().map(String::as_str).filter(|&group| facts.groups.contains(group)).collect();
     let mut args: Vec<String> = Vec::new();
     let program = if is_new {
-        args.extend(["--create-home", "--user-group", "--shell", "/bin/bash"].map(str::to_owned));
+        args.extend(["--create-home", "--user-group", "--no-log-init", "--shell", "/bin/bash"].map(str::to_owned));
         if !groups.is_empty() {
             args.extend(["--groups".to_owned(), groups.join(",")]);
         }
