@@ -36,11 +36,17 @@ fn a_whole_first_start_sets_everything_up() {
     assert_eq!(machine.text("/etc/hostname"), "hub\n");
     assert!(machine.text("/etc/hosts").contains("127.0.1.1\thub.local hub\n"));
     assert!(machine.text("/etc/default/keyboard").contains("XKBLAYOUT=\"gb\""));
-    assert_eq!(fs::read_link(machine.root().join("etc/localtime")).unwrap(), Path::new("/usr/share/zoneinfo/Europe/London"));
+    assert_eq!(
+        fs::read_link(machine.root().join("etc/localtime")).unwrap(),
+        Path::new("/usr/share/zoneinfo/Europe/London")
+    );
     assert!(machine.text("/etc/systemd/timesyncd.conf.d/microlambda.conf").contains("NTP=time.example"));
     assert!(machine.text("/etc/ssh/sshd_config.d/10-microlambda.conf").contains("PasswordAuthentication no"));
     let wlan = machine.text("/etc/wpa_supplicant/wpa_supplicant-wlan0.conf");
-    assert!(wlan.contains("ssid=486f6d65\n") && wlan.contains("country=GB\n") && !wlan.contains("open sesame"), "{wlan}");
+    assert!(
+        wlan.contains("ssid=486f6d65\n") && wlan.contains("country=GB\n") && !wlan.contains("open sesame"),
+        "{wlan}"
+    );
     for (path, mode) in [
         ("/etc/wpa_supplicant/wpa_supplicant-wlan0.conf", 0o600),
         ("/etc/microlambda/camera.toml", 0o640),
@@ -142,7 +148,10 @@ fn a_file_whose_secrets_were_taken_out_can_be_changed() {
     machine.write_boot("rpi-preseed.toml", &changed);
     assert_eq!(machine.start().problems, []);
     assert_eq!(machine.text("/etc/hostname"), "door\n");
-    assert_eq!(machine.text("/etc/wpa_supplicant/wpa_supplicant-wlan0.conf"), before.replace("country=GB", "country=FR"));
+    assert_eq!(
+        machine.text("/etc/wpa_supplicant/wpa_supplicant-wlan0.conf"),
+        before.replace("country=GB", "country=FR")
+    );
     // The key of another network cannot be computed from it.
     machine.write_boot("rpi-preseed.toml", changed.replace("\"Home\"", "\"Office\""));
     machine.start();
@@ -156,7 +165,10 @@ fn a_mistake_is_told_in_plain_words_and_the_note_goes_away_when_it_is_mended() {
     machine.write_boot("microlambda.toml", "site = \"lab\"\nroles = [\"broker\", \"edge\"]\n");
     machine.start();
     let edge = machine.text("/etc/microlambda/edge.toml");
-    machine.write_boot("microlambda.toml", "site = \"My Lab\"\nroles = [\"broker\", \"edge\"]\nrolls = 3\n[edge]\nr-limit-ms = 900\n");
+    machine.write_boot(
+        "microlambda.toml",
+        "site = \"My Lab\"\nroles = [\"broker\", \"edge\"]\nrolls = 3\n[edge]\nr-limit-ms = 900\n",
+    );
     machine.start();
     let told = machine.problems();
     assert!(told.contains("microlambda.toml, line 1: `site`: \"My Lab\" is not a name"), "{told}");
@@ -173,11 +185,16 @@ fn a_mistake_is_told_in_plain_words_and_the_note_goes_away_when_it_is_mended() {
 
 #[test]
 fn whatever_a_file_says_ssh_is_on() {
-    for text in ["[ssh]\nenabled = false\n[", "[ssh]\nenabled = false\nnonsense = 1\n", "\u{0}", "[ssh]\nenabled = \"no\"\n"] {
+    for text in
+        ["[ssh]\nenabled = false\n[", "[ssh]\nenabled = false\nnonsense = 1\n", "\u{0}", "[ssh]\nenabled = \"no\"\n"]
+    {
         let machine = Machine::new();
         machine.write_boot("rpi-preseed.toml", text);
         machine.start();
-        assert!(machine.has("/etc/ssh/sshd_config.d/10-microlambda.conf") && !machine.has("/etc/microlambda/ssh-off"), "{text:?}");
+        assert!(
+            machine.has("/etc/ssh/sshd_config.d/10-microlambda.conf") && !machine.has("/etc/microlambda/ssh-off"),
+            "{text:?}"
+        );
         assert!(machine.problems().contains("rpi-preseed.toml"), "{text:?}: {}", machine.problems());
     }
     let machine = Machine::new();
@@ -198,7 +215,11 @@ fn files_that_are_no_text_too_long_or_no_files_cost_only_themselves() {
     fs::create_dir(machine.boot().join("microlambda-join.toml")).unwrap();
     machine.start();
     let told = machine.problems();
-    for part in ["rpi-preseed.toml: it is not UTF-8", "microlambda.toml: it is not a file of at most 256 KiB", "microlambda-join.toml: it is not a file"] {
+    for part in [
+        "rpi-preseed.toml: it is not UTF-8",
+        "microlambda.toml: it is not a file of at most 256 KiB",
+        "microlambda-join.toml: it is not a file",
+    ] {
         assert!(told.contains(part), "{part}: {told}");
     }
     machine.write_boot("microlambda.toml", EXAMPLE);
@@ -214,7 +235,13 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     let before = machine.everything();
     let text = machine.start_with(true).to_string();
     assert_eq!(machine.everything(), before);
-    for part in ["write /etc/hostname", "run useradd", "run chpasswd", "write /etc/microlambda/camera.toml", "hash the site's passwords"] {
+    for part in [
+        "write /etc/hostname",
+        "run useradd",
+        "run chpasswd",
+        "write /etc/microlambda/camera.toml",
+        "hash the site's passwords",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     for secret in ["correct horse", "open sesame"] {
@@ -289,12 +316,18 @@ fn a_role_that_is_dropped_is_gone_and_the_authority_stays() {
     let authority = machine.text("/etc/microlambda/authority/authority.pem");
     machine.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
     machine.start();
-    for gone in ["/etc/microlambda/camera.toml", "/etc/microlambda/edge.toml", "/etc/credstore/microlambda-camera-mqtt-password"] {
+    for gone in [
+        "/etc/microlambda/camera.toml",
+        "/etc/microlambda/edge.toml",
+        "/etc/credstore/microlambda-camera-mqtt-password",
+    ] {
         assert!(!machine.has(gone), "{gone}");
     }
     machine.write_boot("microlambda.toml", "roles = [\"edge\"]\n");
     machine.start();
-    assert!(!machine.has("/etc/mosquitto/conf.d/microlambda.conf") && !machine.has("/etc/systemd/dnssd/microlambda.dnssd"));
+    assert!(
+        !machine.has("/etc/mosquitto/conf.d/microlambda.conf") && !machine.has("/etc/systemd/dnssd/microlambda.dnssd")
+    );
     assert!(machine.problems().contains("the edge knows no broker yet"), "{}", machine.problems());
     assert_eq!(machine.text("/etc/microlambda/authority/authority.pem"), authority);
 }
@@ -305,7 +338,8 @@ fn the_brokers_certificate_is_made_anew_for_a_new_name_and_near_its_end_and_the_
     machine.now_unix_s = 3;
     machine.write_boot("microlambda.toml", EXAMPLE);
     machine.start();
-    let (authority, first) = (machine.text("/etc/microlambda/site-ca.pem"), machine.text("/etc/mosquitto/microlambda-broker.pem"));
+    let (authority, first) =
+        (machine.text("/etc/microlambda/site-ca.pem"), machine.text("/etc/mosquitto/microlambda-broker.pem"));
     machine.now_unix_s = common::NOW;
     machine.start();
     assert_eq!(machine.text("/etc/mosquitto/microlambda-broker.pem"), first);
@@ -417,7 +451,9 @@ fn no_file_but_those_of_root_alone_holds_a_password_in_the_clear() {
     assert_eq!(credentials.len(), 3);
     let mut holders = 0;
     for (path, (mode, content)) in machine.everything() {
-        let holds = credentials.values().any(|password| content.windows(password.len()).any(|window| window == password.as_bytes()));
+        let holds = credentials
+            .values()
+            .any(|password| content.windows(password.len()).any(|window| window == password.as_bytes()));
         holders += usize::from(holds);
         assert!(!holds || mode & 0o077 == 0, "{}", path.display());
         assert!(!holds || !path.ends_with("microlambda.passwords"), "mosquitto's file holds hashes");

@@ -125,13 +125,24 @@ fn key(line: &str) -> Checked<String> {
         );
     };
     let blob = words.next().and_then(decode_base64).unwrap_or_default();
-    // The blob names its kind again, behind four bytes of length.
-    let named = blob.get(..4).and_then(|length| Some(u32::from_be_bytes(length.try_into().ok()?) as usize));
-    let inner = named.and_then(|length| blob.get(4..length.checked_add(4)?));
-    if inner != Some(kind.as_bytes()) {
+    // The blob is fields behind their lengths, the kind first: a text that was cut ends inside one.
+    let fields = fields_of(&blob).unwrap_or_default();
+    if fields.len() < 2 || fields[0] != kind.as_bytes() {
         return Err(format!("the text behind {kind} is damaged: copy the whole line of the .pub file"));
     }
     Ok(line.to_owned())
+}
+
+/// Fields, each behind four bytes of length; none if the last is cut.
+fn fields_of(mut blob: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut fields = Vec::new();
+    while !blob.is_empty() {
+        let (length, rest) = blob.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        fields.push(rest.get(..length)?);
+        blob = &rest[length..];
+    }
+    Some(fields)
 }
 
 fn decode_base64(text: &str) -> Option<Vec<u8>> {

@@ -143,7 +143,7 @@ fn authority(text: String) -> check::Checked<String> {
         return Err(damaged());
     }
     // In its one form, without whatever stood around it.
-    let pem: Result<Vec<Vec<u8>>, _> = found.iter().map(X509::to_pem).collect();
+    let pem: Result<Vec<Vec<u8>>, _> = found.iter().map(|certificate| certificate.to_pem()).collect();
     String::from_utf8(pem.map_err(|_| damaged())?.concat()).map_err(|_| damaged())
 }
 

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use microlambda_provision::apply::{Options, Report, apply};
 use tempfile::TempDir;
 
+pub mod hub;
+
 /// A clock that is right, s since 1970 (2026).
 pub const NOW: i64 = 1_780_000_000;
 /// A key that is sound.
