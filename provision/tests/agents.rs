@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::Machine;
-use common::hub::{Hub, connected, link_config, next};
+use common::hub::{Hub, PATIENCE, connected, link_config, next};
 use microlambda_demo::{Process, Programs};
 use microlambda_runtime::LinkEvent;
 use toml::{Table, Value};
@@ -91,7 +91,9 @@ async fn pictures_of_a_joined_camera_become_faces_on_a_joined_node_and_a_viewer_
     .collect();
     let mut running_edge = edge.run(&programs.edge, hub.tls_port, of_test);
     let mut seen = std::collections::BTreeSet::new();
-    while !seen.contains("event") || !seen.contains("image") || !seen.contains("done") {
+    let until = std::time::Instant::now() + PATIENCE;
+    while !["status", "head", "claim", "event", "done"].iter().all(|kind| seen.contains(*kind)) {
+        assert!(std::time::Instant::now() < until, "only {seen:?}\n{}", edge.machine.text("agent.log"));
         for (process, node) in [(&mut running_camera, &camera), (&mut running_edge, &edge)] {
             assert!(process.exited().is_none(), "{}", node.machine.text("agent.log"));
         }

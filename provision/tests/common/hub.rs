@@ -13,7 +13,7 @@ use microlambda_runtime::{BrokerConfig, Link, LinkConfig, LinkEvent, LinkEvents}
 use super::Machine;
 
 /// The longest wait for anything; reached only when something is wrong.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A broker's node with its broker running; ends on drop.
 pub struct Hub {
