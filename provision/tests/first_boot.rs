@@ -1,5 +1,4 @@
 //! A device from its first start on: what its files ask for is there, once, and what is wrong undoes nothing.
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod common;
 

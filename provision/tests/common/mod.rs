@@ -29,7 +29,6 @@ pub fn is_root() -> bool {
 }
 
 impl Machine {
-    #[expect(clippy::new_without_default, reason = "making folders is no default")]
     pub fn new() -> Self {
         let machine = Self { dir: tempfile::tempdir().unwrap(), now_unix_s: NOW };
         let users = "root:x:0:0::/root:/bin/sh\ndaemon:x:1:1::/:/bin/false\nmosquitto:x:104:108::/:/bin/false\n";
