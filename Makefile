@@ -1,6 +1,6 @@
 # Everything a person runs. The work is in scripts/; this file gives it names.
 .DEFAULT_GOAL := help
-.PHONY: help setup models calibration build demo test vm-test soak model fuzz torture bench check-fast clean
+.PHONY: help setup models calibration build package demo test vm-test soak model fuzz torture bench check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
 export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES SEED
@@ -20,6 +20,9 @@ calibration: ## fetch the photos used only for choosing thresholds
 
 build: ## build the agents and the demo, optimised
 	cargo build --release --workspace --bins
+
+package: ## Debian packages of the agents, the models, and a node that does both, in target/debian
+	scripts/package
 
 demo: ## camera, broker and two edge nodes on real photos, live on this terminal
 	scripts/setup demo

@@ -180,8 +180,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`] if it is not there.
     pub fn worker_program(&self) -> Result<PathBuf, ConfigError> {
-        let beside = || Some(std::env::current_exe().ok()?.with_file_name("face-worker"));
-        let program = self.worker.clone().or_else(beside).unwrap_or_else(|| "face-worker".into());
+        let program = self.worker.clone().unwrap_or_else(|| {
+            let own = std::env::current_exe().unwrap_or_default();
+            let beside = own.with_file_name("face-worker");
+            // As the Debian package has it: nobody calls the worker by hand.
+            let inside = own.with_file_name("../libexec/microlambda/face-worker");
+            if !beside.is_file() && inside.is_file() { inside } else { beside }
+        });
         if program.is_file() {
             return Ok(program);
         }
@@ -259,7 +264,7 @@ mod tests {
         // These have no fixed default; the example shows what they look like.
         assert!(shown.node.take().is_some() && shown.worker.take().is_some());
         shown.models_dir.clone_from(&defaults.models_dir);
-        (shown.broker.username, shown.broker.password_file, shown.broker.ca_file) = (None, None, None);
+        shown.broker = Default::default();
         assert_eq!(shown, defaults);
         let as_printed: Config = config::parse(EXAMPLE, Path::new("edge.toml"), PROGRAM).unwrap();
         assert_eq!(as_printed, defaults);

@@ -44,7 +44,7 @@ pub(crate) fn validated(path: &Path, config: &Config, as_json: bool) -> Result<(
         printable(path.display()),
         config.site,
         config.chain.r_limit_ms,
-        config.broker.url
+        config.broker.address()
     ))
 }
 

@@ -1,5 +1,6 @@
 //! Real agents with the files of joined nodes, through a real broker with the files of its node: pictures in, faces out, over TLS.
 //! Needs `make setup` (models and photos) and the programs, which `make test` builds first.
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod common;
 

@@ -114,7 +114,7 @@ async fn the_subscriptions_of_agents_are_taken_over_tls_and_on_the_node_itself()
     {
         let over_tls = hub.settings(member);
         let local = BrokerConfig {
-            url: format!("mqtt://127.0.0.1:{}", hub.local_port).parse().unwrap(),
+            url: Some(format!("mqtt://127.0.0.1:{}", hub.local_port).parse().unwrap()),
             ca_file: None,
             password_file: Some(hub.machine.root().join(format!("etc/credstore/microlambda-{member}-mqtt-password"))),
             ..over_tls.clone()
@@ -131,7 +131,7 @@ async fn without_the_right_password_nobody_gets_in_on_either_listener() {
     let hub = Hub::start(&["127.0.0.1"]);
     let right = hub.settings("edge");
     let local = |settings: &BrokerConfig| BrokerConfig {
-        url: format!("mqtt://127.0.0.1:{}", hub.local_port).parse().unwrap(),
+        url: Some(format!("mqtt://127.0.0.1:{}", hub.local_port).parse().unwrap()),
         ca_file: None,
         ..settings.clone()
     };
@@ -149,8 +149,11 @@ async fn without_the_right_password_nobody_gets_in_on_either_listener() {
     }
     connected(link_config(&local(&right), "right", &[])).await;
     // The network's listener speaks TLS only.
-    let plain =
-        BrokerConfig { url: format!("mqtt://127.0.0.1:{}", hub.tls_port).parse().unwrap(), ca_file: None, ..right };
+    let plain = BrokerConfig {
+        url: Some(format!("mqtt://127.0.0.1:{}", hub.tls_port).parse().unwrap()),
+        ca_file: None,
+        ..right
+    };
     assert!(refusal(&plain).await.contains("write mqtts:// in `url`"));
 }
 

@@ -1,7 +1,8 @@
 //! A device from its first start on: what its files ask for is there, once, and what is wrong undoes nothing.
 
-mod common;
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod common;
 use std::fs;
 use std::path::Path;
 
@@ -87,7 +88,7 @@ fn the_agents_take_what_is_written_for_them() {
     assert_eq!((camera.site.as_str(), camera.camera.as_str()), ("lab", "door"));
     assert_eq!((camera.spool.bytes_max, camera.spool.frames_max), (32 << 20, 100));
     assert_eq!((camera.restart_after_s, camera.image_interval_s), (60, 3));
-    assert_eq!(camera.broker.url.to_string(), "mqtt://127.0.0.1:1883");
+    assert_eq!(camera.broker.url.unwrap().to_string(), "mqtt://127.0.0.1:1883");
     assert_eq!(camera.broker.username.as_deref(), Some("camera"));
     let edge = edge_agent::config::Config::load(&machine.root().join("etc/microlambda/edge.toml")).unwrap();
     assert_eq!((edge.site.as_str(), edge.node.unwrap().as_str()), ("lab", "node-1"));
@@ -354,6 +355,31 @@ fn the_brokers_certificate_is_made_anew_for_a_new_name_and_near_its_end_and_the_
     machine.start();
     assert_eq!(machine.text("/etc/mosquitto/microlambda-broker.pem"), third);
     assert_eq!(machine.text("/etc/microlambda/site-ca.pem"), authority);
+}
+
+#[test]
+fn an_authority_that_was_removed_is_made_anew_and_one_that_was_brought_back_needs_no_new_join() {
+    let machine = Machine::new();
+    machine.write_boot("microlambda.toml", EXAMPLE);
+    machine.start();
+    let folder = machine.root().join("etc/microlambda/authority");
+    let files =
+        ["authority.pem", "credentials.json"].map(|name| (name, fs::read_to_string(folder.join(name)).unwrap()));
+    let first = machine.text("/var/lib/microlambda-join/edge.toml");
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(machine.start().problems, []);
+    let second = machine.text("/var/lib/microlambda-join/edge.toml");
+    let password = |join: &str| join.parse::<toml::Table>().unwrap()["password"].as_str().unwrap().to_owned();
+    assert_ne!(password(&first), password(&second));
+    assert_ne!(machine.text("/etc/microlambda/site-ca.pem").len(), 0);
+    assert_eq!(machine.text("/etc/credstore/microlambda-edge-mqtt-password"), format!("{}\n", password(&second)));
+    let other = Machine::new();
+    for (name, text) in files {
+        other.write_root(&format!("etc/microlambda/authority/{name}"), &text);
+    }
+    other.write_boot("microlambda.toml", EXAMPLE);
+    assert_eq!(other.start().problems, []);
+    assert_eq!(other.text("/var/lib/microlambda-join/edge.toml"), first);
 }
 
 #[test]

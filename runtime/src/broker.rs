@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigError;
+use crate::discovery::BrokerAddress;
 use crate::link::LinkConfig;
 
 /// Name of the systemd credential that holds the broker's password (`LoadCredential=mqtt-password:…`).
@@ -106,11 +107,11 @@ impl From<BrokerUrl> for String {
 }
 
 /// The `[broker]` table of an agent's configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct BrokerConfig {
-    /// Where the broker is.
-    pub url: BrokerUrl,
+    /// Where the broker is. Without it one is looked for on the local network by mDNS.
+    pub url: Option<BrokerUrl>,
     /// User name, if the broker asks for one.
     pub username: Option<String>,
     /// File with the password in its first line. Without it the systemd credential `mqtt-password` is used.
@@ -121,14 +122,12 @@ pub struct BrokerConfig {
     pub ca_file: Option<PathBuf>,
 }
 
-impl Default for BrokerConfig {
-    fn default() -> Self {
-        let url = BrokerUrl { host: "127.0.0.1".into(), port: 1883, tls: false };
-        Self { url, username: None, password_file: None, ca_file: None }
-    }
-}
-
 impl BrokerConfig {
+    /// Where to look for the broker: with `ca-file` only among those that speak TLS, which it is there to check.
+    pub fn address(&self) -> BrokerAddress {
+        self.url.clone().map_or(BrokerAddress::Found { tls: self.ca_file.is_some() }, BrokerAddress::At)
+    }
+
     /// Reads password and certificate and returns the settings of a link with everything else at its default.
     ///
     /// `client_id` should be the same at every start (for example `camera-door`): the broker then ends a former
@@ -137,10 +136,19 @@ impl BrokerConfig {
     /// # Errors
     /// [`ConfigError::Value`] names the key and what to do.
     pub fn link_config(&self, client_id: impl Into<String>) -> Result<LinkConfig, ConfigError> {
-        let mut link = LinkConfig::new(self.url.clone(), client_id);
+        let address = self.address();
+        let tls =
+            matches!(&address, BrokerAddress::Found { tls: true } | BrokerAddress::At(BrokerUrl { tls: true, .. }));
+        if self.url.is_none() && !tls && self.username.is_some() {
+            return Err(ConfigError::value(
+                "broker.username",
+                "a password is not given to whichever broker answers by mDNS: name the broker's authority as `ca-file`, or the broker as `url`",
+            ));
+        }
+        let mut link = LinkConfig::new(address, client_id);
         link.credentials = self.credentials(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).as_deref())?;
         if let Some(path) = &self.ca_file {
-            if !self.url.tls {
+            if !tls {
                 return Err(ConfigError::value(
                     "broker.ca-file",
                     "only an mqtts:// url uses it: change the url or leave it out",
@@ -250,9 +258,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, "hello").unwrap();
-        let mut config = BrokerConfig { ca_file: Some(path), ..BrokerConfig::default() };
+        let url = |text: &str| Some(text.parse().unwrap());
+        let mut config = BrokerConfig { url: url("mqtt://broker"), ca_file: Some(path), ..BrokerConfig::default() };
         assert!(config.link_config("x").unwrap_err().to_string().contains("mqtts://"));
-        config.url.tls = true;
+        config.url = url("mqtts://broker");
         assert!(config.link_config("x").unwrap_err().to_string().contains("no PEM certificate"));
     }
 }

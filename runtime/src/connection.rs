@@ -20,6 +20,8 @@ use rumqttc::{
 };
 use tokio::sync::mpsc::{self, OwnedPermit};
 
+use crate::broker::BrokerUrl;
+use crate::discovery::Brokers;
 use crate::link::{LinkConfig, LinkEvent, Outgoing, Shared};
 
 /// Requests in rumqttc's channel at most; the outbox is ours, so a few are enough.
@@ -87,6 +89,7 @@ pub(crate) async fn keep_up(
     inbox: mpsc::Sender<LinkEvent>,
 ) {
     let mut backoff = Backoff::new(config.backoff_max);
+    let mut brokers = Brokers::new(config.broker.clone());
     let mut reported = false;
     loop {
         // Not connected: waiting for the caller to make room for the two notices holds nothing up.
@@ -97,7 +100,16 @@ pub(crate) async fn keep_up(
         };
         let began = Instant::now();
         let connected_before = shared.lock().counters.connected;
-        let end = run_once(&config, &shared, &mut outbox, &inbox, up_notice).await;
+        let end = match next_broker(&mut brokers, &shared).await {
+            Ok(broker) => {
+                let end = run_once(&config, &broker, &shared, &mut outbox, &inbox, up_notice).await;
+                if shared.lock().counters.connected > connected_before {
+                    brokers.prefer(broker);
+                }
+                end
+            }
+            Err(end) => end,
+        };
         take_down(&shared, &mut outbox);
         let (why, absent) = match end {
             End::Closed => break,
@@ -145,20 +157,37 @@ fn take_down(shared: &Shared, outbox: &mut mpsc::UnboundedReceiver<Outgoing>) {
     shared.changed.notify_waiters();
 }
 
+/// The broker to try, unless the link is closed while it is searched for.
+async fn next_broker(brokers: &mut Brokers, shared: &Shared) -> Result<BrokerUrl, End> {
+    tokio::select! {
+        broker = brokers.next() => broker.map_err(End::failed),
+        end = close_idle(shared) => Err(end),
+    }
+}
+
 async fn run_once(
     config: &LinkConfig,
+    broker: &BrokerUrl,
     shared: &Shared,
     outbox: &mut mpsc::UnboundedReceiver<Outgoing>,
     inbox: &mpsc::Sender<LinkEvent>,
     up_notice: OwnedPermit<LinkEvent>,
 ) -> End {
-    let (client, event_loop) = match open(config) {
+    let (client, event_loop) = match open(config, broker) {
         Ok(opened) => opened,
         Err(why) => return End::failed(why),
     };
     let flight = Flight::default();
-    let poller =
-        Poller { config, shared, client: &client, flight: &flight, inbox, up_notice: Some(up_notice), event_loop };
+    let poller = Poller {
+        config,
+        broker,
+        shared,
+        client: &client,
+        flight: &flight,
+        inbox,
+        up_notice: Some(up_notice),
+        event_loop,
+    };
     tokio::select! {
         end = poller.run() => end,
         end = write(&client, outbox, &flight) => end,
@@ -172,8 +201,8 @@ async fn close_idle(shared: &Shared) -> End {
     End::Closed
 }
 
-fn open(config: &LinkConfig) -> Result<(AsyncClient, EventLoop), String> {
-    let mut options = MqttOptions::new(config.client_id.clone(), config.broker.host.clone(), config.broker.port);
+fn open(config: &LinkConfig, broker: &BrokerUrl) -> Result<(AsyncClient, EventLoop), String> {
+    let mut options = MqttOptions::new(config.client_id.clone(), broker.host.clone(), broker.port);
     options.set_clean_session(true);
     options.set_keep_alive(Duration::from_secs(config.keep_alive.as_secs().max(1)));
     options.set_max_packet_size(config.packet_bytes_max, config.packet_bytes_max);
@@ -183,9 +212,9 @@ fn open(config: &LinkConfig) -> Result<(AsyncClient, EventLoop), String> {
     if let Some(will) = &config.will {
         options.set_last_will(LastWill::new(will.topic.clone(), will.payload.clone(), QoS::AtLeastOnce, will.retain));
     }
-    if config.broker.tls {
+    if broker.tls {
         let connector = tls_connector(config.ca_pem.as_deref())
-            .map_err(|error| format!("no TLS to {}: {error}; check `ca-file` in [broker]", config.broker))?;
+            .map_err(|error| format!("no TLS to {}: {error}; check `ca-file` in [broker]", broker))?;
         options.set_transport(Transport::tls_with_config(TlsConfiguration::NativeConnector(connector)));
     }
     let (client, mut event_loop) = AsyncClient::new(options, CHANNEL_REQUESTS);
@@ -248,6 +277,7 @@ async fn write(client: &AsyncClient, outbox: &mut mpsc::UnboundedReceiver<Outgoi
 
 struct Poller<'a> {
     config: &'a LinkConfig,
+    broker: &'a BrokerUrl,
     shared: &'a Shared,
     client: &'a AsyncClient,
     flight: &'a Flight,
@@ -311,7 +341,7 @@ impl Poller<'_> {
         let refused = matches!(error, ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused);
         // A tunnel or a load balancer before an absent broker takes the connection and closes it.
         let closed = matches!(error, ConnectionError::MqttState(_)) && !answered;
-        End::Failed { why: explain(error, answered, self.config), absent: refused || closed }
+        End::Failed { why: explain(error, answered, self.broker, self.config), absent: refused || closed }
     }
 
     fn is_flushed(&self) -> bool {
@@ -339,7 +369,7 @@ impl Poller<'_> {
             state.counters.connected += 1;
         }
         self.shared.changed.notify_waiters();
-        log::info!(broker:% = self.config.broker, client = self.config.client_id.as_str(); "connected to the broker");
+        log::info!(broker:% = self.broker, client = self.config.client_id.as_str(); "connected to the broker");
         if let Some(notice) = self.up_notice.take() {
             notice.send(LinkEvent::Connected);
         }
@@ -395,14 +425,16 @@ fn tls_remedy(why: &str) -> &'static str {
 }
 
 /// What went wrong and what to do, in one line.
-fn explain(error: &ConnectionError, answered: bool, config: &LinkConfig) -> String {
-    let broker = &config.broker;
+fn explain(error: &ConnectionError, answered: bool, broker: &BrokerUrl, config: &LinkConfig) -> String {
     match error {
         ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
             format!(
                 "nothing listens at {broker}: start the broker there (for example mosquitto) or correct `url` in [broker]"
             )
         }
+        ConnectionError::Io(io) if broker.host.ends_with(".local") && io.to_string().contains("lookup") => format!(
+            "{broker}: {io}; names that end with .local need mDNS on this computer: install libnss-resolve or libnss-mdns"
+        ),
         ConnectionError::Io(io) => format!("{broker}: {io}; check the network and `url` in [broker]"),
         ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
             format!(

@@ -10,6 +10,7 @@ mod broker;
 pub mod clock;
 pub mod config;
 mod connection;
+mod discovery;
 pub mod exit;
 mod folder;
 pub mod last_end;
@@ -21,6 +22,7 @@ mod text;
 pub use broker::{BrokerConfig, BrokerUrl, BrokerUrlError, PASSWORD_CREDENTIAL};
 pub use clock::{boot_id, monotonic_us, unix_ms};
 pub use config::ConfigError;
+pub use discovery::BrokerAddress;
 pub use exit::{Signal, shutdown_signal};
 pub use folder::{create_private, sync_folder};
 pub use link::{

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
-use crate::broker::BrokerUrl;
 use crate::connection;
+use crate::discovery::BrokerAddress;
 
 /// No packet is larger in either direction unless set otherwise, bytes.
 pub const PACKET_BYTES_MAX_DEFAULT: usize = 20 << 20;
@@ -36,8 +36,8 @@ pub struct Message {
 /// How to connect. The bounds apply to this connection alone.
 #[derive(Clone)]
 pub struct LinkConfig {
-    /// The broker.
-    pub broker: BrokerUrl,
+    /// Where the broker is.
+    pub broker: BrokerAddress,
     /// Client id: the same at every start, and no other client's.
     pub client_id: String,
     /// User name and password.
@@ -66,9 +66,9 @@ pub struct LinkConfig {
 
 impl LinkConfig {
     /// Default bounds, no subscriptions, no will, no credentials.
-    pub fn new(broker: BrokerUrl, client_id: impl Into<String>) -> Self {
+    pub fn new(broker: impl Into<BrokerAddress>, client_id: impl Into<String>) -> Self {
         Self {
-            broker,
+            broker: broker.into(),
             client_id: client_id.into(),
             credentials: None,
             ca_pem: None,

@@ -210,8 +210,8 @@ async fn refused_credentials_are_explained() {
 #[tokio::test]
 async fn tls_without_a_trusted_certificate_is_explained_and_does_not_fall_back() {
     let broker = Broker::start();
-    let mut secure = config(broker.port, "secure", &[]);
-    secure.broker.tls = true;
+    let url = BrokerUrl { host: "127.0.0.1".into(), port: broker.port, tls: true };
+    let secure = LinkConfig { broker: url.into(), ..config(broker.port, "secure", &[]) };
     let (link, mut events) = Link::start(secure);
     match next(&mut events).await {
         LinkEvent::Disconnected { why } => assert!(why.contains("TLS") && why.contains("`ca-file`"), "{why}"),

@@ -3,88 +3,14 @@
 
 mod mosquitto;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use microlambda_runtime::{BrokerConfig, BrokerUrl, Link, LinkConfig, LinkEvent};
-use mosquitto::{Broker, PATIENCE, connected, free_port, next, payload_of};
+use microlambda_runtime::{BrokerConfig, Link, LinkConfig, LinkEvent};
+use mosquitto::authority::{Authority, PASSWORD, run};
+use mosquitto::{PATIENCE, connected, next, payload_of};
 
 /// Tells the second process of a test which port its broker has.
 const PORT_VARIABLE: &str = "MICROLAMBDA_TEST_PORT";
-const USER: &str = "door";
-const PASSWORD: &str = "what a camera may know";
-
-/// An authority and what it signed; everything is made for one test.
-struct Authority {
-    folder: tempfile::TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let authority = Self { folder: tempfile::tempdir().unwrap() };
-        let (key, certificate) = (authority.path("ca.key"), authority.ca());
-        make_certificate(&["-subj", "/CN=an authority of a test"], &key, &certificate);
-        authority
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Its own certificate, PEM.
-    fn ca(&self) -> PathBuf {
-        self.path("ca.pem")
-    }
-
-    /// A broker that only takes [`USER`], with a certificate for these `names` (as `DNS:…` or `IP:…`, comma-separated).
-    fn broker(&self, names: &str) -> Broker {
-        let (ca, ca_key) = (self.ca(), self.path("ca.key"));
-        let (key, certificate, passwords) = (self.path("broker.key"), self.path("broker.pem"), self.path("passwords"));
-        let names = format!("subjectAltName={names}");
-        let signed = ["-subj", "/CN=a broker", "-addext", &names, "-CA", utf8(&ca), "-CAkey", utf8(&ca_key)];
-        make_certificate(&signed, &key, &certificate);
-        let mut command = Command::new("mosquitto_passwd");
-        run(command.args(["-b", "-c", utf8(&passwords), USER, PASSWORD]));
-        // Started by root it would become another user, who may not read the key.
-        let settings = format!(
-            "user root\nallow_anonymous false\npassword_file {}\ncertfile {}\nkeyfile {}\n",
-            utf8(&passwords),
-            utf8(&certificate),
-            utf8(&key)
-        );
-        Broker::start_on(free_port(), &settings)
-    }
-
-    /// The settings that let a client in, with the password in a file as an agent has it.
-    fn settings(&self, host: &str, port: u16) -> BrokerConfig {
-        let password_file = self.path("password");
-        std::fs::write(&password_file, format!("{PASSWORD}\n")).unwrap();
-        BrokerConfig {
-            url: BrokerUrl { host: host.into(), port, tls: true },
-            username: Some(USER.into()),
-            password_file: Some(password_file),
-            ca_file: Some(self.ca()),
-        }
-    }
-}
-
-fn utf8(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn run(command: &mut Command) {
-    let program = command.get_program().to_owned();
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|error| panic!("this test needs {program:?} ({error}): run `make setup`"));
-    assert!(output.status.success(), "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A certificate that is valid for a day, with a new key; `args` say whose, and who signs it.
-fn make_certificate(args: &[&str], key: &Path, certificate: &Path) {
-    let mut command = Command::new("openssl");
-    command.args(["req", "-x509", "-days", "1", "-noenc", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-    run(command.args(args).args(["-keyout", utf8(key), "-out", utf8(certificate)]));
-}
 
 fn link_config(settings: &BrokerConfig, client_id: &str) -> LinkConfig {
     let mut config = settings.link_config(client_id).unwrap();
@@ -169,7 +95,7 @@ async fn a_client_without_tls_on_a_port_with_it_is_told_to_use_it() {
     let authority = Authority::new();
     let broker = authority.broker("IP:127.0.0.1");
     let mut settings = BrokerConfig { ca_file: None, ..authority.settings("127.0.0.1", broker.port) };
-    settings.url.tls = false;
+    settings.url.as_mut().unwrap().tls = false;
     let why = refusal(&settings).await;
     assert!(why.contains("write mqtts:// in `url` in [broker]"), "{why}");
 }

@@ -17,8 +17,8 @@ fn site(nodes: u8, steps: u8, faults: Faults) -> Site {
     Site { nodes, steps, faults, sabotage: None, disks: Vec::new() }
 }
 
-fn faults(crashes: u8, duplicates: u8, losses: u8) -> Faults {
-    Faults { crashes, disks: 0, duplicates, losses }
+fn crashes(crashes: u8) -> Faults {
+    Faults { crashes, disks: 0 }
 }
 
 fn check(site: &Site) -> impl Checker<Site> + use<> {
@@ -41,9 +41,9 @@ fn exhaust(site: &Site) -> usize {
 }
 
 #[test]
-fn two_nodes_agree_in_every_history_with_a_crash_a_duplicate_and_a_loss() {
-    let site = site(2, 1, faults(1, 1, 1));
-    assert!(exhaust(&site) > 20_000);
+fn two_nodes_agree_in_every_history_with_a_crash() {
+    let site = site(2, 1, crashes(1));
+    assert!(exhaust(&site) > 5_000);
     // The histories are worth it: there are forks and takeovers among them.
     check(&site).assert_any_discovery("two nodes are on different branches");
     check(&site).assert_any_discovery("a step was taken over");
@@ -51,19 +51,19 @@ fn two_nodes_agree_in_every_history_with_a_crash_a_duplicate_and_a_loss() {
 
 #[test]
 fn two_nodes_agree_in_every_history_of_two_steps_that_they_duel_for() {
-    assert!(exhaust(&site(2, 2, faults(0, 0, 0))) > 20_000);
+    assert!(exhaust(&site(2, 2, crashes(0))) > 20_000);
 }
 
 #[test]
 fn a_head_announced_by_a_node_whose_disk_then_dies_holds_nobody_up() {
-    assert!(exhaust(&site(2, 1, Faults { disks: 1, ..faults(0, 0, 1) })) > 5_000);
+    assert!(exhaust(&site(2, 1, Faults { disks: 1, ..crashes(0) })) > 5_000);
 }
 
 #[test]
 fn of_two_branches_one_replaces_the_other_in_every_history() {
     let start = Records::default();
     let disks = vec![start.and(0).and(0), start.and(1)];
-    assert!(exhaust(&Site { disks, ..site(2, 3, faults(0, 0, 0)) }) > 10_000);
+    assert!(exhaust(&Site { disks, ..site(2, 3, crashes(0)) }) > 4_000);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn the_checker_finds_what_was_broken_on_purpose() {
         Sabotage::IgnoreEpochs,
         Sabotage::YieldToHigherClaim,
     ] {
-        let checker = check(&Site { sabotage: Some(sabotage), ..site(2, 2, faults(1, 1, 1)) });
+        let checker = check(&Site { sabotage: Some(sabotage), ..site(2, 2, crashes(1)) });
         let found = checker.discovery("every invariant holds").map(|path| path.last_state().broken);
         println!("{sabotage:?}: {found:?} after {} states", checker.unique_state_count());
         assert!(found.is_some(), "{sabotage:?} was not found in {} states", checker.unique_state_count());
@@ -93,12 +93,12 @@ fn the_checker_finds_what_was_broken_on_purpose() {
 
 #[test]
 #[ignore = "takes long: `make model`"]
-fn two_nodes_agree_in_every_history_of_three_steps_with_a_crash_a_duplicate_and_a_loss() {
-    exhaust(&site(2, 3, faults(1, 1, 1)));
+fn two_nodes_agree_in_every_history_of_three_steps_with_a_crash() {
+    assert!(exhaust(&site(2, 3, crashes(1))) > 1_000_000);
 }
 
 #[test]
 #[ignore = "takes long: `make model`"]
 fn three_nodes_agree_in_every_history_of_a_step_that_they_duel_for() {
-    exhaust(&site(3, 1, faults(0, 0, 0)));
+    exhaust(&site(3, 1, crashes(0)));
 }

@@ -1,6 +1,6 @@
-//! What nodes tell each other: a bus that delays and reorders without bound.
+//! What nodes tell each other: a bus that delays, reorders, repeats and loses without bound.
 //!
-//! A message that is under way twice is the same as one that is under way once: receivers cannot tell.
+//! What was sent stays: it can arrive now, later, again, or never.
 
 use std::collections::BTreeSet;
 
@@ -54,5 +54,5 @@ pub enum Message {
     Have { from: u8, records: Records },
 }
 
-/// Messages under way, by recipient.
+/// Messages that were sent, by recipient.
 pub type Net = BTreeSet<(u8, Message)>;

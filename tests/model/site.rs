@@ -2,7 +2,8 @@
 //! disk and a bus of the model's own.
 //!
 //! Clocks stand still: any deadline that a node waits for may pass before or after anything else. So every delay of the bus, above every
-//! lease and grace, and every pair of clocks is among the histories.
+//! lease and grace, and every pair of clocks is among the histories. What was sent can arrive at any time from then on, any number of
+//! times or never: so are every order, repetition and loss.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -71,8 +72,6 @@ impl Site {
         let records = state.nodes[usize::from(node)].disk.synced;
         let at = &mut state.nodes[usize::from(node)];
         (at.chain, at.running, at.bid) = (None, None, None);
-        // Agents have no session: what was on its way to this one is lost with its connection.
-        state.net.retain(|(to, _)| *to != node);
         let at = &mut state.nodes[usize::from(node)];
         if disk_too {
             at.disk = Disk { records: Records::default(), attempt: None, synced: Records::default() };
@@ -304,18 +303,7 @@ impl Site {
 
     fn act(&self, state: &mut State, action: Action) {
         match action {
-            Action::Deliver { to, message, again, crash } => {
-                if again {
-                    state.left.duplicates -= 1;
-                } else {
-                    state.net.remove(&(to, message.clone()));
-                }
-                self.deliver(state, to, message, crash);
-            }
-            Action::Lose { to, message } => {
-                state.left.losses -= 1;
-                state.net.remove(&(to, message));
-            }
+            Action::Deliver { to, message, crash } => self.deliver(state, to, message, crash),
             Action::Timer { node, deadline, crash } => self.pass(state, node, deadline, crash),
             Action::Finish { node, crash } => self.finish(state, node, crash),
             Action::Crash { node, disk_too } => {
@@ -327,14 +315,18 @@ impl Site {
         }
     }
 
-    /// Whether the site comes to its end and agrees if nothing fails from here on, and all deadlines pass in turn.
+    /// Whether the site comes to its end and agrees if nothing fails from here on, and all deadlines pass in turn: whether all that is
+    /// under way arrives, any one message of it does not, or nothing does.
     fn recovers(&self, state: &State) -> bool {
         sabotage::choose(self.sabotage);
-        catch_unwind(AssertUnwindSafe(|| self.comes_to_its_end(state))).unwrap_or(false)
+        let one_less =
+            state.net.iter().map(|lost| state.net.iter().filter(|message| *message != lost).cloned().collect());
+        let nets = [state.net.clone(), Net::new()].into_iter().chain(one_less);
+        let comes = |net| self.comes_to_its_end(State { net, ..state.clone() });
+        catch_unwind(AssertUnwindSafe(|| nets.map(comes).all(|comes| comes))).unwrap_or(false)
     }
 
-    fn comes_to_its_end(&self, state: &State) -> bool {
-        let mut state = state.clone();
+    fn comes_to_its_end(&self, mut state: State) -> bool {
         for node in 0..self.nodes {
             if state.nodes[usize::from(node)].chain.is_none() {
                 self.restart(&mut state, node);
@@ -381,15 +373,9 @@ impl Model for Site {
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         let crashes: &[bool] = if state.left.crashes > 0 { &[false, true] } else { &[false] };
         for (to, message) in &state.net {
-            let (to, message) = (*to, message.clone());
+            let to = *to;
             for &crash in crashes {
-                actions.push(Action::Deliver { to, message: message.clone(), again: false, crash });
-            }
-            if state.left.duplicates > 0 {
-                actions.push(Action::Deliver { to, message: message.clone(), again: true, crash: false });
-            }
-            if state.left.losses > 0 {
-                actions.push(Action::Lose { to, message });
+                actions.push(Action::Deliver { to, message: message.clone(), crash });
             }
         }
         for (node, at) in (0..).zip(&state.nodes) {

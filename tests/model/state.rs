@@ -11,10 +11,6 @@ pub struct Faults {
     pub crashes: u8,
     /// Of the crashes, so many take the disk along.
     pub disks: u8,
-    /// A message comes twice.
-    pub duplicates: u8,
-    /// A message does not come.
-    pub losses: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -49,16 +45,11 @@ pub struct State {
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// A message arrives; `again` if it stays under way, `crash` if the node dies right after its next commit.
+    /// A message arrives; `crash` if the node dies right after its next commit.
     Deliver {
         to: u8,
         message: Message,
-        again: bool,
         crash: bool,
-    },
-    Lose {
-        to: u8,
-        message: Message,
     },
     /// A deadline of the node passes.
     Timer {

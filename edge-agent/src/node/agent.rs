@@ -79,10 +79,7 @@ impl<S: Store> Node<S, Agent> {
 
     fn on_bus(&mut self, event: LinkEvent) -> Result<(), NodeError> {
         match event {
-            LinkEvent::Connected => {
-                log::info!(url:% = self.config.broker.url; "connected to the broker");
-                self.on_connected()
-            }
+            LinkEvent::Connected => self.on_connected(),
             LinkEvent::Disconnected { why } => {
                 log::warn!("{why}");
                 Ok(())

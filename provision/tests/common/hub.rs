@@ -90,7 +90,7 @@ impl Hub {
             path
         };
         BrokerConfig {
-            url: format!("mqtts://127.0.0.1:{}", self.tls_port).parse().unwrap(),
+            url: Some(format!("mqtts://127.0.0.1:{}", self.tls_port).parse().unwrap()),
             username: Some(join["username"].as_str().unwrap().to_owned()),
             password_file: Some(file("password", join["password"].as_str().unwrap())),
             ca_file: Some(file("ca.pem", join["ca"].as_str().unwrap())),

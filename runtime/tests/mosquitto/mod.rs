@@ -1,5 +1,9 @@
 //! A real broker of a test's own, and waiting for what a link says.
 
+#![expect(dead_code, reason = "not every test uses all of it")]
+
+pub mod authority;
+
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -37,7 +41,8 @@ impl Broker {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mosquitto.conf");
         let mut file = std::fs::File::create(&path).unwrap();
-        writeln!(file, "listener {port} 127.0.0.1\nmax_queued_messages 0\n{settings}").unwrap();
+        // Started by root it would become another user, who may not read a test's files, and whom a user namespace does not know.
+        writeln!(file, "listener {port} 127.0.0.1\nmax_queued_messages 0\nuser root\n{settings}").unwrap();
         let mosquitto = ["/usr/sbin/mosquitto", "mosquitto"]
             .into_iter()
             .find(|path| Command::new(path).arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok())
