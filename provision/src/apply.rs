@@ -1,0 +1,397 @@
+//! One run: read the boot partition, decide, do, remember, take the secrets out, say what is wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::authority::Authority;
+use crate::broker::Credentials;
+use crate::execute::{Outcome, execute, write_boot, write_root};
+use crate::facts::{Facts, under};
+use crate::input::appliance::{self, Settings};
+use crate::input::document::{Document, Given};
+use crate::input::join::{self, Join, Member};
+use crate::input::preseed::{self, Preseed};
+use crate::input::source::Source;
+use crate::paths;
+use crate::plan::{Action, Materials, Memory, Part, Plan, Wishes, host_name, needs, plan};
+use crate::problem::{Problem, Problems, report};
+use crate::redact::redact;
+use crate::state::{Joined, State, digest};
+
+/// No file of the boot partition is longer, bytes.
+pub const INPUT_BYTES_MAX: u64 = 256 << 10;
+/// What belongs to no file is told under this name.
+const THIS_NODE: &str = crate::plan::THIS_NODE;
+
+/// Where to read, where to write, and what time it is.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The boot partition.
+    pub boot: PathBuf,
+    /// The machine's root.
+    pub root: PathBuf,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// The clock, s since 1970.
+    pub now_unix_s: i64,
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What was to be done, in words.
+    pub actions: Vec<String>,
+    /// How many actions changed something.
+    pub changed: usize,
+    /// All problems that are known.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for action in &self.actions {
+            writeln!(f, "{action}")?;
+        }
+        self.problems.iter().try_for_each(|problem| writeln!(f, "wrong: {problem}"))
+    }
+}
+
+/// A file of the boot partition.
+enum Found {
+    Missing,
+    /// Applied before, as it is.
+    Known,
+    New(String),
+    Unusable,
+}
+
+/// What new files say.
+#[derive(Default)]
+struct Inputs {
+    preseed: Option<Preseed>,
+    /// Texts of new files, to take the secrets out.
+    texts: BTreeMap<&'static str, String>,
+    /// Whether the new file names a source of pictures that is right.
+    source_is_right: bool,
+    /// Whether the join in `microlambda.toml` is right.
+    inner_join: bool,
+    /// Files that are not there.
+    missing: BTreeSet<&'static str>,
+    wishes: Wishes,
+}
+
+/// Does one run. What is wrong with files or with a step is in the report and not an error.
+///
+/// # Errors
+/// Only if nothing can be remembered: then nothing was changed, so that it is not done over and over.
+pub fn apply(options: &Options) -> Result<Report, String> {
+    let mut problems = Problems::default();
+    let mut state = load_state(&options.root, &mut problems);
+    let inputs = read_inputs(options, &state, &mut problems);
+    let facts = Facts::gather(&options.root, inputs.preseed.as_ref(), options.now_unix_s);
+    inputs.wishes.check(&facts, &mut problems);
+    let host = host_name(inputs.preseed.as_ref(), &facts);
+    let materials = make_materials(&inputs.wishes, &host, &facts, &mut problems);
+    let plan = plan(inputs.preseed.as_ref(), &inputs.wishes, &facts, &materials, &state, &mut problems);
+    let actions = plan.actions.iter().map(|(_, action)| action.to_string()).collect();
+    if options.dry_run {
+        return Ok(Report { actions, changed: 0, problems: problems.iter().cloned().collect() });
+    }
+    // Learn first whether anything can be remembered.
+    save_state(&options.root, &state)?;
+    let outcome = execute(&plan, &options.root);
+    note_failures(&outcome, &inputs, &mut problems);
+    remember(&mut state, &plan, &outcome, &inputs);
+    save_state(&options.root, &state)?;
+    let applied = take_secrets_out(options, &inputs, &plan, &outcome, &mut problems);
+    state.applied.extend(applied);
+    keep_problems(&mut state, &inputs, &problems);
+    save_state(&options.root, &state)?;
+    let problems = state.all_problems();
+    tell_problems(options, &problems);
+    Ok(Report { actions, changed: outcome.changed, problems })
+}
+
+fn load_state(root: &Path, problems: &mut Problems) -> State {
+    let path = under(root, paths::STATE);
+    match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => State::default(),
+        read => read.map_err(|error| error.to_string()).and_then(|bytes| State::parse(&bytes)).unwrap_or_else(|why| {
+            let what = format!("what was remembered cannot be read and is begun anew: {why}");
+            problems.note(THIS_NODE, None, what);
+            State::default()
+        }),
+    }
+}
+
+fn save_state(root: &Path, state: &State) -> Result<(), String> {
+    let bytes = state.to_bytes().map_err(|error| error.to_string())?;
+    let folder = Action::Folder { path: paths::STATE_DIR.into(), mode: 0o755 };
+    let mut plan = Plan::default();
+    plan.actions.push((Part::Join, folder));
+    if let Some(why) = execute(&plan, root).failed.into_values().next() {
+        return Err(why);
+    }
+    write_root(root, paths::STATE, &bytes, 0o600).map_err(|error| format!("cannot write {}: {error}", paths::STATE))
+}
+
+fn find(options: &Options, state: &State, name: &str, problems: &mut Problems) -> Found {
+    let path = options.boot.join(name);
+    let bytes = match std::fs::metadata(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Found::Missing,
+        Ok(metadata) if metadata.is_file() && metadata.len() <= INPUT_BYTES_MAX => std::fs::read(&path),
+        Ok(_) => {
+            problems.note(name, None, format!("it is not a file of at most {} KiB", INPUT_BYTES_MAX >> 10));
+            return Found::Unusable;
+        }
+        Err(error) => Err(error),
+    };
+    let bytes = match bytes {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            problems.note(name, None, format!("it cannot be read: {error}"));
+            return Found::Unusable;
+        }
+    };
+    if state.has_applied(name, &bytes) {
+        return Found::Known;
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Found::New(text),
+        Err(_) => {
+            problems.note(name, None, "it is not UTF-8 text: save it again with that encoding");
+            Found::Unusable
+        }
+    }
+}
+
+fn read_inputs(options: &Options, state: &State, problems: &mut Problems) -> Inputs {
+    let mut inputs = Inputs::default();
+    inputs.wishes.settings.clone_from(&state.settings);
+    inputs.wishes.joins.clone_from(&state.joins);
+    if let Found::New(text) = find(options, state, preseed::FILE, problems) {
+        inputs.preseed = Some(Preseed::read(&Document::read(preseed::FILE, &text, problems), problems));
+        inputs.texts.insert(preseed::FILE, text);
+    }
+    if let Found::New(text) = find(options, state, appliance::FILE, problems) {
+        let document = Document::read(appliance::FILE, &text, problems);
+        let read = Settings::read(state.settings.as_ref(), &document, problems);
+        let join = read.join;
+        inputs.source_is_right = read.source_is_right;
+        inputs.wishes.settings = Some(read.settings);
+        inputs.wishes.changed = true;
+        if let Given::Right(join) = join {
+            inputs.inner_join = true;
+            take_join(&mut inputs.wishes, join);
+        }
+        inputs.texts.insert(appliance::FILE, text);
+    }
+    for name in join::FILES {
+        let Found::New(text) = find(options, state, name, problems) else { continue };
+        let join = join::read(&Document::read(name, &text, problems), problems);
+        if let Given::Right(join) = join {
+            inputs.wishes.changed = true;
+            take_join(&mut inputs.wishes, join);
+            inputs.texts.insert(name, text);
+        }
+    }
+    if inputs.wishes.is_broker() && !inputs.wishes.new_joins.is_empty() {
+        problems.note(
+            THIS_NODE,
+            None,
+            "it runs the broker itself, so a join is not used: remove it, or \"broker\" from `roles` in microlambda.toml",
+        );
+        inputs.wishes.new_joins.clear();
+        inputs.wishes.joins.clone_from(&state.joins);
+        inputs.texts.retain(|name, _| !join::FILES.contains(name));
+        inputs.inner_join = false;
+    }
+    let names = [preseed::FILE, appliance::FILE].into_iter().chain(join::FILES);
+    inputs.missing = names.filter(|name| !options.boot.join(name).exists()).collect();
+    inputs
+}
+
+fn take_join(wishes: &mut Wishes, join: Join) {
+    let joined = Joined { site: join.site.clone(), broker: join.broker.clone(), username: join.username.clone() };
+    wishes.joins.insert(join.member, joined);
+    wishes.new_joins.retain(|other| other.member != join.member);
+    wishes.new_joins.push(join);
+}
+
+/// Makes what the broker's node lacks.
+fn make_materials(wishes: &Wishes, host: &str, facts: &Facts, problems: &mut Problems) -> Materials {
+    let needs = needs(wishes, host, facts, problems);
+    if !wishes.is_broker() {
+        return Materials::default();
+    }
+    let made = || -> Result<Materials, String> {
+        let mut materials = Materials::default();
+        let new =
+            needs.authority.then(|| Authority::make(&wishes.site())).transpose().map_err(|error| error.to_string())?;
+        let Some(authority) = new.as_ref().or(facts.authority.as_ref()) else { return Ok(materials) };
+        if new.is_some() {
+            materials.new_authority = Some(authority.to_pem().map_err(|error| error.to_string())?);
+        }
+        materials.ca = authority.certificate_pem().map_err(|error| error.to_string())?;
+        if needs.certificate || new.is_some() {
+            let names = crate::plan::broker_names(wishes, host);
+            let certificate = authority.sign_broker(&names, facts.now_unix_s).map_err(|error| error.to_string())?;
+            materials.new_certificate = Some(certificate);
+        }
+        materials.credentials = match (&facts.credentials, needs.credentials) {
+            (_, true) => Some((Credentials::make().map_err(|error| error.to_string())?, true)),
+            (Some(credentials), false) => Some((credentials.clone(), false)),
+            (None, false) => None,
+        };
+        Ok(materials)
+    };
+    made().unwrap_or_else(|why| {
+        problems.note(THIS_NODE, None, format!("the broker's keys cannot be made: {why}"));
+        Materials::default()
+    })
+}
+
+fn note_failures(outcome: &Outcome, inputs: &Inputs, problems: &mut Problems) {
+    for (part, why) in &outcome.failed {
+        let from_preseed = part.is_of_preseed() && inputs.preseed.is_some();
+        let file = if from_preseed { preseed::FILE } else { THIS_NODE };
+        problems.note(
+            file,
+            None,
+            format!("{} could not be set up, and is tried again at the next start: {why}", part.describe()),
+        );
+    }
+}
+
+fn remember(state: &mut State, plan: &Plan, outcome: &Outcome, inputs: &Inputs) {
+    state.settings.clone_from(&inputs.wishes.settings);
+    if !outcome.failed.contains_key(&Part::Join) {
+        state.joins.clone_from(&inputs.wishes.joins);
+    }
+    for (part, memory) in &plan.memory {
+        if outcome.failed.contains_key(part) {
+            continue;
+        }
+        match memory {
+            Memory::User(name) => state.user = Some(name.clone()),
+            Memory::Wlan(wlan) => state.wlan = Some(wlan.clone()),
+            Memory::BrokerPasswords(mark) => state.broker_passwords = Some(mark.clone()),
+        }
+    }
+}
+
+/// Takes the secrets of what was applied out of the files, and says which contents need not be applied again.
+fn take_secrets_out(
+    options: &Options,
+    inputs: &Inputs,
+    plan: &Plan,
+    outcome: &Outcome,
+    problems: &mut Problems,
+) -> BTreeMap<String, Vec<String>> {
+    let failed = |of_preseed: bool| outcome.failed.keys().any(|part| part.is_of_preseed() == of_preseed);
+    let mut applied = BTreeMap::new();
+    for (&name, text) in &inputs.texts {
+        // What failed is tried again, and needs its secrets.
+        if failed(name == preseed::FILE) {
+            continue;
+        }
+        let redacted = redacted(name, text, inputs, plan);
+        let mut digests = vec![digest(text.as_bytes())];
+        if redacted != *text {
+            match write_boot(&options.boot.join(name), redacted.as_bytes()) {
+                Ok(()) => digests.push(digest(redacted.as_bytes())),
+                Err(error) => {
+                    problems.note(
+                        name,
+                        None,
+                        format!("its passwords were applied and could not be taken out: {error}"),
+                    );
+                }
+            }
+        }
+        applied.insert(name.to_owned(), digests);
+    }
+    applied
+}
+
+fn redacted(name: &str, text: &str, inputs: &Inputs, plan: &Plan) -> String {
+    let mut paths: Vec<&[&str]> = Vec::new();
+    let mut commands: Vec<&[&str]> = Vec::new();
+    match name {
+        preseed::FILE => {
+            let set: BTreeSet<Part> = plan.memory.iter().map(|(part, _)| *part).collect();
+            let user_is_wrong = inputs.preseed.as_ref().is_some_and(|preseed| preseed.wrong_user);
+            for path in preseed::SECRETS {
+                let is_applied = match path[0] {
+                    "user" => set.contains(&Part::User) && !user_is_wrong,
+                    "wlan" => set.contains(&Part::Wlan),
+                    _ => true,
+                };
+                paths.extend(is_applied.then_some(path));
+            }
+        }
+        appliance::FILE => {
+            if inputs.inner_join {
+                paths.extend(appliance::SECRETS);
+            }
+            let settings = inputs.wishes.settings.as_ref();
+            let is_command = settings.is_some_and(|settings| matches!(settings.source, Some(Source::Command { .. })));
+            if inputs.source_is_right && is_command {
+                commands.push(&["camera", "source", "command"]);
+            }
+        }
+        _ => paths.extend(join::SECRETS),
+    }
+    redact(text, &paths, &commands)
+}
+
+/// Keeps what is wrong with files that were not read again; everything else is what this run found.
+fn keep_problems(state: &mut State, inputs: &Inputs, problems: &Problems) {
+    let is_stale = |file: &str| inputs.texts.contains_key(file) || inputs.missing.contains(file) || file == THIS_NODE;
+    state.problems.retain(|file, _| !is_stale(file) && state.applied.contains_key(file));
+    let mut found: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
+    for problem in problems.iter() {
+        found.entry(problem.file.clone()).or_default().push(problem.clone());
+    }
+    state.problems.extend(found);
+}
+
+/// Writes or removes the notes of what is wrong. That they cannot be written is told in the journal.
+fn tell_problems(options: &Options, problems: &[Problem]) {
+    let (boot, kept) = (options.boot.join(paths::BOOT_PROBLEMS), under(&options.root, paths::PROBLEMS));
+    let told = if problems.is_empty() {
+        let gone = [&boot, &kept].map(|path| match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        });
+        gone.into_iter().collect::<Result<Vec<()>, _>>().map(|_| ())
+    } else {
+        let text = report(problems);
+        let same = std::fs::read(&boot).is_ok_and(|found| found == text.as_bytes());
+        let boot = if same { Ok(()) } else { write_boot(&boot, text.as_bytes()) };
+        write_root(&options.root, paths::PROBLEMS, text.as_bytes(), 0o644).and(boot)
+    };
+    if let Err(error) = told {
+        eprintln!("what is wrong cannot be noted for the owner: {error}");
+    }
+}
+
+/// The join file of a member, as the broker's node keeps it.
+///
+/// # Errors
+/// Why there is none, and what to do.
+pub fn join_file(root: &Path, member: Member) -> Result<String, String> {
+    let path = under(root, paths::JOINS).join(format!("{}.toml", member.as_str()));
+    std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "this node runs no broker, so nobody can join it: run this on the node whose `roles` hold \
+                                         \"broker\""
+                .into()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!("join files are secret: run `sudo microlambda-provision join {}`", member.as_str())
+        }
+        _ => format!("cannot read {}: {error}", path.display()),
+    })
+}

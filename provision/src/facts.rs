@@ -1,0 +1,106 @@
+//! What the machine is like before anything is changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::authority::Authority;
+use crate::broker::Credentials;
+use crate::input::preseed::Preseed;
+use crate::paths;
+
+/// No file that is looked at is longer, bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// All that a plan depends on beside the inputs.
+#[derive(Default)]
+pub struct Facts {
+    /// The host's name; empty if it has none.
+    pub host_name: String,
+    /// `/etc/hosts`.
+    pub hosts: String,
+    /// Users with their numbers.
+    pub users: BTreeMap<String, u32>,
+    /// Groups.
+    pub groups: BTreeSet<String>,
+    /// Whether the time zone that is asked for exists.
+    pub time_zone_known: bool,
+    /// Whether the locale that is asked for exists.
+    pub locale_known: bool,
+    /// Which of our own files are there.
+    pub present: BTreeSet<&'static str>,
+    /// Whether the SSH server has keys.
+    pub ssh_host_keys: bool,
+    /// The clock, s since 1970.
+    pub now_unix_s: i64,
+    /// The site's authority, if this node has it.
+    pub authority: Option<Authority>,
+    /// The passwords of the site, if this node made them.
+    pub credentials: Option<Credentials>,
+    /// The broker's certificate with its key; empty if there is none.
+    pub broker_certificate: Vec<u8>,
+    /// The certificate by which the broker is known; empty if there is none.
+    pub site_ca: Vec<u8>,
+}
+
+impl Facts {
+    /// Looks at the machine below `root`.
+    pub fn gather(root: &Path, preseed: Option<&Preseed>, now_unix_s: i64) -> Self {
+        let text = |path: &str| {
+            read_small(&under(root, path)).and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
+        };
+        let bytes = |path: &str| read_small(&under(root, path)).unwrap_or_default();
+        let zone = preseed.and_then(|preseed| preseed.time_zone.as_deref());
+        let lang = preseed.and_then(|preseed| preseed.lang.as_deref());
+        Self {
+            host_name: text("/etc/hostname").lines().next().unwrap_or_default().trim().to_owned(),
+            hosts: text("/etc/hosts"),
+            users: accounts(&text("/etc/passwd")).collect(),
+            groups: accounts(&text("/etc/group")).map(|(name, _)| name).collect(),
+            time_zone_known: zone.is_some_and(|zone| under(root, paths::ZONES).join(zone).is_file()),
+            locale_known: lang.is_some_and(|lang| has_locale(root, lang)),
+            present: paths::OURS.into_iter().filter(|path| under(root, path).exists()).collect(),
+            ssh_host_keys: has_host_keys(&under(root, "/etc/ssh")),
+            now_unix_s,
+            authority: Authority::from_pem(&bytes(paths::AUTHORITY)).ok(),
+            credentials: serde_json::from_slice(&bytes(paths::CREDENTIALS)).ok(),
+            broker_certificate: bytes(paths::BROKER_CERTIFICATE),
+            site_ca: bytes(paths::SITE_CA),
+        }
+    }
+}
+
+/// Where an absolute path of the machine lies if its root is `root`.
+pub fn under(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+/// A regular file's content, if it is there and not too long.
+fn read_small(path: &Path) -> Option<Vec<u8>> {
+    let metadata = std::fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
+        return None;
+    }
+    std::fs::read(path).ok()
+}
+
+/// Names and numbers of `/etc/passwd` or `/etc/group`.
+pub fn accounts(text: &str) -> impl Iterator<Item = (String, u32)> {
+    text.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        Some((name.to_owned(), number.parse().ok()?))
+    })
+}
+
+fn has_locale(root: &Path, lang: &str) -> bool {
+    // glibc writes the folder's name in its own way: en_GB.utf8.
+    let written = lang.replace("UTF-8", "utf8");
+    let folder = under(root, "/usr/lib/locale");
+    ["C", "POSIX", "C.UTF-8"].contains(&lang) || folder.join(lang).is_dir() || folder.join(written).is_dir()
+}
+
+fn has_host_keys(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.any(|name| name.starts_with("ssh_host_") && name.ends_with("_key"))
+}

@@ -1,0 +1,8 @@
+//! What the boot partition says: read, bounded, checked.
+
+pub mod appliance;
+pub mod check;
+pub mod document;
+pub mod join;
+pub mod preseed;
+pub mod source;

@@ -1,0 +1,344 @@
+//! `rpi-preseed.toml`: what Raspberry Pi Imager writes on a card, as far as this appliance applies it.
+
+use super::check::{self, APPLIED};
+use super::document::{Document, Given, Section};
+use crate::problem::Problems;
+
+/// The file's name on the boot partition.
+pub const FILE: &str = "rpi-preseed.toml";
+/// Keys whose values are secrets, with their tables.
+pub const SECRETS: [&[&str]; 3] = [&["user", "password"], &["wlan", "password"], &["connect", "token"]];
+
+/// What a right file asks for. What is absent or wrong stays as it is on the machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preseed {
+    /// The host's name.
+    pub host_name: Option<String>,
+    /// Who may log in.
+    pub user: Option<User>,
+    /// How to log in over the network.
+    pub ssh: Option<Ssh>,
+    /// The wireless network.
+    pub wlan: Option<Wlan>,
+    /// Keyboard layout.
+    pub keymap: Option<String>,
+    /// Time zone.
+    pub time_zone: Option<String>,
+    /// Language of messages.
+    pub lang: Option<String>,
+    /// Servers to take the time from, and those for when they fail.
+    pub time_servers: Option<(Vec<String>, Vec<String>)>,
+    /// Whether the user's password is wrong: it stays in the file until it is mended.
+    pub wrong_user: bool,
+}
+
+/// An account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Its password, if one is given.
+    pub password: Option<Password>,
+    /// Whether it becomes root without a password.
+    pub passwordless_sudo: bool,
+    /// Groups to join, where they exist.
+    pub groups: Vec<String>,
+}
+
+/// A password.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Password {
+    /// As it is typed.
+    Plain(String),
+    /// Its hash.
+    Hash(String),
+    /// The one that was applied before.
+    AsBefore,
+}
+
+/// How SSH is set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ssh {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Whether a password is enough.
+    pub by_password: bool,
+    /// Public keys of the user.
+    pub keys: Vec<String>,
+}
+
+/// A wireless network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wlan {
+    /// Its name, bytes.
+    pub ssid: Vec<u8>,
+    /// What opens it.
+    pub key: WlanKey,
+    /// Whether it does not announce itself.
+    pub hidden: bool,
+    /// The country whose radio rules hold.
+    pub country: Option<String>,
+}
+
+/// What opens a wireless network.
+#[derive(Clone, PartialEq, Eq)]
+pub enum WlanKey {
+    /// Nothing; `true` encrypts all the same (OWE).
+    Open(bool),
+    /// WPA2's passphrase, 8 to 63 bytes.
+    Passphrase(String),
+    /// WPA2's key, 32 bytes.
+    Psk(Vec<u8>),
+    /// WPA3's password.
+    Sae(String),
+    /// The one that was applied before.
+    AsBefore,
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Plain(…)",
+            Self::Hash(_) => "Hash(…)",
+            Self::AsBefore => "AsBefore",
+        })
+    }
+}
+
+impl std::fmt::Debug for WlanKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Open(encrypts) => write!(f, "Open({encrypts})"),
+            Self::Passphrase(_) => f.write_str("Passphrase(…)"),
+            Self::Psk(_) => f.write_str("Psk(…)"),
+            Self::Sae(_) => f.write_str("Sae(…)"),
+            Self::AsBefore => f.write_str("AsBefore"),
+        }
+    }
+}
+
+impl Preseed {
+    /// Reads a document; what is wrong is noted.
+    pub fn read(document: &Document<'_>, problems: &mut Problems) -> Self {
+        let mut root = document.root();
+        let version = root.plain::<String>("config_version", problems);
+        if let Given::Right(version) = version
+            && version.split('.').next() != Some("1")
+        {
+            root.blame("config_version", "only version 1 is known; what is known of it was applied", problems);
+        }
+        let mut found = Self::default();
+        let mut system = root.section("system", problems);
+        found.host_name = system.get("hostname", problems, check::host_name).right();
+        system.finish(problems);
+        read_user(root.section("user", problems), &mut found, problems);
+        found.ssh = read_ssh(root.section("ssh", problems), problems);
+        read_wlan(root.section("wlan", problems), &mut found, problems);
+        read_locale(root.section("locale", problems), &mut found, problems);
+        let mut time = root.section("time", problems);
+        let servers = time.get("ntp", problems, check::hosts);
+        let fallback = time.get("fallback_ntp", problems, check::hosts);
+        if !servers.is_wrong() && !fallback.is_wrong() && time.is_there() {
+            found.time_servers = Some((servers.right().unwrap_or_default(), fallback.right().unwrap_or_default()));
+        }
+        time.finish(problems);
+        for key in
+            ["ethernet", "ca_certificates", "mounts", "connect", "interfaces", "boot", "packages", "runcmd", "debug"]
+        {
+            root.not_here(key, "this appliance has no such setting. Change it over SSH", problems);
+        }
+        root.finish(problems);
+        // Whoever made a mistake needs a way in to mend it.
+        if !problems.is_empty()
+            && let Some(ssh) = &mut found.ssh
+        {
+            ssh.enabled = true;
+        }
+        found
+    }
+}
+
+fn read_user(mut user: Section<'_, '_>, found: &mut Preseed, problems: &mut Problems) {
+    let name = user.get("name", problems, check::user_name);
+    let encrypted = user.plain::<bool>("password_encrypted", problems);
+    let is_hash = encrypted.clone().right().unwrap_or(false);
+    let password = user.get("password", problems, |text: String| match text {
+        text if text == APPLIED => Ok(Password::AsBefore),
+        text if is_hash => check::password_hash(text).map(Password::Hash),
+        text => check::password(text).map(Password::Plain),
+    });
+    let passwordless_sudo = user.plain::<bool>("passwordless_sudo", problems);
+    let groups = user.get("groups", problems, check::groups);
+    if matches!(name, Given::Absent) && user.is_there() {
+        user.blame("name", "a user needs a name; nobody was added", problems);
+    }
+    let usable = !password.is_wrong() && !encrypted.is_wrong();
+    found.wrong_user = !usable;
+    if let Given::Right(name) = name {
+        // A wrong password costs the password alone: with a key one gets in all the same.
+        found.user = Some(User {
+            name,
+            password: password.right().filter(|_| usable),
+            passwordless_sudo: passwordless_sudo.right().unwrap_or(false),
+            groups: groups.right().unwrap_or_else(|| vec!["sudo".to_owned()]),
+        });
+    }
+    user.finish(problems);
+}
+
+fn read_ssh(mut ssh: Section<'_, '_>, problems: &mut Problems) -> Option<Ssh> {
+    let enabled = ssh.plain::<bool>("enabled", problems);
+    let by_password = ssh.plain::<bool>("password_authentication", problems);
+    let keys = ssh.get("authorized_keys", problems, check::keys);
+    ssh.not_here("ssh_import_id", "keys are not fetched from the network. Write them in `authorized_keys`", problems);
+    let is_there = ssh.is_there();
+    ssh.finish(problems);
+    is_there.then(|| Ssh {
+        enabled: enabled.right().unwrap_or(true),
+        by_password: by_password.right().unwrap_or(false),
+        keys: keys.right().unwrap_or_default(),
+    })
+}
+
+fn read_wlan(mut wlan: Section<'_, '_>, found: &mut Preseed, problems: &mut Problems) {
+    let plain = wlan.get("ssid", problems, check::ssid);
+    let hex = wlan.get("ssid_hex", problems, check::ssid_hex);
+    let kind = wlan.get("key_mgmt", problems, |kind: String| match kind.as_str() {
+        "none" | "owe" | "wpa-psk" | "sae" => Ok(kind),
+        _ => Err(format!("{kind:?} is not known: use none, owe, wpa-psk or sae, or leave it out")),
+    });
+    let _is_hash = wlan.plain::<bool>("password_encrypted", problems);
+    let password = wlan.plain::<String>("password", problems);
+    let hidden = wlan.plain::<bool>("hidden", problems).right().unwrap_or(false);
+    let country = wlan.get("country", problems, check::country);
+    let broken = plain.is_wrong() || hex.is_wrong() || kind.is_wrong() || password.is_wrong();
+    let ssid = hex.right().or(plain.right());
+    if ssid.is_none() && !broken && wlan.is_there() && password.clone().right().is_some() {
+        wlan.blame("ssid", "a password needs the network's name", problems);
+    }
+    if let Some(ssid) = ssid
+        && !broken
+    {
+        match wlan_key(kind.right().as_deref(), password.right()) {
+            Ok(key) => found.wlan = Some(Wlan { ssid, key, hidden, country: country.right() }),
+            Err(why) => wlan.blame("password", why, problems),
+        }
+    }
+    wlan.finish(problems);
+}
+
+/// The key, or why these do not go together. No message repeats a password.
+fn wlan_key(kind: Option<&str>, password: Option<String>) -> Result<WlanKey, String> {
+    let password = password.filter(|password| !password.is_empty());
+    match (kind, password) {
+        (Some("none" | "owe"), Some(_)) => Err("an open network has no password: leave it or `key_mgmt` out".into()),
+        (Some("owe"), None) => Ok(WlanKey::Open(true)),
+        (None | Some("none"), None) => Ok(WlanKey::Open(false)),
+        (Some(kind), None) => Err(format!("a network of kind {kind} needs a password")),
+        (_, Some(password)) if password == APPLIED => Ok(WlanKey::AsBefore),
+        (_, Some(password)) if password.chars().any(char::is_control) => {
+            Err("it holds a character that cannot be typed".into())
+        }
+        (Some("sae"), Some(password)) => match password.len() {
+            1..=128 => Ok(WlanKey::Sae(password)),
+            _ => Err("it is longer than 128 bytes".into()),
+        },
+        (_, Some(password)) => match (password.len(), check::from_hex(&password)) {
+            (64, Some(psk)) => Ok(WlanKey::Psk(psk)),
+            (8..=63, _) => Ok(WlanKey::Passphrase(password)),
+            (length, _) => {
+                Err(format!("a Wi-Fi password has 8 to 63 bytes, or 64 hexadecimal digits; this has {length}"))
+            }
+        },
+    }
+}
+
+fn read_locale(mut locale: Section<'_, '_>, found: &mut Preseed, problems: &mut Problems) {
+    found.keymap = locale.get("keymap", problems, check::keymap).right();
+    found.time_zone = locale.get("timezone", problems, check::time_zone).right();
+    found.lang = locale.get("lang", problems, check::locale).right();
+    for key in ["locales", "lc_time", "lc_measurement", "keymap_model", "keymap_variant", "keymap_options"] {
+        locale.not_here(key, "this appliance has no such setting. Change it over SSH", problems);
+    }
+    locale.finish(problems);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Preseed, String) {
+        let mut problems = Problems::default();
+        let document = Document::read(FILE, text, &mut problems);
+        let found = Preseed::read(&document, &mut problems);
+        (found, problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    #[test]
+    fn the_commented_example_is_right_as_it_is_and_with_every_line_live() {
+        let example = include_str!("../../examples/rpi-preseed.toml");
+        assert_eq!(read(example).1, "");
+        let is_setting =
+            |line: &str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let live: Vec<&str> = example
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(setting) if is_setting(setting) => setting,
+                _ => line,
+            })
+            .collect();
+        let (found, told) = read(&live.join("\n"));
+        assert_eq!(told, "");
+        assert!(found.host_name.is_some() && found.user.is_some() && found.ssh.is_some() && found.wlan.is_some());
+        assert!(
+            found.keymap.is_some() && found.time_zone.is_some() && found.lang.is_some() && found.time_servers.is_some()
+        );
+    }
+
+    #[test]
+    fn what_raspberry_pi_imager_writes_is_taken_without_a_word() {
+        let (found, told) = read(
+            "config_version = \"1.0\"\n\n[system]\nhostname = \"door\"\n\n[user]\nname = \"ann\"\n\
+             password = \"$y$j9T$aaaa$bbbbbbbb\"\npassword_encrypted = true\ngroups = [\"sudo\"]\n\n\
+             [ssh]\nenabled = true\npassword_authentication = true\n\n[wlan]\nssid = \"Home\"\npassword = \
+             \"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"\npassword_encrypted = true\nhidden = false\n\
+             country = \"GB\"\n\n[locale]\nkeymap = \"gb\"\ntimezone = \"Europe/London\"\n",
+        );
+        assert_eq!(told, "");
+        assert_eq!(found.user.unwrap().password, Some(Password::Hash("$y$j9T$aaaa$bbbbbbbb".into())));
+        assert!(matches!(found.wlan.unwrap().key, WlanKey::Psk(key) if key.len() == 32));
+    }
+
+    #[test]
+    fn a_mistake_in_one_part_leaves_the_others() {
+        let (found, told) =
+            read("[system]\nhostname = \"no good\"\n[user]\nname = \"ann\"\npassword = \"\"\n[ssh]\nenabled = false\n");
+        assert_eq!(found.host_name, None);
+        assert_eq!(found.user.as_ref().unwrap().password, None);
+        assert!(found.wrong_user);
+        assert!(found.ssh.unwrap().enabled, "with a mistake in the file, SSH stays on");
+        assert!(told.contains("line 2: `system.hostname`") && told.contains("line 5: `user.password`"), "{told}");
+    }
+
+    #[test]
+    fn wireless_keys_fit_their_kind_and_are_not_repeated() {
+        let key = |kind: &str, password: &str| {
+            read(&format!("[wlan]\nssid = \"n\"\nkey_mgmt = \"{kind}\"\npassword = \"{password}\"\n"))
+        };
+        assert!(matches!(key("wpa-psk", "eightchr").0.wlan.unwrap().key, WlanKey::Passphrase(_)));
+        assert!(matches!(key("sae", "short").0.wlan.unwrap().key, WlanKey::Sae(_)));
+        assert!(matches!(key("owe", "").0.wlan.unwrap().key, WlanKey::Open(true)));
+        for (kind, password) in [("wpa-psk", "shorty7"), ("none", "eightchr"), ("wep", "eightchr"), ("sae", "")] {
+            let (found, told) = key(kind, password);
+            assert!(found.wlan.is_none() && !told.is_empty(), "{kind} {password}");
+            assert!(password.is_empty() || !told.contains(password), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_applied_here_is_told_and_not_called_unknown() {
+        let (_, told) = read("[packages]\ninstall = [\"vim\"]\n[sytem]\nhostname = \"x\"\n");
+        assert!(told.contains("line 1: `packages` is not applied"), "{told}");
+        assert!(told.contains("`sytem` is not known: did you mean `system`?"), "{told}");
+    }
+}

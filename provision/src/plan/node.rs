@@ -1,0 +1,246 @@
+//! The agents of this node: their configuration, and how they get to the broker.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use microlambda_wire::Name;
+use toml::{Table, Value};
+
+use super::{Action, Owner, Part, Plan};
+use crate::broker::LOCAL_PORT;
+use crate::facts::Facts;
+use crate::input::appliance::{Role, Settings};
+use crate::input::join::{Join, Member};
+use crate::paths;
+use crate::problem::Problems;
+use crate::state::Joined;
+
+/// What the login message and the problems call what belongs to no single file.
+pub const THIS_NODE: &str = "this node";
+const BYTES_PER_MB: u64 = 1 << 20;
+const WRITTEN_BY: &str = "# Written by microlambda-provision when microlambda.toml on the boot partition was last applied: a changed\n\
+                          # microlambda.toml replaces this file, and nothing else does.\n";
+
+/// What the node is for, from all files and from what held before.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// What `microlambda.toml` sets; none if there never was one.
+    pub settings: Option<Settings>,
+    /// Whether a file of these is new: only then the agents' files are written again.
+    pub changed: bool,
+    /// Where joins lead.
+    pub joins: BTreeMap<Member, Joined>,
+    /// Joins of this boot, whose password and authority are to be kept.
+    pub new_joins: Vec<Join>,
+}
+
+impl Wishes {
+    /// What this node does.
+    pub fn roles(&self) -> BTreeSet<Role> {
+        let joined = || self.joins.keys().filter_map(|&member| role_of(member)).collect();
+        match &self.settings {
+            Some(Settings { roles: Some(roles), .. }) => roles.clone(),
+            Some(_) if self.joins.is_empty() => Role::ALL.into_iter().collect(),
+            Some(_) | None => joined(),
+        }
+    }
+
+    /// Whether this node runs the broker.
+    pub fn is_broker(&self) -> bool {
+        self.roles().contains(&Role::Broker)
+    }
+
+    /// The site: that of a join, as the broker takes no other.
+    pub fn site(&self) -> Name {
+        let joined = if self.is_broker() { None } else { self.joins.values().next().map(|joined| joined.site.clone()) };
+        let named = || self.settings.as_ref().and_then(|settings| settings.site.clone());
+        joined.or_else(named).unwrap_or_else(Name::default_site)
+    }
+
+    /// Notes what does not go together.
+    pub fn check(&self, facts: &Facts, problems: &mut Problems) {
+        let mut note = |what: String| problems.note(THIS_NODE, None, what);
+        if self.is_broker() {
+            return;
+        }
+        for role in self.roles() {
+            let Some(member) = member_of(role) else { continue };
+            let file = match member {
+                Member::Camera => paths::CAMERA_PASSWORD,
+                Member::Edge | Member::Viewer => paths::EDGE_PASSWORD,
+            };
+            let name = member.as_str();
+            match self.joins.get(&member) {
+                None => note(format!(
+                    "the {name} knows no broker yet: run `sudo microlambda-provision join {name}` on the node that has one, and put \
+                     what it prints on this boot partition as microlambda-join.toml"
+                )),
+                Some(_) if self.new_joins.iter().any(|join| join.member == member && join.password.is_some()) => {}
+                Some(_) if facts.present.contains(file) => {}
+                Some(_) => {
+                    note(format!("the password of the {name} is not on this node: copy its join file here again"))
+                }
+            }
+        }
+        let sites: BTreeSet<&Name> = self.joins.values().map(|joined| &joined.site).collect();
+        let named = self.settings.as_ref().and_then(|settings| settings.site.as_ref());
+        if sites.len() > 1 {
+            note("its join files are of different sites: use those of one broker".into());
+        } else if let (Some(named), Some(site)) = (named, sites.first())
+            && named != *site
+        {
+            note(format!(
+                "microlambda.toml names the site {named}, but it joined {site}, which is used: write that, or leave `site` out"
+            ));
+        }
+        let authorities: BTreeSet<&str> = self.new_joins.iter().map(|join| join.ca.as_str()).collect();
+        if authorities.len() > 1 {
+            note("its join files are of different brokers: use those of one".into());
+        }
+    }
+
+    /// Where an agent finds its broker and as whom: none if it cannot be let in yet.
+    fn broker_table(&self, member: Member) -> Option<Table> {
+        let mut table = Table::new();
+        let text = |text: &str| Value::from(text);
+        if self.is_broker() {
+            table.insert("url".into(), text(&format!("mqtt://127.0.0.1:{LOCAL_PORT}")));
+            table.insert("username".into(), text(member.as_str()));
+            return Some(table);
+        }
+        let joined = self.joins.get(&member)?;
+        let named = self.settings.as_ref().and_then(|settings| settings.broker.as_ref());
+        table.insert("url".into(), text(named.unwrap_or(&joined.broker)));
+        table.insert("username".into(), text(&joined.username));
+        table.insert("ca-file".into(), text(paths::SITE_CA));
+        Some(table)
+    }
+}
+
+fn role_of(member: Member) -> Option<Role> {
+    match member {
+        Member::Camera => Some(Role::Camera),
+        Member::Edge => Some(Role::Edge),
+        Member::Viewer => None,
+    }
+}
+
+fn member_of(role: Role) -> Option<Member> {
+    match role {
+        Role::Camera => Some(Member::Camera),
+        Role::Edge => Some(Member::Edge),
+        Role::Broker => None,
+    }
+}
+
+/// Keeps password and authority of new joins.
+pub fn plan_joins(wishes: &Wishes, facts: &Facts, plan: &mut Plan) {
+    let authorities: BTreeSet<&str> = wishes.new_joins.iter().map(|join| join.ca.as_str()).collect();
+    if wishes.is_broker() || authorities.len() > 1 {
+        return;
+    }
+    for join in &wishes.new_joins {
+        if join.ca.as_bytes() != facts.site_ca {
+            plan.write(Part::Join, paths::SITE_CA, join.ca.clone());
+        }
+        if let Some(password) = &join.password {
+            plan_password(plan, Part::Join, join.member, password);
+        }
+    }
+}
+
+/// A password where the service manager finds it.
+pub fn plan_password(plan: &mut Plan, part: Part, member: Member, password: &str) {
+    let path = match member {
+        Member::Camera => paths::CAMERA_PASSWORD,
+        Member::Edge => paths::EDGE_PASSWORD,
+        Member::Viewer => return,
+    };
+    plan.act(part, Action::Folder { path: "/etc/credstore".into(), mode: 0o700 });
+    plan.write_secret(part, path, format!("{password}\n"));
+}
+
+/// The agents' files: written if anything is new, or if they are missing.
+pub fn plan_agents(wishes: &Wishes, facts: &Facts, plan: &mut Plan) {
+    let roles = wishes.roles();
+    let nothing_known = wishes.settings.is_none() && wishes.joins.is_empty();
+    if nothing_known {
+        return;
+    }
+    let defaults = Settings::empty();
+    let settings = wishes.settings.as_ref().unwrap_or(&defaults);
+    let agents: [(Role, Part, &str, &str); 2] = [
+        (Role::Camera, Part::Camera, paths::CAMERA, paths::CAMERA_PASSWORD),
+        (Role::Edge, Part::Edge, paths::EDGE, paths::EDGE_PASSWORD),
+    ];
+    for (role, part, path, password) in agents {
+        if !roles.contains(&role) {
+            // Without its file the service does not start.
+            for gone in [path, password].into_iter().filter(|gone| wishes.changed && facts.present.contains(gone)) {
+                plan.remove(part, gone);
+            }
+            continue;
+        }
+        if !wishes.changed && facts.present.contains(path) {
+            continue;
+        }
+        let table = member_of(role).and_then(|member| wishes.broker_table(member));
+        let Some(broker) = table else { continue };
+        let (table, owner, mode, program) = match role {
+            Role::Camera if settings.no_source => continue,
+            // Its group may read it, as an address in it may hold a password.
+            Role::Camera => {
+                (camera_table(wishes, settings, broker), Owner::Group("microlambda-camera"), 0o640, "camera-agent")
+            }
+            Role::Edge | Role::Broker => (edge_table(wishes, settings, broker), Owner::Root, 0o644, "edge-agent"),
+        };
+        let content = format!("{WRITTEN_BY}\n{table}").into();
+        plan.act(part, Action::Write { path: path.into(), content, mode, owner, check: Some(program) });
+    }
+}
+
+fn camera_table(wishes: &Wishes, settings: &Settings, broker: Table) -> Table {
+    let mut table = Table::new();
+    table.insert("site".into(), wishes.site().as_str().into());
+    if let Some(camera) = &settings.camera {
+        table.insert("camera".into(), camera.as_str().into());
+    }
+    let source = settings.source.clone().unwrap_or_default();
+    // Numbers and texts only: a table can always be made of them.
+    if let Ok(source) = Value::try_from(source) {
+        table.insert("source".into(), source);
+    }
+    table.insert("broker".into(), Value::Table(broker));
+    let spool = [
+        ("bytes-max", settings.spool_mb.map(|mb| mb * BYTES_PER_MB)),
+        ("frames-max", settings.spool_frames),
+        ("restart-after-s", settings.restart_after_s),
+    ];
+    insert_numbers(&mut table, "spool", &spool);
+    insert_numbers(&mut table, "image", &[("interval-s", settings.image_interval_s)]);
+    table
+}
+
+fn edge_table(wishes: &Wishes, settings: &Settings, broker: Table) -> Table {
+    let mut table = Table::new();
+    table.insert("site".into(), wishes.site().as_str().into());
+    if let Some(node) = &settings.node {
+        table.insert("node".into(), node.as_str().into());
+    }
+    if let Some(mb) = settings.worker_memory_mb.and_then(|mb| i64::try_from(mb).ok()) {
+        table.insert("worker-memory-mb".into(), mb.into());
+    }
+    table.insert("broker".into(), Value::Table(broker));
+    insert_numbers(&mut table, "chain", &[("r-limit-ms", settings.r_limit_ms)]);
+    table
+}
+
+/// A table of those numbers that are given, if any is.
+fn insert_numbers(table: &mut Table, name: &str, numbers: &[(&str, Option<u64>)]) {
+    let given = numbers
+        .iter()
+        .filter_map(|&(key, number)| Some((key.to_owned(), Value::Integer(i64::try_from(number?).ok()?))));
+    let inner: Table = given.collect();
+    if !inner.is_empty() {
+        table.insert(name.into(), Value::Table(inner));
+    }
+}

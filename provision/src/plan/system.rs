@@ -1,0 +1,285 @@
+//! The part of the plan that follows from `rpi-preseed.toml`.
+
+use openssl::hash::MessageDigest;
+use openssl::pkcs5::pbkdf2_hmac;
+
+use super::{Action, Content, Memory, Owner, Part, Plan};
+use crate::facts::Facts;
+use crate::input::check::to_hex;
+use crate::input::preseed::{FILE, Password, Preseed, Ssh, User, Wlan, WlanKey};
+use crate::paths;
+use crate::problem::Problems;
+use crate::state::State;
+
+/// Users with a lower number belong to the system.
+const USER_ID_MIN: u32 = 1_000;
+/// Rounds and length of a WPA2 key, as the standard has them.
+const PSK_ROUNDS: usize = 4_096;
+const PSK_BYTES: usize = 32;
+const WRITTEN_BY: &str = "# Written by microlambda-provision from rpi-preseed.toml on the boot partition.\n";
+
+/// Plans the system's settings.
+pub fn plan(preseed: Option<&Preseed>, facts: &Facts, state: &State, plan: &mut Plan, problems: &mut Problems) {
+    // The way in comes first, and does not depend on any file.
+    if !facts.ssh_host_keys {
+        let args = vec!["-A".to_owned()];
+        plan.act(Part::Ssh, Action::Run { program: "ssh-keygen", root_option: "-f", args, stdin: Content(Vec::new()) });
+    }
+    if !facts.present.contains(paths::SSHD) && preseed.is_none_or(|preseed| preseed.ssh.is_none()) {
+        plan.write(Part::Ssh, paths::SSHD, sshd_settings(false));
+    }
+    let Some(preseed) = preseed else { return };
+    if let Some(name) = &preseed.host_name {
+        plan.write(Part::HostName, "/etc/hostname", format!("{name}\n"));
+        plan.write(Part::HostName, "/etc/hosts", hosts_with(&facts.hosts, name));
+        plan.act(Part::HostName, Action::HostName(name.clone()));
+    }
+    let user = preseed.user.as_ref().filter(|user| is_free(user, facts, problems));
+    if let Some(user) = user {
+        plan_user(user, facts, plan, problems);
+    }
+    if let Some(ssh) = &preseed.ssh {
+        plan_ssh(ssh, user, preseed, state, plan, problems);
+    }
+    if let Some(wlan) = &preseed.wlan {
+        plan_wlan(wlan, state, plan, problems);
+    }
+    plan_locale(preseed, facts, plan, problems);
+    if let Some((servers, fallback)) = &preseed.time_servers {
+        let line = |key: &str, hosts: &[String]| {
+            if hosts.is_empty() { String::new() } else { format!("{key}={}\n", hosts.join(" ")) }
+        };
+        let text = format!("{WRITTEN_BY}[Time]\n{}{}", line("NTP", servers), line("FallbackNTP", fallback));
+        plan.write(Part::Time, "/etc/systemd/timesyncd.conf.d/microlambda.conf", text);
+    }
+}
+
+/// `/etc/hosts` in which the host finds itself.
+fn hosts_with(hosts: &str, name: &str) -> String {
+    let base = if hosts.trim().is_empty() {
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    } else {
+        hosts
+    };
+    let others = base.lines().filter(|line| line.split_whitespace().next() != Some("127.0.1.1"));
+    let mut text: String = others.map(|line| format!("{line}\n")).collect();
+    text.push_str(&format!("127.0.1.1\t{name}.local {name}\n"));
+    text
+}
+
+/// Whether the name is nobody's, or a person's.
+fn is_free(user: &User, facts: &Facts, problems: &mut Problems) -> bool {
+    let is_free = facts.users.get(&user.name).is_none_or(|&id| (USER_ID_MIN..65_534).contains(&id));
+    if !is_free {
+        problems.note(
+            FILE,
+            None,
+            format!("`user.name`: {} is a user of the system itself: choose another name", user.name),
+        );
+    }
+    is_free
+}
+
+fn plan_user(user: &User, facts: &Facts, plan: &mut Plan, problems: &mut Problems) {
+    let name = &user.name;
+    let is_new = !facts.users.contains_key(name);
+    let groups: Vec<&str> =
+        user.groups.iter().map(String::as_str).filter(|&group| facts.groups.contains(group)).collect();
+    let mut args: Vec<String> = Vec::new();
+    let program = if is_new {
+        args.extend(["--create-home", "--user-group", "--no-log-init", "--shell", "/bin/bash"].map(str::to_owned));
+        if !groups.is_empty() {
+            args.extend(["--groups".to_owned(), groups.join(",")]);
+        }
+        "useradd"
+    } else {
+        args.extend(["--append".to_owned(), "--groups".to_owned(), groups.join(",")]);
+        "usermod"
+    };
+    args.push(name.clone());
+    if is_new || !groups.is_empty() {
+        plan.act(Part::User, Action::Run { program, root_option: "--prefix", args, stdin: Content(Vec::new()) });
+    }
+    let chpasswd = |option: &[&str], password: &str| Action::Run {
+        program: "chpasswd",
+        root_option: "--root",
+        args: option.iter().map(|&option| option.to_owned()).collect(),
+        stdin: format!("{name}:{password}\n").into(),
+    };
+    match &user.password {
+        Some(Password::Plain(password)) => plan.act(Part::User, chpasswd(&["--crypt-method", "YESCRYPT"], password)),
+        Some(Password::Hash(hash)) => plan.act(Part::User, chpasswd(&["--encrypted"], hash)),
+        Some(Password::AsBefore) if is_new => {
+            problems.note(
+                FILE,
+                None,
+                format!(
+                    "`user.password` was taken out when it was applied, but there is no {name} here: write it again"
+                ),
+            );
+        }
+        Some(Password::AsBefore) | None => {}
+    }
+    let sudoers = format!("/etc/sudoers.d/010-microlambda-{name}");
+    if user.passwordless_sudo {
+        let content = format!("{WRITTEN_BY}{name} ALL=(ALL:ALL) NOPASSWD: ALL\n").into();
+        plan.act(Part::User, Action::Write { path: sudoers, content, mode: 0o440, owner: Owner::Root, check: None });
+    } else {
+        plan.remove(Part::User, sudoers);
+        if is_new && user.password.is_none() {
+            let what = format!(
+                "{name} has no password and so cannot become root: add `password`, or `passwordless_sudo = true`, to [user]"
+            );
+            problems.note(FILE, None, what);
+        }
+    }
+    plan.memory.push((Part::User, Memory::User(name.clone())));
+}
+
+fn sshd_settings(by_password: bool) -> String {
+    let yes_no = if by_password { "yes" } else { "no" };
+    format!(
+        "{WRITTEN_BY}PasswordAuthentication {yes_no}\nKbdInteractiveAuthentication no\nPermitRootLogin no\n\
+         AuthorizedKeysFile .ssh/authorized_keys {}/%u\n",
+        paths::SSH_KEYS
+    )
+}
+
+fn plan_ssh(
+    ssh: &Ssh,
+    user: Option<&User>,
+    preseed: &Preseed,
+    state: &State,
+    plan: &mut Plan,
+    problems: &mut Problems,
+) {
+    plan.write(Part::Ssh, paths::SSHD, sshd_settings(ssh.by_password));
+    if ssh.enabled {
+        plan.remove(Part::Ssh, paths::SSH_OFF);
+    } else {
+        plan.write(Part::Ssh, paths::SSH_OFF, "rpi-preseed.toml says [ssh] enabled = false.\n".to_owned());
+    }
+    if !ssh.keys.is_empty() {
+        match user.map(|user| &user.name).or(if preseed.user.is_none() { state.user.as_ref() } else { None }) {
+            Some(name) => {
+                plan.act(Part::Ssh, Action::Folder { path: paths::SSH_KEYS.into(), mode: 0o755 });
+                plan.write(Part::Ssh, format!("{}/{name}", paths::SSH_KEYS), ssh.keys.join("\n") + "\n");
+            }
+            None => problems.note(
+                FILE,
+                None,
+                "`ssh.authorized_keys`: nobody is there to use them: add [user] with a `name`",
+            ),
+        }
+    } else if !ssh.by_password && ssh.enabled {
+        let what =
+            "nobody can log in over SSH yet: add `authorized_keys` to [ssh], or `password_authentication = true`";
+        problems.note(FILE, None, what);
+    }
+}
+
+fn plan_wlan(wlan: &Wlan, state: &State, plan: &mut Plan, problems: &mut Problems) {
+    let ssid = to_hex(&wlan.ssid);
+    let lines = match &wlan.key {
+        WlanKey::Open(false) => vec!["key_mgmt=NONE".to_owned()],
+        WlanKey::Open(true) => vec!["key_mgmt=OWE".to_owned(), "ieee80211w=2".to_owned()],
+        WlanKey::Passphrase(text) => match psk_of(text, &wlan.ssid) {
+            Ok(psk) => psk_lines(&psk),
+            Err(error) => {
+                problems.note(FILE, None, format!("`wlan.password`: its key cannot be computed: {error}"));
+                return;
+            }
+        },
+        WlanKey::Psk(psk) => psk_lines(psk),
+        // Hexadecimal digits, so that no text can break out of its line.
+        WlanKey::Sae(text) => {
+            let password = to_hex(text.as_bytes());
+            vec!["key_mgmt=SAE".to_owned(), "ieee80211w=2".to_owned(), format!("sae_password={password}")]
+        }
+        WlanKey::AsBefore => match &state.wlan {
+            Some((before, lines)) if *before == ssid => lines.clone(),
+            Some(_) | None => {
+                let what = "`wlan.password` was taken out when it was applied, and belongs to another network: write that of this one";
+                problems.note(FILE, None, what);
+                return;
+            }
+        },
+    };
+    let country = wlan.country.as_ref().map(|country| format!("country={country}\n")).unwrap_or_default();
+    let hidden = if wlan.hidden { "\tscan_ssid=1\n" } else { "" };
+    let key: String = lines.iter().map(|line| format!("\t{line}\n")).collect();
+    let text = format!(
+        "{WRITTEN_BY}ctrl_interface=/run/wpa_supplicant\n{country}network={{\n\tssid={ssid}\n{hidden}{key}}}\n"
+    );
+    plan.write_secret(Part::Wlan, paths::WLAN, text);
+    plan.memory.push((Part::Wlan, Memory::Wlan((ssid, lines))));
+    if wlan.country.is_none() {
+        let what = "`wlan.country` is missing: without it the radio may keep silent on your network's channel; write its two letters";
+        problems.note(FILE, None, what);
+    }
+}
+
+fn psk_lines(psk: &[u8]) -> Vec<String> {
+    vec!["key_mgmt=WPA-PSK WPA-PSK-SHA256".to_owned(), "ieee80211w=1".to_owned(), format!("psk={}", to_hex(psk))]
+}
+
+/// The key of a WPA2 network (IEEE 802.11i, annex H.4).
+fn psk_of(passphrase: &str, ssid: &[u8]) -> Result<Vec<u8>, openssl::error::ErrorStack> {
+    let mut psk = vec![0; PSK_BYTES];
+    pbkdf2_hmac(passphrase.as_bytes(), ssid, PSK_ROUNDS, MessageDigest::sha1(), &mut psk)?;
+    Ok(psk)
+}
+
+fn plan_locale(preseed: &Preseed, facts: &Facts, plan: &mut Plan, problems: &mut Problems) {
+    if let Some(keymap) = &preseed.keymap {
+        let text = format!(
+            "{WRITTEN_BY}XKBMODEL=\"pc105\"\nXKBLAYOUT=\"{keymap}\"\nXKBVARIANT=\"\"\nXKBOPTIONS=\"\"\n\nBACKSPACE=\"guess\"\n"
+        );
+        plan.write(Part::Locale, "/etc/default/keyboard", text);
+    }
+    if let Some(zone) = &preseed.time_zone {
+        if facts.time_zone_known {
+            plan.act(
+                Part::Locale,
+                Action::Link { path: "/etc/localtime".into(), target: format!("{}/{zone}", paths::ZONES) },
+            );
+            plan.write(Part::Locale, "/etc/timezone", format!("{zone}\n"));
+        } else {
+            problems.note(
+                FILE,
+                None,
+                format!("`locale.timezone`: there is no time zone {zone}: write one such as Europe/London"),
+            );
+        }
+    }
+    if let Some(lang) = &preseed.lang {
+        if facts.locale_known {
+            plan.write(Part::Locale, "/etc/default/locale", format!("LANG={lang}\n"));
+        } else {
+            problems.note(
+                FILE,
+                None,
+                format!("`locale.lang`: {lang} is not installed here: use C.UTF-8, or install it over SSH"),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wpa2_key_is_that_of_the_standards_own_example() {
+        let psk = psk_of("password", b"IEEE").unwrap();
+        assert_eq!(to_hex(&psk), "f42c6fc52df0ebef9ebb4b90b38a5f902e83fe1b135a70e23aed762e9710a12e");
+    }
+
+    #[test]
+    fn the_host_finds_itself_once() {
+        let hosts = hosts_with("127.0.0.1 localhost\n127.0.1.1 old\n10.0.0.1 other\n", "hub");
+        assert_eq!(hosts, "127.0.0.1 localhost\n10.0.0.1 other\n127.0.1.1\thub.local hub\n");
+        assert_eq!(hosts_with(&hosts, "hub"), hosts);
+        assert!(hosts_with("", "hub").starts_with("127.0.0.1\tlocalhost\n"));
+    }
+}
