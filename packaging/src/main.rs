@@ -1,4 +1,4 @@
-//! `man-pages FOLDER`: writes the man pages of both agents and of each of their commands, from the definitions that their command lines
+//! `man-pages FOLDER`: writes the man pages of the programs and of each of their commands, from the definitions that their command lines
 //! are parsed by.
 
 use std::path::Path;
@@ -29,10 +29,14 @@ fn write(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn commands() -> [Command; 2] {
+fn commands() -> [Command; 3] {
+    let programs = [
+        camera_agent::cli::Cli::command(),
+        edge_agent::cli::Cli::command(),
+        microlambda_provision::cli::Cli::command(),
+    ];
     // The `help` command explains the others, which have pages of their own.
-    [camera_agent::cli::Cli::command(), edge_agent::cli::Cli::command()]
-        .map(|command| command.disable_help_subcommand(true))
+    programs.map(|command| command.disable_help_subcommand(true))
 }
 
 #[cfg(test)]
