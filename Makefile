@@ -1,9 +1,9 @@
 # Everything a person runs. The work is in scripts/; this file gives it names.
 .DEFAULT_GOAL := help
-.PHONY: help setup models calibration build package demo test vm-test soak model fuzz torture bench check-fast clean
+.PHONY: help setup models calibration build package image demo test vm-test image-test image-reproducible soak model fuzz torture bench check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
-export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES SEED
+export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES SEED FRESH URL
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -24,6 +24,9 @@ build: ## build the agents and the demo, optimised
 package: ## Debian packages of the agents, the models, and a node that does both, in target/debian
 	scripts/package
 
+image: ## the flashable image for Raspberry Pi 3, 4, 5 and Zero 2 W, in target/image
+	image-build/image
+
 demo: ## camera, broker and two edge nodes on real photos, live on this terminal
 	scripts/setup demo
 	scripts/demo
@@ -34,6 +37,12 @@ test: ## every check and every test
 
 vm-test: ## a camera and both units in a virtual machine (not part of test; emulated it takes a quarter of an hour)
 	image-build/vm/test
+
+image-test: ## the image booted in emulation: everything on it at work, power cuts, two nodes (under an hour)
+	image-build/image-test
+
+image-reproducible: ## two builds of the image from the same packages, compared bit for bit
+	image-build/reproducible
 
 soak: ## the simulator with random seeds until one fails or MINUTES are up
 	scripts/soak
