@@ -28,6 +28,8 @@ pub struct Facts {
     pub locale_known: bool,
     /// Which of our own files are there.
     pub present: BTreeSet<&'static str>,
+    /// What kind of board this is, as its device tree says; empty if there is none.
+    pub board: String,
     /// Whether the SSH server has keys.
     pub ssh_host_keys: bool,
     /// The clock, s since 1970.
@@ -59,6 +61,7 @@ impl Facts {
             time_zone_known: zone.is_some_and(|zone| under(root, paths::ZONES).join(zone).is_file()),
             locale_known: lang.is_some_and(|lang| has_locale(root, lang)),
             present: paths::OURS.into_iter().filter(|path| under(root, path).exists()).collect(),
+            board: text(paths::BOARD).trim_end_matches('\0').to_owned(),
             ssh_host_keys: has_host_keys(&under(root, "/etc/ssh")),
             now_unix_s,
             authority: Authority::from_pem(&bytes(paths::AUTHORITY)).ok(),

@@ -42,6 +42,8 @@ pub const SSH_KEYS: &str = "/etc/ssh/authorized_keys.d";
 pub const SSH_OFF: &str = "/etc/microlambda/ssh-off";
 /// The wireless network; its supplicant starts only if it is there.
 pub const WLAN: &str = "/etc/wpa_supplicant/wpa_supplicant-wlan0.conf";
+/// The name of the board, from its device tree.
+pub const BOARD: &str = "/proc/device-tree/model";
 /// Time zones.
 pub const ZONES: &str = "/usr/share/zoneinfo";
 

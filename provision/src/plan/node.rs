@@ -191,7 +191,7 @@ pub fn plan_agents(wishes: &Wishes, facts: &Facts, plan: &mut Plan) {
             Role::Camera => {
                 (camera_table(wishes, settings, broker), Owner::Group("microlambda-camera"), 0o640, "camera-agent")
             }
-            Role::Edge | Role::Broker => (edge_table(wishes, settings, broker), Owner::Root, 0o644, "edge-agent"),
+            Role::Edge | Role::Broker => (edge_table(wishes, settings, broker, facts), Owner::Root, 0o644, "edge-agent"),
         };
         let content = format!("{WRITTEN_BY}\n{table}").into();
         plan.act(part, Action::Write { path: path.into(), content, mode, owner, check: Some(program) });
@@ -220,7 +220,15 @@ fn camera_table(wishes: &Wishes, settings: &Settings, broker: Table) -> Table {
     table
 }
 
-fn edge_table(wishes: &Wishes, settings: &Settings, broker: Table) -> Table {
+/// The limit of one step where nobody says it, on a board whose single unit may take longer than the agent's own default, ms.
+const R_LIMIT_OF_SLOW_BOARD_MS: u64 = 5_000;
+
+/// Whether one core of a board (Cortex-A53 at 1.0 to 1.4 GHz) is too slow for the agent's default limit.
+fn is_slow(board: &str) -> bool {
+    ["Raspberry Pi 3", "Raspberry Pi Zero 2", "Raspberry Pi Compute Module 3"].iter().any(|slow| board.starts_with(slow))
+}
+
+fn edge_table(wishes: &Wishes, settings: &Settings, broker: Table, facts: &Facts) -> Table {
     let mut table = Table::new();
     table.insert("site".into(), wishes.site().as_str().into());
     if let Some(node) = &settings.node {
@@ -230,7 +238,8 @@ fn edge_table(wishes: &Wishes, settings: &Settings, broker: Table) -> Table {
         table.insert("worker-memory-mb".into(), mb.into());
     }
     table.insert("broker".into(), Value::Table(broker));
-    insert_numbers(&mut table, "chain", &[("r-limit-ms", settings.r_limit_ms)]);
+    let r_limit_ms = settings.r_limit_ms.or(is_slow(&facts.board).then_some(R_LIMIT_OF_SLOW_BOARD_MS));
+    insert_numbers(&mut table, "chain", &[("r-limit-ms", r_limit_ms)]);
     table
 }
 
