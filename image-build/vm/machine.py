@@ -14,6 +14,8 @@ from scenario import Failure  # noqa: E402
 DISK_BYTES = 4 << 30  # of the card: a power of two, as the emulated controller wants, and larger than the image, as cards are
 STEP_S = 300  # one try of a step
 SSH = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=20"]
+# A board that is switched off says no goodbye.
+SSH += ["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=6"]
 PRESEED = """[user]
 name = "tester"
 passwordless_sudo = true
