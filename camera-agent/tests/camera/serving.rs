@@ -1,6 +1,6 @@
 //! Frames on request: bytes, credit, expiry, and when they are freed.
 
-use crate::support::{Broker, Lens, Observer, Setup, jpeg, name, picture};
+use crate::support::{Broker, Lens, Observer, Setup, free_port, jpeg, name, picture};
 use image::DynamicImage;
 use microlambda::Digest;
 use microlambda_wire::{ChainClass, EndMark, GapReason, Record, RecordNote, Topic};
@@ -227,6 +227,19 @@ async fn what_is_not_ours_on_our_topics_is_counted_and_changes_nothing() {
     observer.want("n1", 0, 1, 0);
     observer.frame("n1", 0).await;
     observer.status(|status| status.counters.refused_messages == 8).await;
+}
+
+#[tokio::test]
+async fn the_last_picture_of_an_input_that_ended_before_there_was_a_broker_is_published_when_there_is_one() {
+    let port = free_port();
+    let setup = Setup::new(port, FOLDER);
+    setup.pictures(&[("a.jpg", jpeg(64, 48, 1))]);
+    let agent = setup.run(&[]);
+    agent.wait_for_line("the input has ended");
+    let _broker = Broker::start_on(port);
+    let mut observer = Observer::new(port).await;
+    let is_image = |topic: &Topic, _: &bytes::Bytes| matches!(topic, Topic::CameraImage { .. }).then_some(());
+    observer.until(is_image).await;
 }
 
 #[tokio::test]

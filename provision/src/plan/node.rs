@@ -191,7 +191,9 @@ pub fn plan_agents(wishes: &Wishes, facts: &Facts, plan: &mut Plan) {
             Role::Camera => {
                 (camera_table(wishes, settings, broker), Owner::Group("microlambda-camera"), 0o640, "camera-agent")
             }
-            Role::Edge | Role::Broker => (edge_table(wishes, settings, broker, facts), Owner::Root, 0o644, "edge-agent"),
+            Role::Edge | Role::Broker => {
+                (edge_table(wishes, settings, broker, facts), Owner::Root, 0o644, "edge-agent")
+            }
         };
         let content = format!("{WRITTEN_BY}\n{table}").into();
         plan.act(part, Action::Write { path: path.into(), content, mode, owner, check: Some(program) });
@@ -225,7 +227,9 @@ const R_LIMIT_OF_SLOW_BOARD_MS: u64 = 5_000;
 
 /// Whether one core of a board (Cortex-A53 at 1.0 to 1.4 GHz) is too slow for the agent's default limit.
 fn is_slow(board: &str) -> bool {
-    ["Raspberry Pi 3", "Raspberry Pi Zero 2", "Raspberry Pi Compute Module 3"].iter().any(|slow| board.starts_with(slow))
+    ["Raspberry Pi 3", "Raspberry Pi Zero 2", "Raspberry Pi Compute Module 3"]
+        .iter()
+        .any(|slow| board.starts_with(slow))
 }
 
 fn edge_table(wishes: &Wishes, settings: &Settings, broker: Table, facts: &Facts) -> Table {

@@ -1,0 +1,170 @@
+//! What the agent says of itself: head, status, the newest picture.
+
+use std::time::Duration;
+
+use microlambda_runtime::{Link, PublishError, monotonic_us};
+use microlambda_wire::{CameraHead, CameraStatus, ChainClass, SourceCounters, Topic, to_payload};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Agent, CLOSE_TIMEOUT, TICK};
+use crate::source::pump::{Phase, Report};
+
+/// The head is repeated this often for those who missed it.
+const HEAD_EVERY: Duration = Duration::from_secs(5);
+/// A finite input's head is said at most this often; a live one's at once.
+const HEAD_PAUSE: Duration = Duration::from_millis(100);
+/// Counters in the status are brought up to date this often at most; trouble is said at once.
+const STATUS_PAUSE: Duration = Duration::from_secs(5);
+/// The status is repeated this often.
+const STATUS_EVERY: Duration = Duration::from_secs(60);
+/// A live source that gives nothing for this long is in trouble, µs.
+const SILENT_US: u64 = 15_000_000;
+
+/// What was last published, and when.
+pub(super) struct Said<T> {
+    /// None is due at once.
+    pub(super) last: Option<(T, Instant)>,
+}
+
+impl<T: PartialEq> Said<T> {
+    /// When `value` is to be published: the earliest time, given the pause after the former and the repetition.
+    fn due(&self, value: &T, pause: Duration, every: Duration) -> Option<Instant> {
+        let (last, at) = self.last.as_ref()?;
+        Some(*at + if last == value { every } else { pause })
+    }
+}
+
+impl Agent {
+    /// Publishes what is due and returns when to look again.
+    pub(super) fn announce(&mut self, link: &Link, report: &Report) -> Instant {
+        let now = Instant::now();
+        let mut wake = now + self.watchdog.interval().unwrap_or(TICK).min(TICK);
+        if !link.is_connected() {
+            return wake;
+        }
+        let pause = if self.config.source.class() == ChainClass::Live { Duration::ZERO } else { HEAD_PAUSE };
+        match self.head.due(&self.head_now(), pause, HEAD_EVERY) {
+            Some(due) if due > now => wake = wake.min(due),
+            _ => self.publish_head(link),
+        }
+        let status = self.status_now(report);
+        // Trouble is news, and so is what came of the whole input: it does not change any more.
+        let is_news = self.status.last.as_ref().is_none_or(|(last, _)| {
+            last.trouble != status.trouble
+                || report.phase == Phase::Ended && of_source(last.counters) != of_source(status.counters)
+        });
+        match self.status.due(&status, STATUS_PAUSE, STATUS_EVERY) {
+            Some(due) if due > now && !is_news => wake = wake.min(due),
+            _ => self.publish_status(link, report),
+        }
+        wake
+    }
+
+    pub(super) fn head_now(&self) -> CameraHead {
+        let desk = self.desk.borrow();
+        let view = &desk.view;
+        CameraHead {
+            camera: self.config.camera.clone(),
+            chain: view.chain.clone(),
+            class: view.class,
+            oldest: view.oldest,
+            next: view.next,
+            end: view.end,
+        }
+    }
+
+    pub(super) fn status_now(&self, report: &Report) -> CameraStatus {
+        let desk = self.desk.borrow();
+        let silent_us = monotonic_us().saturating_sub(report.last_picture_us);
+        let live = desk.view.class == ChainClass::Live;
+        let trouble = match &report.phase {
+            Phase::Trouble(why) | Phase::Failed(why) => why.clone(),
+            Phase::Running if live && report.last_picture_us > 0 && silent_us > SILENT_US => {
+                format!("no picture for {} s: check the camera", silent_us / 10_000_000 * 10)
+            }
+            Phase::Starting | Phase::Running | Phase::Ended if !desk.trouble.is_empty() => desk.trouble.clone(),
+            Phase::Starting | Phase::Running | Phase::Ended => self.kept_aside.1.clone(),
+        };
+        CameraStatus {
+            camera: self.config.camera.clone(),
+            boot: self.boot.clone(),
+            online: true,
+            source: clipped(self.config.source.describe()),
+            trouble: clipped(trouble),
+            counters: SourceCounters {
+                frames: report.frames,
+                unreadable: report.unreadable,
+                reencoded: report.reencoded,
+                dropped: desk.dropped,
+                freed_on_one: self.freed_on_one,
+                reopened: report.reopened,
+                refused_messages: self.refused_messages,
+                spools_kept_aside: u64::from(self.kept_aside.0),
+                begun_anew: self.begun_anew,
+                lost: desk.lost,
+            },
+        }
+    }
+
+    pub(super) fn publish_head(&mut self, link: &Link) {
+        let head = self.head_now();
+        let topic = Topic::CameraHead { camera: self.config.camera.clone() };
+        if self.publish(link, &topic, to_payload(&head)) {
+            self.head.last = Some((head, Instant::now()));
+        }
+    }
+
+    pub(super) fn publish_status(&mut self, link: &Link, report: &Report) {
+        let status = self.status_now(report);
+        let topic = Topic::CameraStatus { camera: self.config.camera.clone() };
+        if self.publish(link, &topic, to_payload(&status)) {
+            self.status.last = Some((status, Instant::now()));
+        }
+    }
+
+    pub(super) fn publish_image(&self, link: &Link, image: &watch::Receiver<Option<Vec<u8>>>) {
+        if let Some(jpeg) = image.borrow().clone() {
+            let topic = Topic::CameraImage { camera: self.config.camera.clone() };
+            // The next one comes soon.
+            let _ = link.publish(self.topic(&topic), jpeg, true);
+        }
+    }
+
+    pub(super) fn publish(
+        &self,
+        link: &Link,
+        topic: &Topic,
+        payload: Result<Vec<u8>, microlambda_wire::PayloadError>,
+    ) -> bool {
+        let sent = payload.map_err(|error| error.to_string()).and_then(|payload| {
+            link.publish(self.topic(topic), payload, true).map_err(|e: PublishError| e.to_string())
+        });
+        if let Err(why) = &sent {
+            log::debug!(topic:? = topic, why = why.as_str(); "not published");
+        }
+        sent.is_ok()
+    }
+
+    /// Says good-bye, with the last word on the counters, and closes the connection.
+    pub(crate) async fn leave(&mut self, link: &Link, report: Report) {
+        let report = Report { phase: Phase::Ended, ..report };
+        let status = CameraStatus { online: false, ..self.status_now(&report) };
+        let topic = Topic::CameraStatus { camera: self.config.camera.clone() };
+        self.publish(link, &topic, to_payload(&status));
+        link.close(CLOSE_TIMEOUT).await;
+    }
+}
+
+/// The counters that stand still once the input has ended.
+fn of_source(counters: SourceCounters) -> [u64; 4] {
+    [counters.frames, counters.unreadable, counters.reencoded, counters.reopened]
+}
+
+/// Text for a payload field, within its bound.
+fn clipped(text: String) -> String {
+    match text.char_indices().nth(250) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
