@@ -41,6 +41,9 @@ pub struct Config {
     pub models_dir: PathBuf,
     /// The worker program; `face-worker` beside this program if absent.
     pub worker: Option<PathBuf>,
+    /// What computes encodings.
+    #[serde(default)]
+    pub encoder: Encoder,
     /// Memory the worker may use, MB.
     #[serde(default = "default_worker_memory_mb")]
     pub worker_memory_mb: u32,
@@ -67,6 +70,27 @@ pub struct ChainSettings {
     pub placement: PlacementPolicy,
     /// The newest head is repeated this often, ms.
     pub announce_ms: u64,
+}
+
+/// What computes encodings. Nodes with different ones agree: an analysis is adopted, not computed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encoder {
+    /// The worker's own, several times as fast as dlib's.
+    #[default]
+    BuiltIn,
+    /// dlib's, the reference.
+    Dlib,
+}
+
+impl Encoder {
+    /// What the worker calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BuiltIn => "built-in",
+            Self::Dlib => "dlib",
+        }
+    }
 }
 
 /// Who runs the next step.
@@ -287,6 +311,15 @@ mod tests {
             assert!(check(least) && check(most) && !check(least - 1) && !check(most + 1), "{key}");
             let row = documentation.lines().find(|line| line.starts_with(&format!("| `{table}.{key}` |"))).unwrap();
             assert!(row.contains(&format!("({least} to {most})")), "{row}");
+        }
+    }
+
+    #[test]
+    fn an_encoder_is_called_in_the_file_as_the_worker_calls_it() {
+        for encoder in [Encoder::BuiltIn, Encoder::Dlib] {
+            let text = format!("encoder = \"{}\"\n", encoder.name());
+            let config: Config = config::parse(&text, Path::new("edge.toml"), PROGRAM).unwrap();
+            assert_eq!(config.encoder, encoder);
         }
     }
 
