@@ -13,7 +13,7 @@ const SECTIONS: [(&str, &str); 5] = [
     ("handover", "Hand-over: from one step to the next"),
     ("recovery", "Recovery: struck in the middle of a step"),
     ("memory", "Memory at 1280×720"),
-    ("encoding", "Encoding: the built-in encoder beside dlib's"),
+    ("engines", "Engines: the built-in one beside dlib's"),
 ];
 
 const PREFACE: &str = "\

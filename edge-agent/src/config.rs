@@ -41,9 +41,9 @@ pub struct Config {
     pub models_dir: PathBuf,
     /// The worker program; `face-worker` beside this program if absent.
     pub worker: Option<PathBuf>,
-    /// What computes encodings.
+    /// Which code searches and encodes.
     #[serde(default)]
-    pub encoder: Encoder,
+    pub engine: Engine,
     /// Memory the worker may use, MB.
     #[serde(default = "default_worker_memory_mb")]
     pub worker_memory_mb: u32,
@@ -72,10 +72,10 @@ pub struct ChainSettings {
     pub announce_ms: u64,
 }
 
-/// What computes encodings. Nodes with different ones agree: an analysis is adopted, not computed again.
+/// Which code searches and encodes. Nodes with different ones agree: an analysis is adopted, not computed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Encoder {
+pub enum Engine {
     /// The worker's own, several times as fast as dlib's.
     #[default]
     BuiltIn,
@@ -83,7 +83,7 @@ pub enum Encoder {
     Dlib,
 }
 
-impl Encoder {
+impl Engine {
     /// What the worker calls it.
     pub fn name(self) -> &'static str {
         match self {
@@ -315,11 +315,11 @@ mod tests {
     }
 
     #[test]
-    fn an_encoder_is_called_in_the_file_as_the_worker_calls_it() {
-        for encoder in [Encoder::BuiltIn, Encoder::Dlib] {
-            let text = format!("encoder = \"{}\"\n", encoder.name());
+    fn an_engine_is_called_in_the_file_as_the_worker_calls_it() {
+        for engine in [Engine::BuiltIn, Engine::Dlib] {
+            let text = format!("engine = \"{}\"\n", engine.name());
             let config: Config = config::parse(&text, Path::new("edge.toml"), PROGRAM).unwrap();
-            assert_eq!(config.encoder, encoder);
+            assert_eq!(config.engine, engine);
         }
     }
 

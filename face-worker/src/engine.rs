@@ -61,10 +61,11 @@ pub enum EngineError {
     Landmarks(usize),
 }
 
-/// What computes encodings from aligned faces. Both compute the same network: their encodings differ in the last bits.
+/// Which code searches and encodes. Both do the same arithmetic on the same models: faces and scores are the same, encodings differ
+/// in the last bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum EncoderChoice {
-    /// The one in this program, several times as fast.
+pub enum EngineChoice {
+    /// The one of this program, several times as fast.
     #[default]
     BuiltIn,
     /// dlib's, the reference.
@@ -90,34 +91,34 @@ pub struct AlignedFace {
 }
 
 impl Dlib {
-    /// Checks and loads the models, for the encoder that is the default.
+    /// Checks and loads the models, for the code that is the default.
     ///
     /// # Errors
     /// If a model is missing, damaged, or another than expected, or the detector cannot be built.
     pub fn load(models: &Path) -> Result<Self, LoadError> {
-        Self::load_for(models, EncoderChoice::default())
+        Self::load_for(models, EngineChoice::default())
     }
 
     /// Checks and loads the models.
     ///
     /// # Errors
     /// As [`Dlib::load`].
-    pub fn load_for(models: &Path, encoder: EncoderChoice) -> Result<Self, LoadError> {
+    pub fn load_for(models: &Path, choice: EngineChoice) -> Result<Self, LoadError> {
         let landmarks = LANDMARK_MODEL.checked(models)?;
-        let network = match encoder {
-            EncoderChoice::BuiltIn => {
+        let network = match choice {
+            EngineChoice::BuiltIn => {
                 let path = models.join(ENCODER_MODEL.file);
                 let encoder = Encoder::read(&ENCODER_MODEL.read(models)?);
                 Network::BuiltIn(Box::new(encoder.map_err(|why| ModelError::NotUnderstood { path, why })?))
             }
-            EncoderChoice::Dlib => {
+            EngineChoice::Dlib => {
                 let path = ENCODER_MODEL.checked(models)?;
                 let opened = FaceEncoderNetwork::open(&path);
                 Network::Dlib(Box::new(opened.map_err(|why| ModelError::NotOpened { path, why })?))
             }
         };
         Ok(Self {
-            detector: Detector::new()?,
+            detector: Detector::new(choice == EngineChoice::BuiltIn)?,
             predictor: LandmarkPredictor::open(&landmarks)
                 .map_err(|why| ModelError::NotOpened { path: landmarks, why })?,
             network,

@@ -32,7 +32,13 @@ struct RawDetection {
 }
 
 unsafe extern "C" {
-    fn fw_detector_new(serialized: *const u8, bytes: usize, out: *mut *mut c_void, error: *mut c_char) -> c_int;
+    fn fw_detector_new(
+        serialized: *const u8,
+        bytes: usize,
+        built_in: bool,
+        out: *mut *mut c_void,
+        error: *mut c_char,
+    ) -> c_int;
     #[cfg(test)]
     fn fw_detector_is_dlibs(serialized: *const u8, bytes: usize, same: *mut bool, error: *mut c_char) -> c_int;
     fn fw_detector_free(detector: *mut c_void);
@@ -84,14 +90,16 @@ pub struct Detector(NonNull<c_void>);
 unsafe impl Send for Detector {}
 
 impl Detector {
-    /// Builds the detector.
+    /// Builds the detector, of our code or of dlib's own: both find the same faces with the same scores.
     ///
     /// # Errors
     /// If C++ throws, out of memory for example.
-    pub fn new() -> Result<Self, DlibError> {
+    pub fn new(built_in: bool) -> Result<Self, DlibError> {
         let mut detector = std::ptr::null_mut();
         // SAFETY: all pointers are valid for the call, which reads so many bytes and writes at most ERROR_BYTES of message.
-        guarded(|error| unsafe { fw_detector_new(DETECTOR.as_ptr(), DETECTOR.len(), &raw mut detector, error) })?;
+        guarded(|error| unsafe {
+            fw_detector_new(DETECTOR.as_ptr(), DETECTOR.len(), built_in, &raw mut detector, error)
+        })?;
         NonNull::new(detector).map(Self).ok_or_else(|| DlibError("no detector".into()))
     }
 

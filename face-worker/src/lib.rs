@@ -19,7 +19,7 @@ mod session;
 mod sharpness;
 mod thumbnail;
 
-pub use engine::{AlignedFace, Dlib, EncoderChoice, Engine, EngineError, LoadError};
+pub use engine::{AlignedFace, Dlib, Engine, EngineChoice, EngineError, LoadError};
 pub use ffi::{Chip, DlibError};
 pub use inbox::{FRAME_WAIT_US_MAX, Inbox, InboxError, Reader, Start, inbox};
 pub use lambda::{Cache, FaceLambda, Frame, Frames, Progress, UnitError, analyse};

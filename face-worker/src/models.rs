@@ -58,7 +58,7 @@ pub enum ModelError {
         why: String,
     },
     /// The right file, but our encoder does not understand it.
-    #[error("model {} has the right sha256, but {why}; this is a fault of face-worker: report it, and choose `--encoder dlib`", path.display())]
+    #[error("model {} has the right sha256, but {why}; this is a fault of face-worker: report it, and choose `--engine dlib`", path.display())]
     NotUnderstood {
         /// Which file.
         path: PathBuf,

@@ -2,7 +2,7 @@
 
 mod support;
 
-use face_worker::{Dlib, EncoderChoice, Engine, decode};
+use face_worker::{Dlib, Engine, EngineChoice, decode};
 use microlambda_faces::plan::clipped;
 use microlambda_faces::{ENCODING_LEN, FaceParams};
 use support::{models, photo, photos};
@@ -20,8 +20,8 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 
 /// Both encodings of every face that the detector finds in the photos as they are, halved, and halved again.
 fn encodings() -> Vec<[Vec<f32>; 2]> {
-    let mut engines = [EncoderChoice::BuiltIn, EncoderChoice::Dlib]
-        .map(|encoder| Dlib::load_for(&models(), encoder).expect("models"));
+    let mut engines =
+        [EngineChoice::BuiltIn, EngineChoice::Dlib].map(|encoder| Dlib::load_for(&models(), encoder).expect("models"));
     let mut all = Vec::new();
     for name in photos() {
         let mut pixels = decode(&photo(&name)).expect("a photo");
@@ -58,7 +58,7 @@ fn both_encoders_give_nearly_the_same_numbers_and_the_same_people() {
 #[test]
 fn an_engine_names_its_encoder() {
     let name = |encoder| Dlib::load_for(&models(), encoder).expect("models").describe();
-    let (ours, theirs) = (name(EncoderChoice::BuiltIn), name(EncoderChoice::Dlib));
+    let (ours, theirs) = (name(EngineChoice::BuiltIn), name(EngineChoice::Dlib));
     assert!(ours.contains("built-in") && !ours.contains("openblas"), "{ours}");
     assert!(theirs.contains("openblas") && !theirs.contains("built-in"), "{theirs}");
 }

@@ -35,7 +35,7 @@ pub async fn run(config: Config, opened: Opened, stop: impl Future<Output = ()>)
     let command = WorkerCommand {
         program,
         models_dir: config.models_dir.clone(),
-        encoder: config.encoder,
+        engine: config.engine,
         memory_mb: config.worker_memory_mb,
     };
     let (worker_events, worker_rx) = mpsc::channel(64);
