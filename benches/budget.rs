@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use edge_agent::config::Engine;
 use edge_agent::worker::{Worker, WorkerCommand, WorkerEvent};
 use microlambda::{Budget, Stop};
 use microlambda_benches::pictures::{self, Motif};
@@ -285,6 +286,7 @@ impl Session {
         let command = WorkerCommand {
             program: programs.worker,
             models_dir: data_dir().join("models"),
+            engine: Engine::default(),
             memory_mb: WORKER_MEMORY_MB,
         };
         let (sender, events) = mpsc::channel(64);

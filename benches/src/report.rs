@@ -8,11 +8,12 @@ use serde::Serialize;
 use crate::{Common, Error, Machine, workspace};
 
 /// The benchmarks in the order of the page, with their titles.
-const SECTIONS: [(&str, &str); 4] = [
+const SECTIONS: [(&str, &str); 5] = [
     ("budget", "Budget: is the limit kept, and used?"),
     ("handover", "Hand-over: from one step to the next"),
     ("recovery", "Recovery: struck in the middle of a step"),
     ("memory", "Memory at 1280×720"),
+    ("engines", "Engines: the built-in one beside dlib's"),
 ];
 
 const PREFACE: &str = "\
@@ -27,7 +28,7 @@ same commands. `cargo bench -p microlambda-benches --bench NAME -- --help` lists
 /// What a benchmark found.
 #[derive(Debug)]
 pub struct Finding<'a, T> {
-    /// Its name, one of the four.
+    /// Its name, one of `SECTIONS`.
     pub name: &'a str,
     /// What was done and found, as Markdown.
     pub text: String,
@@ -128,7 +129,7 @@ mod tests {
         let third = with_section(&second, "handover", "| three |");
         assert_eq!(section_of(&third, SECTIONS[1].1), Some("| three |"));
         assert_eq!(section_of(&third, SECTIONS[3].1), Some("| two |"));
-        assert_eq!(third.matches("\n## ").count(), 4);
+        assert_eq!(third.matches("\n## ").count(), 5);
     }
 
     #[test]

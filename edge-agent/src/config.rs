@@ -41,6 +41,9 @@ pub struct Config {
     pub models_dir: PathBuf,
     /// The worker program; `face-worker` beside this program if absent.
     pub worker: Option<PathBuf>,
+    /// Which code searches and encodes.
+    #[serde(default)]
+    pub engine: Engine,
     /// Memory the worker may use, MB.
     #[serde(default = "default_worker_memory_mb")]
     pub worker_memory_mb: u32,
@@ -67,6 +70,27 @@ pub struct ChainSettings {
     pub placement: PlacementPolicy,
     /// The newest head is repeated this often, ms.
     pub announce_ms: u64,
+}
+
+/// Which code searches and encodes. Nodes with different ones agree: an analysis is adopted, not computed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// The worker's own, several times as fast as dlib's.
+    #[default]
+    BuiltIn,
+    /// dlib's, the reference.
+    Dlib,
+}
+
+impl Engine {
+    /// What the worker calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BuiltIn => "built-in",
+            Self::Dlib => "dlib",
+        }
+    }
 }
 
 /// Who runs the next step.
@@ -287,6 +311,15 @@ mod tests {
             assert!(check(least) && check(most) && !check(least - 1) && !check(most + 1), "{key}");
             let row = documentation.lines().find(|line| line.starts_with(&format!("| `{table}.{key}` |"))).unwrap();
             assert!(row.contains(&format!("({least} to {most})")), "{row}");
+        }
+    }
+
+    #[test]
+    fn an_engine_is_called_in_the_file_as_the_worker_calls_it() {
+        for engine in [Engine::BuiltIn, Engine::Dlib] {
+            let text = format!("engine = \"{}\"\n", engine.name());
+            let config: Config = config::parse(&text, Path::new("edge.toml"), PROGRAM).unwrap();
+            assert_eq!(config.engine, engine);
         }
     }
 

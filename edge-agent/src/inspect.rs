@@ -48,6 +48,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CommandError> {
     let command = WorkerCommand {
         program: config.worker_program()?,
         models_dir: args.models.clone().unwrap_or_else(|| config.models_dir.clone()),
+        engine: config.engine,
         memory_mb: config.worker_memory_mb,
     };
     runtime()?.block_on(inspect(args, config.faces, &command))

@@ -11,6 +11,8 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
+use crate::config::Engine;
+
 /// Messages that wait for the worker at most; a step's frames are fed a few at a time, so it never fills.
 const QUEUE_LEN: usize = 64;
 
@@ -21,6 +23,8 @@ pub struct WorkerCommand {
     pub program: PathBuf,
     /// Where the models are.
     pub models_dir: PathBuf,
+    /// Which code searches and encodes.
+    pub engine: Engine,
     /// Memory it may use, MB.
     pub memory_mb: u32,
 }
@@ -57,6 +61,7 @@ impl Worker {
         let child = Command::new(&command.program)
             .arg("--models")
             .arg(&command.models_dir)
+            .args(["--engine", command.engine.name()])
             .args(["--memory-max-mb", &command.memory_mb.to_string()])
             .env_clear()
             // Two BLAS threads were measured to cost more CPU, and many times the wall time on a busy machine.

@@ -1,14 +1,16 @@
-//! What the face lambda asks of an engine, and dlib as that engine.
+//! What the face lambda asks of an engine, and dlib as that engine, with its network or ours.
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use dlib_face_recognition::{
-    FaceEncoderNetwork, FaceEncoderTrait, FaceLandmarks, ImageMatrix, LandmarkPredictor, LandmarkPredictorTrait,
-    Rectangle,
+    FaceEncoderNetwork, FaceEncoderTrait, FaceEncoding, FaceLandmarks, ImageMatrix, LandmarkPredictor,
+    LandmarkPredictorTrait, Rectangle,
 };
+use microlambda_encoder::Encoder;
 use microlambda_faces::Rect;
 
-use crate::ffi::{self, Detector, DlibError, LANDMARKS};
+use crate::ffi::{self, Chip, Detector, DlibError, LANDMARKS};
 use crate::models::{ENCODER_MODEL, LANDMARK_MODEL, ModelError};
 use crate::picture::Pixels;
 use crate::sharpness::sharpness;
@@ -17,8 +19,8 @@ use crate::sharpness::sharpness;
 pub trait Engine {
     /// A picture as the engine wants it for several faces.
     type Picture;
-    /// Where a face's eyes and nose are.
-    type Landmarks;
+    /// A face that is ready to be encoded.
+    type Aligned;
 
     /// Faces in a tile, in its own coordinates, with scores of at least `score_min`.
     ///
@@ -29,7 +31,7 @@ pub trait Engine {
     /// Makes a picture ready for [`Engine::align`] and [`Engine::encode`].
     fn open(&mut self, pixels: &Pixels) -> Self::Picture;
 
-    /// Landmarks and sharpness of the face in a box that lies inside the picture.
+    /// The face in a box that lies inside the picture, turned and cut by its landmarks, and its sharpness.
     ///
     /// # Errors
     /// As [`Engine::search`].
@@ -38,13 +40,13 @@ pub trait Engine {
         pixels: &Pixels,
         picture: &Self::Picture,
         rect: Rect,
-    ) -> Result<(Self::Landmarks, f32), EngineError>;
+    ) -> Result<(Self::Aligned, f32), EngineError>;
 
     /// The encoding of an aligned face; its length and values are checked by the caller.
     ///
     /// # Errors
     /// As [`Engine::search`].
-    fn encode(&mut self, picture: &Self::Picture, landmarks: &Self::Landmarks) -> Result<Vec<f32>, EngineError>;
+    fn encode(&mut self, picture: &Self::Picture, face: &Self::Aligned) -> Result<Vec<f32>, EngineError>;
 }
 
 /// The engine failed at one unit.
@@ -59,34 +61,79 @@ pub enum EngineError {
     Landmarks(usize),
 }
 
-/// dlib with its HOG detector, 5-point landmarks and the ResNet encoder.
+/// Which code searches and encodes. Both do the same arithmetic on the same models: faces and scores are the same, encodings differ
+/// in the last bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum EngineChoice {
+    /// The one of this program, several times as fast.
+    #[default]
+    BuiltIn,
+    /// dlib's, the reference.
+    Dlib,
+}
+
+/// dlib with its HOG detector and 5-point landmarks, and the ResNet encoder.
 pub struct Dlib {
     detector: Detector,
     predictor: LandmarkPredictor,
-    encoder: FaceEncoderNetwork,
+    network: Network,
+}
+
+enum Network {
+    BuiltIn(Box<Encoder>),
+    Dlib(Box<FaceEncoderNetwork>),
+}
+
+/// A face with what either network wants of it.
+pub struct AlignedFace {
+    landmarks: FaceLandmarks,
+    chip: Chip,
 }
 
 impl Dlib {
-    /// Checks and loads the models.
+    /// Checks and loads the models, for the code that is the default.
     ///
     /// # Errors
     /// If a model is missing, damaged, or another than expected, or the detector cannot be built.
     pub fn load(models: &Path) -> Result<Self, LoadError> {
+        Self::load_for(models, EngineChoice::default())
+    }
+
+    /// Checks and loads the models.
+    ///
+    /// # Errors
+    /// As [`Dlib::load`].
+    pub fn load_for(models: &Path, choice: EngineChoice) -> Result<Self, LoadError> {
         let landmarks = LANDMARK_MODEL.checked(models)?;
-        let encoder = ENCODER_MODEL.checked(models)?;
+        let network = match choice {
+            EngineChoice::BuiltIn => {
+                let path = models.join(ENCODER_MODEL.file);
+                let encoder = Encoder::read(&ENCODER_MODEL.read(models)?);
+                Network::BuiltIn(Box::new(encoder.map_err(|why| ModelError::NotUnderstood { path, why })?))
+            }
+            EngineChoice::Dlib => {
+                let path = ENCODER_MODEL.checked(models)?;
+                let opened = FaceEncoderNetwork::open(&path);
+                Network::Dlib(Box::new(opened.map_err(|why| ModelError::NotOpened { path, why })?))
+            }
+        };
         Ok(Self {
-            detector: Detector::new()?,
+            detector: Detector::new(choice == EngineChoice::BuiltIn)?,
             predictor: LandmarkPredictor::open(&landmarks)
                 .map_err(|why| ModelError::NotOpened { path: landmarks, why })?,
-            encoder: FaceEncoderNetwork::open(&encoder).map_err(|why| ModelError::NotOpened { path: encoder, why })?,
+            network,
         })
     }
 
-    /// Decoder, detector, kernel and models: encodings of equal engines are equal bit by bit.
-    pub fn describe() -> String {
-        let (kernel, _) = ffi::blas();
+    /// Decoder, detector, encoder and models: encodings of equal engines are equal bit by bit.
+    pub fn describe(&self) -> String {
+        let encoder = match &self.network {
+            Network::BuiltIn(encoder) if encoder.kernel().is_fused() => "built-in fused".to_owned(),
+            Network::BuiltIn(_) => "built-in".to_owned(),
+            Network::Dlib(_) => format!("openblas {}", ffi::blas().0),
+        };
         format!(
-            "image {}, dlib {} hog-2x {} {}, openblas {kernel}, {}",
+            "image {}, dlib {} hog-2x {} {}, {encoder}, {}",
             "0.25",
             ffi::dlib_version(),
             &LANDMARK_MODEL.sha256[..8],
@@ -110,7 +157,7 @@ pub enum LoadError {
 
 impl Engine for Dlib {
     type Picture = ImageMatrix;
-    type Landmarks = FaceLandmarks;
+    type Aligned = AlignedFace;
 
     fn search(&mut self, tile: &Pixels, score_min: f32) -> Result<Vec<(Rect, f32)>, EngineError> {
         Ok(self.detector.search(tile, score_min)?)
@@ -120,12 +167,7 @@ impl Engine for Dlib {
         ffi::matrix(pixels)
     }
 
-    fn align(
-        &mut self,
-        pixels: &Pixels,
-        picture: &ImageMatrix,
-        rect: Rect,
-    ) -> Result<(FaceLandmarks, f32), EngineError> {
+    fn align(&mut self, pixels: &Pixels, picture: &ImageMatrix, rect: Rect) -> Result<(AlignedFace, f32), EngineError> {
         let rect = Rectangle {
             left: rect.left.into(),
             top: rect.top.into(),
@@ -137,12 +179,19 @@ impl Engine for Dlib {
         let points: [[i64; 2]; LANDMARKS] =
             points.try_into().map_err(|points: Vec<_>| EngineError::Landmarks(points.len()))?;
         let chip = ffi::chip(pixels, &points)?;
-        Ok((landmarks, sharpness(&chip)))
+        let sharpness = sharpness(&chip);
+        Ok((AlignedFace { landmarks, chip }, sharpness))
     }
 
-    fn encode(&mut self, picture: &ImageMatrix, landmarks: &FaceLandmarks) -> Result<Vec<f32>, EngineError> {
-        // Without jitter: it draws from a global generator.
-        let encodings = self.encoder.get_face_encodings(picture, std::slice::from_ref(landmarks), 0);
-        Ok(encodings.first().map(|encoding| encoding.as_ref().iter().map(|v| *v as f32).collect()).unwrap_or_default())
+    fn encode(&mut self, picture: &ImageMatrix, face: &AlignedFace) -> Result<Vec<f32>, EngineError> {
+        match &mut self.network {
+            Network::BuiltIn(encoder) => Ok(encoder.encode(&face.chip.rgb).to_vec()),
+            Network::Dlib(network) => {
+                // Without jitter: it draws from a global generator.
+                let encodings = network.get_face_encodings(picture, std::slice::from_ref(&face.landmarks), 0);
+                let narrowed = |encoding: &FaceEncoding| encoding.as_ref().iter().map(|v| *v as f32).collect();
+                Ok(encodings.first().map(narrowed).unwrap_or_default())
+            }
+        }
     }
 }

@@ -6,14 +6,16 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::NonNull;
 
 use dlib_face_recognition::ImageMatrix;
+use microlambda_encoder::{CHIP_BYTES, CHIP_SIDE_PX};
 use microlambda_faces::Rect;
 
 use crate::picture::Pixels;
 
-/// Sides of an aligned chip, px.
-pub const CHIP_SIDE_PX: usize = 150;
 /// Landmarks of the 5-point predictor.
 pub const LANDMARKS: usize = 5;
+/// dlib's frontal face detector as dlib 19.24 serializes it (`dlib::get_serialized_frontal_faces`; Boost Software License 1.0):
+/// five HOG filters.
+static DETECTOR: &[u8] = include_bytes!("frontal_face_detector.dat");
 /// Size of the buffer for messages of the binding.
 const ERROR_BYTES: usize = 256;
 /// More detections than this in one tile are left out, surest first: far more than faces of 40 px fit.
@@ -30,7 +32,15 @@ struct RawDetection {
 }
 
 unsafe extern "C" {
-    fn fw_detector_new(out: *mut *mut c_void, error: *mut c_char) -> c_int;
+    fn fw_detector_new(
+        serialized: *const u8,
+        bytes: usize,
+        built_in: bool,
+        out: *mut *mut c_void,
+        error: *mut c_char,
+    ) -> c_int;
+    #[cfg(test)]
+    fn fw_detector_is_dlibs(serialized: *const u8, bytes: usize, same: *mut bool, error: *mut c_char) -> c_int;
     fn fw_detector_free(detector: *mut c_void);
     fn fw_detect(
         detector: *mut c_void,
@@ -80,14 +90,16 @@ pub struct Detector(NonNull<c_void>);
 unsafe impl Send for Detector {}
 
 impl Detector {
-    /// Builds the detector: about 0.3 s of CPU time, so once per process.
+    /// Builds the detector, of our code or of dlib's own: both find the same faces with the same scores.
     ///
     /// # Errors
     /// If C++ throws, out of memory for example.
-    pub fn new() -> Result<Self, DlibError> {
+    pub fn new(built_in: bool) -> Result<Self, DlibError> {
         let mut detector = std::ptr::null_mut();
-        // SAFETY: both pointers are valid for the call, which writes at most ERROR_BYTES bytes of message.
-        guarded(|error| unsafe { fw_detector_new(&raw mut detector, error) })?;
+        // SAFETY: all pointers are valid for the call, which reads so many bytes and writes at most ERROR_BYTES of message.
+        guarded(|error| unsafe {
+            fw_detector_new(DETECTOR.as_ptr(), DETECTOR.len(), built_in, &raw mut detector, error)
+        })?;
         NonNull::new(detector).map(Self).ok_or_else(|| DlibError("no detector".into()))
     }
 
@@ -130,7 +142,7 @@ impl Drop for Detector {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chip {
     /// Packed RGB.
-    pub rgb: Vec<u8>,
+    pub rgb: Box<[u8; CHIP_BYTES]>,
     /// 1 for each pixel that shows the picture, 0 for what dlib filled with black beyond its edge.
     pub visible: Vec<u8>,
 }
@@ -140,8 +152,7 @@ pub struct Chip {
 /// # Errors
 /// If C++ throws.
 pub fn chip(pixels: &Pixels, landmarks: &[[i64; 2]; LANDMARKS]) -> Result<Chip, DlibError> {
-    let side = CHIP_SIDE_PX;
-    let mut chip = Chip { rgb: vec![0; side * side * 3], visible: vec![0; side * side] };
+    let mut chip = Chip { rgb: Box::new([0; CHIP_BYTES]), visible: vec![0; CHIP_SIDE_PX * CHIP_SIDE_PX] };
     // SAFETY: `Pixels` holds width × height × 3 bytes, `landmarks` ten numbers, `chip` exactly one chip.
     guarded(|error| unsafe {
         fw_chip(
@@ -177,4 +188,18 @@ pub fn blas() -> (String, i32) {
     let kernel = unsafe { CStr::from_ptr(fw_blas_kernel()) };
     // SAFETY: no arguments.
     (kernel.to_string_lossy().into_owned(), unsafe { fw_blas_threads() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_detector_is_the_one_that_dlib_holds() {
+        let mut same = false;
+        // SAFETY: all pointers are valid for the call.
+        guarded(|error| unsafe { fw_detector_is_dlibs(DETECTOR.as_ptr(), DETECTOR.len(), &raw mut same, error) })
+            .expect("no exception");
+        assert!(same);
+    }
 }

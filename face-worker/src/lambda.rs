@@ -148,13 +148,13 @@ impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
         };
         let pixels = decoded.pyramid.finest().ok_or(UnitError::NotPrepared)?;
         let rect = scaled_down(seen.rect, plan.first_level());
-        let (landmarks, sharpness) = self.engine.align(pixels, &decoded.opened, rect)?;
+        let (face, sharpness) = self.engine.align(pixels, &decoded.opened, rect)?;
         if sharpness < self.params.sharpness_min {
             self.ran_in_full = false;
             let outcome = FaceOutcome::Unusable(Unusable::Blurred { sharpness });
             return Ok(Face { seen, sharpness, outcome });
         }
-        let encoding = self.engine.encode(&decoded.opened, &landmarks)?;
+        let encoding = self.engine.encode(&decoded.opened, &face)?;
         let outcome = if encoding.len() == ENCODING_LEN && encoding.iter().all(|value| value.is_finite()) {
             self.thumbnail = thumbnail::of_face(pixels, rect);
             FaceOutcome::Encoded(encoding.into_boxed_slice())

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use microlambda_encoder::ModelFault;
 use sha2::{Digest, Sha256};
 
 /// The 5-point landmark predictor.
@@ -56,6 +57,14 @@ pub enum ModelError {
         /// What the library says.
         why: String,
     },
+    /// The right file, but our encoder does not understand it.
+    #[error("model {} has the right sha256, but {why}; this is a fault of face-worker: report it, and choose `--engine dlib`", path.display())]
+    NotUnderstood {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: ModelFault,
+    },
 }
 
 impl Model {
@@ -66,10 +75,25 @@ impl Model {
     pub fn checked(&self, directory: &Path) -> Result<PathBuf, ModelError> {
         let path = directory.join(self.file);
         match sha256_of(&path) {
-            Ok(actual) if actual == self.sha256 => Ok(path),
-            Ok(actual) => Err(ModelError::WrongSum { path, expected: self.sha256, actual }),
+            Ok(sum) => self.expect(sum, path),
             Err(source) => Err(ModelError::Unreadable { path, source }),
         }
+    }
+
+    /// The file's bytes, whose sum is right.
+    ///
+    /// # Errors
+    /// As [`Model::checked`].
+    pub fn read(&self, directory: &Path) -> Result<Vec<u8>, ModelError> {
+        let path = directory.join(self.file);
+        match std::fs::read(&path) {
+            Ok(bytes) => self.expect(hexadecimal(&Sha256::digest(&bytes)), path).map(|_| bytes),
+            Err(source) => Err(ModelError::Unreadable { path, source }),
+        }
+    }
+
+    fn expect(&self, actual: String, path: PathBuf) -> Result<PathBuf, ModelError> {
+        if actual == self.sha256 { Ok(path) } else { Err(ModelError::WrongSum { path, expected: self.sha256, actual }) }
     }
 }
 
@@ -85,5 +109,9 @@ fn sha256_of(path: &Path) -> std::io::Result<String> {
         }
         hash.update(&piece[..read_bytes]);
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&hash.finalize()))
+}
+
+fn hexadecimal(sum: &[u8]) -> String {
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }

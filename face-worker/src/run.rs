@@ -14,7 +14,7 @@ use microlambda_faces::proto::FromWorker;
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use crate::engine::{Dlib, LoadError};
+use crate::engine::{Dlib, EngineChoice, LoadError};
 use crate::inbox::inbox;
 use crate::sandbox::{self, SandboxError};
 use crate::session::{self, Clocks, SessionError};
@@ -35,6 +35,9 @@ pub struct Args {
     /// Directory with the model files (`make models` fetches them)
     #[arg(long, value_name = "DIR")]
     pub models: PathBuf,
+    /// Which code searches and encodes
+    #[arg(long, value_name = "NAME", value_enum, default_value_t)]
+    pub engine: EngineChoice,
     /// Memory for data, in MB; a picture that needs more ends the worker
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub memory_max_mb: u64,
@@ -100,11 +103,11 @@ pub fn run(args: &Args) -> Result<(), RunError> {
     let mut out =
         stream.and_then(|stream| stream.local_addr().map(|_| stream)).map_err(|source| RunError::NoAgent { source })?;
     sandbox::limit(args.memory_max_mb)?;
-    let mut engine = Dlib::load(&args.models).inspect_err(|error| {
+    let mut engine = Dlib::load_for(&args.models, args.engine).inspect_err(|error| {
         // The reason goes to the agent as well, if it still listens.
         let _ = session::send(&mut out, &FromWorker::Fatal { message: error.to_string() });
     })?;
-    let name = Dlib::describe();
+    let name = engine.describe();
     let sandbox = sandbox::enter();
     report(&name, &sandbox);
     let reading = out.try_clone().map_err(|source| RunError::NoAgent { source })?;

@@ -1,6 +1,8 @@
 //! How sharp a face is, as one number that is the same on every machine.
 
-use crate::ffi::{CHIP_SIDE_PX, Chip};
+use microlambda_encoder::CHIP_SIDE_PX;
+
+use crate::ffi::Chip;
 
 /// Left out on each side of the chip, px: hair and background, whose sharpness says nothing about the face.
 const MARGIN_PX: usize = 25;
@@ -10,7 +12,7 @@ const MARGIN_PX: usize = 25;
 ///
 /// Integers up to the last division, so that order and processor do not matter.
 pub fn sharpness(chip: &Chip) -> f32 {
-    if chip.rgb.len() != CHIP_SIDE_PX * CHIP_SIDE_PX * 3 || chip.visible.len() != CHIP_SIDE_PX * CHIP_SIDE_PX {
+    if chip.visible.len() != CHIP_SIDE_PX * CHIP_SIDE_PX {
         return 0.0;
     }
     // ITU-R BT.601 weights in 1/256.
@@ -40,7 +42,8 @@ mod tests {
     fn chip(value: impl Fn(usize, usize) -> u8) -> Chip {
         let at = |i: usize| [value(i % CHIP_SIDE_PX, i / CHIP_SIDE_PX); 3];
         let pixels = CHIP_SIDE_PX * CHIP_SIDE_PX;
-        Chip { rgb: (0..pixels).flat_map(at).collect(), visible: vec![1; pixels] }
+        let rgb: Vec<u8> = (0..pixels).flat_map(at).collect();
+        Chip { rgb: rgb.try_into().unwrap(), visible: vec![1; pixels] }
     }
 
     #[test]
@@ -77,6 +80,6 @@ mod tests {
 
     #[test]
     fn what_is_no_chip_has_no_sharpness() {
-        assert_eq!(sharpness(&Chip { rgb: vec![1, 2, 3], visible: vec![1] }), 0.0);
+        assert_eq!(sharpness(&Chip { visible: vec![1], ..chip(|x, _| (x * x) as u8) }), 0.0);
     }
 }

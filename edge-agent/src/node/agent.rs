@@ -32,7 +32,12 @@ pub async fn run(config: Config, opened: Opened, stop: impl Future<Output = ()>)
     link_config.will = Some(status::last_will(&prefix, &name, &boot));
     link_config.inbox_bytes_max = 8 << 20;
     let program = config.worker_program()?;
-    let command = WorkerCommand { program, models_dir: config.models_dir.clone(), memory_mb: config.worker_memory_mb };
+    let command = WorkerCommand {
+        program,
+        models_dir: config.models_dir.clone(),
+        engine: config.engine,
+        memory_mb: config.worker_memory_mb,
+    };
     let (worker_events, worker_rx) = mpsc::channel(64);
     let (link, link_events) = Link::start(link_config);
     log::info!(node:% = name, boot:% = boot, site:% = config.site; "edge agent starting");

@@ -24,7 +24,7 @@ struct Fake {
 
 impl Engine for Fake {
     type Picture = ();
-    type Landmarks = ();
+    type Aligned = ();
 
     fn search(&mut self, _tile: &Pixels, score_min: f32) -> Result<Vec<(Rect, f32)>, EngineError> {
         if self.fails {

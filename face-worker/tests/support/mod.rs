@@ -26,6 +26,19 @@ pub fn models() -> PathBuf {
     data("MICROLAMBDA_MODELS", "target/data/models")
 }
 
+/// All photos, with faces and without, by their paths below the photos' directory.
+pub fn photos() -> Vec<String> {
+    let names = |folder: &str| {
+        let path = data("MICROLAMBDA_PHOTOS", "target/data/photos").join(folder);
+        let entries = std::fs::read_dir(&path).unwrap_or_else(|e| panic!("{}: {e}: run `make setup`", path.display()));
+        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name();
+        entries.map(|entry| format!("{folder}/{}", name(entry).display())).collect::<Vec<_>>()
+    };
+    let mut photos: Vec<String> = ["people", "faceless"].into_iter().flat_map(names).collect();
+    photos.sort();
+    photos
+}
+
 /// A photo by its path below the photos' directory.
 pub fn photo(name: &str) -> Vec<u8> {
     let path = data("MICROLAMBDA_PHOTOS", "target/data/photos").join(name);

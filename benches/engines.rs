@@ -1,0 +1,258 @@
+//! Search and encoding by the built-in engine and by dlib's, side by side on the faces of the photos.
+
+#![expect(unsafe_code, reason = "the processor's peak is measured with OpenBLAS itself")]
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use clap::Parser;
+use face_worker::{AlignedFace, Dlib, ENVIRONMENT, Engine, EngineChoice, Pixels, decode};
+use microlambda_benches::report::{Aim, Finding, publish, table};
+use microlambda_benches::stats::Stats;
+use microlambda_benches::{Common, Error, Machine, data_dir, exit};
+use microlambda_faces::plan::clipped;
+use serde::Serialize;
+
+/// Multiplications with an addition in one encoding; those that meet only padding are not counted.
+const MULTIPLY_ADDS: f64 = 240_871_424.0;
+/// Rows and columns of the matrices whose product is the processor's peak.
+const MATRIX_SIDE: usize = 1_024;
+/// The product is formed so often; the best counts.
+const PRODUCTS: u32 = 12;
+/// Larger pictures are halved, px: their faces are looked for only to be encoded.
+const PICTURE_SIDE_PX_MAX: u32 = 1_280;
+/// How far two encodings of one face may be from each other.
+const DISTANCE_MAX: f64 = 1e-5;
+/// Of dlib's time that the built-in engine may take for an encoding.
+const RATIO_MAX: f64 = 0.45;
+/// Pictures are searched once for so many encodings of each face: a search takes as long.
+const ENCODINGS_PER_SEARCH: usize = 8;
+/// Of the processor's peak that it must reach.
+const PEAK_SHARE_MIN: f64 = 0.55;
+
+/// Times of searches and encodings by the built-in engine and by dlib's, by turns on the same pictures, and how far they are apart.
+#[derive(Debug, Parser)]
+#[command(name = "engines")]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// How often each face is encoded by each engine
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    rounds: usize,
+}
+
+/// What one engine took for one search and for one encoding, ms.
+#[derive(Debug, Serialize)]
+struct Row {
+    engine: String,
+    search_ms: Stats,
+    encode_ms: Stats,
+    gflops: f64,
+}
+
+/// What was measured by turns, ms: the built-in engine's, then dlib's.
+#[derive(Debug, Default)]
+struct Turns {
+    ms: [Vec<f64>; 2],
+}
+
+/// A picture with its faces, ready for both engines.
+struct Scene {
+    pixels: Pixels,
+    picture: <Dlib as Engine>::Picture,
+    faces: Vec<AlignedFace>,
+}
+
+// Linked already, as dlib needs it.
+unsafe extern "C" {
+    #[allow(clippy::too_many_arguments)]
+    fn cblas_sgemm(
+        order: i32,
+        transpose_a: i32,
+        transpose_b: i32,
+        m: i32,
+        n: i32,
+        k: i32,
+        alpha: f32,
+        a: *const f32,
+        lda: i32,
+        b: *const f32,
+        ldb: i32,
+        beta: f32,
+        c: *mut f32,
+        ldc: i32,
+    );
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if ENVIRONMENT.iter().any(|(name, value)| !std::env::var(name).is_ok_and(|set| set == *value)) {
+        // OpenBLAS counts its threads before `main`.
+        let program = std::env::current_exe().unwrap_or_default();
+        let error = Command::new(program).args(std::env::args_os().skip(1)).envs(ENVIRONMENT).exec();
+        return exit(Err(error.into()));
+    }
+    exit(run(&args))
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    let machine = Machine::here();
+    let models = data_dir().join("models");
+    let mut ours = Dlib::load_for(&models, EngineChoice::BuiltIn)?;
+    let mut theirs = Dlib::load_for(&models, EngineChoice::Dlib)?;
+    let (scenes, align_ms) = scenes(&mut ours)?;
+    let (mut searches, mut encodings, mut farthest) = (Turns::default(), Turns::default(), 0f64);
+    for round in 0..args.rounds {
+        for Scene { pixels, picture, faces } in &scenes {
+            if round % ENCODINGS_PER_SEARCH == 0 {
+                let found = searches.next(|| ours.search(pixels, 0.0), || theirs.search(pixels, 0.0))?;
+                if found[0] != found[1] {
+                    return Err("the engines found different faces".into());
+                }
+            }
+            for face in faces {
+                let [a, b] = encodings.next(|| ours.encode(picture, face), || theirs.encode(picture, face))?;
+                let squares = a.iter().zip(&b).map(|(a, b)| f64::from(a - b).powi(2));
+                farthest = farthest.max(squares.sum::<f64>().sqrt());
+            }
+        }
+    }
+    let peak_gflops = peak_gflops();
+    let rows = [(&ours, 0), (&theirs, 1)].map(|(engine, number)| row(engine, &searches, &encodings, number));
+    let rows = rows.into_iter().collect::<Option<Vec<_>>>();
+    let ratios = searches.ratio().zip(encodings.ratio());
+    let (rows, (search, encode)) = rows.zip(ratios).ok_or("nothing was measured: --rounds is at least 1")?;
+    let align = Stats::of(align_ms).ok_or("no face was found")?;
+    let aims = aims(&rows, encode, peak_gflops, farthest);
+    let cells = |row: &Row| {
+        let times = [row.search_ms.p50, row.search_ms.mean, row.encode_ms.p10, row.encode_ms.p50, row.encode_ms.p99];
+        let share = format!("{:.0} %", 100.0 * row.gflops / peak_gflops);
+        let times = times.map(|ms| format!("{ms:.2}"));
+        [row.engine.clone()].into_iter().chain(times).chain([format!("{:.0}", row.gflops), share]).collect()
+    };
+    let header = ["engine", "search p50, ms", "mean", "encoding p10, ms", "p50", "p99", "GFLOPS at p50", "of the peak"];
+    let text = format!(
+        "The {} reported photos, none longer than {PICTURE_SIDE_PX_MAX} px, searched at twice their size, and their {} faces encoded {} times, by both engines in\n\
+         turn, in one process with one thread. An encoding is {:.0} million multiply-adds, not counting those on padding. The peak is the best of\n\
+         {PRODUCTS} products of matrices of {MATRIX_SIDE}×{MATRIX_SIDE} with OpenBLAS on one thread: {peak_gflops:.0} GFLOPS with the kernel that it picks here. Landmarks\n\
+         and chip come on top of an encoding: {:.2} ms at p50 with either.\n\n{}\n\
+         Built-in by dlib's time, pair by pair: searches {:.3} at p50, encodings {:.3} at p50 and {:.3} at p99. Boxes and scores are the same;\n\
+         encodings are at most {farthest:.1e} apart.\n\n{}",
+        scenes.len(),
+        scenes.iter().map(|scene| scene.faces.len()).sum::<usize>(),
+        args.rounds,
+        MULTIPLY_ADDS / 1e6,
+        align.p50,
+        table(&header, &rows.iter().map(cells).collect::<Vec<_>>()),
+        search.p50,
+        encode.p50,
+        encode.p99,
+        Aim::list(&aims),
+    );
+    let figures = serde_json::json!({
+        "rows": rows, "search_ratio": search, "encode_ratio": encode, "align_ms": align, "peak_gflops": peak_gflops,
+        "farthest": farthest, "aims": aims,
+    });
+    publish(&args.common, &Finding { name: "engines", text, figures: &figures, machine: &machine })
+}
+
+impl Turns {
+    /// One piece of work by the built-in engine and by dlib's, each measured.
+    fn next<T, E>(
+        &mut self,
+        ours: impl FnOnce() -> Result<T, E>,
+        theirs: impl FnOnce() -> Result<T, E>,
+    ) -> Result<[T; 2], E> {
+        let (b, theirs_ms) = timed(theirs)?;
+        let (a, ours_ms) = timed(ours)?;
+        self.ms[0].push(ours_ms);
+        self.ms[1].push(theirs_ms);
+        Ok([a, b])
+    }
+
+    /// The built-in engine's time by dlib's, pair by pair.
+    fn ratio(&self) -> Option<Stats> {
+        Stats::of(self.ms[0].iter().zip(&self.ms[1]).map(|(ours, theirs)| ours / theirs))
+    }
+}
+
+fn aims(rows: &[Row], ratio: Stats, peak_gflops: f64, farthest: f64) -> Vec<Aim> {
+    let share = rows.first().map_or(0.0, |row| row.gflops / peak_gflops);
+    vec![
+        Aim {
+            aim: format!("an encoding in at most {RATIO_MAX} of dlib's time"),
+            measured: format!("{:.3}", ratio.p50),
+            met: ratio.p50 <= RATIO_MAX,
+        },
+        Aim {
+            aim: format!("an encoding at {:.0} % of the processor's peak or more", 100.0 * PEAK_SHARE_MIN),
+            measured: format!("{:.0} %", 100.0 * share),
+            met: share >= PEAK_SHARE_MIN,
+        },
+        Aim {
+            aim: format!("encodings at most {DISTANCE_MAX:e} apart"),
+            measured: format!("{farthest:.1e}"),
+            met: farthest <= DISTANCE_MAX,
+        },
+    ]
+}
+
+fn row(engine: &Dlib, searches: &Turns, encodings: &Turns, number: usize) -> Option<Row> {
+    let search_ms = Stats::of(searches.ms[number].iter().copied())?;
+    let encode_ms = Stats::of(encodings.ms[number].iter().copied())?;
+    let gflops = 2.0 * MULTIPLY_ADDS / (encode_ms.p50 * 1e6);
+    Some(Row { engine: engine.describe(), search_ms, encode_ms, gflops })
+}
+
+/// The photos of people with their faces, and what landmarks and chips took, ms.
+fn scenes(engine: &mut Dlib) -> Result<(Vec<Scene>, Vec<f64>), Error> {
+    let folder = data_dir().join("photos/people");
+    let mut paths = std::fs::read_dir(&folder)
+        .map_err(|error| format!("{}: {error}; run `make setup`", folder.display()))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>, Error>>()?;
+    paths.sort();
+    let (mut scenes, mut align_ms) = (Vec::new(), Vec::new());
+    for path in paths {
+        let mut pixels = decode(&std::fs::read(path)?)?;
+        while pixels.width_px().max(pixels.height_px()) > PICTURE_SIDE_PX_MAX {
+            pixels = pixels.half();
+        }
+        let (picture, mut faces) = (engine.open(&pixels), Vec::new());
+        for (rect, _) in engine.search(&pixels, 0.0)? {
+            let rect = clipped(rect, pixels.width_px(), pixels.height_px());
+            let ((aligned, _), took_ms) = timed(|| engine.align(&pixels, &picture, rect))?;
+            align_ms.push(took_ms);
+            faces.push(aligned);
+        }
+        scenes.push(Scene { pixels, picture, faces });
+    }
+    Ok((scenes, align_ms))
+}
+
+/// What `work` gives, and what it took, ms.
+fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
+    let begun = Instant::now();
+    let result = work()?;
+    Ok((result, begun.elapsed().as_secs_f64() * 1e3))
+}
+
+/// 10⁹ operations in a second, in a product of large matrices.
+fn peak_gflops() -> f64 {
+    const ROW_MAJOR: i32 = 101;
+    const AS_IS: i32 = 111;
+    let n = MATRIX_SIDE as i32;
+    let a: Vec<f32> = (0..MATRIX_SIDE * MATRIX_SIDE).map(|i| (i % 7) as f32).collect();
+    let mut c = vec![0.0; MATRIX_SIDE * MATRIX_SIDE];
+    let product_s = (0..PRODUCTS).map(|_| {
+        let begun = Instant::now();
+        // SAFETY: all three matrices have `n` rows and `n` columns.
+        unsafe {
+            let (a, c) = (a.as_ptr(), c.as_mut_ptr());
+            cblas_sgemm(ROW_MAJOR, AS_IS, AS_IS, n, n, n, 1.0, a, n, a, n, 0.0, c, n);
+        }
+        begun.elapsed().as_secs_f64()
+    });
+    2.0 * (MATRIX_SIDE as f64).powi(3) / product_s.fold(f64::MAX, f64::min) / 1e9
+}

@@ -1,0 +1,58 @@
+//! The built-in search against dlib's: the same boxes with the same scores, to the bit.
+
+mod support;
+
+use face_worker::{Dlib, Engine, EngineChoice, Pixels, decode};
+use microlambda_faces::Rect;
+use support::{models, photo, photos};
+
+/// So low that every photo has detections, true ones or not.
+const SCORE_MIN: f32 = -0.8;
+/// Larger pictures are only searched halved, px.
+const PICTURE_SIDE_PX_MAX: u32 = 1_280;
+
+fn engines() -> [Dlib; 2] {
+    [EngineChoice::BuiltIn, EngineChoice::Dlib].map(|choice| Dlib::load_for(&models(), choice).expect("models"))
+}
+
+/// How many detections there are; they must be the same ones.
+fn compare(engines: &mut [Dlib; 2], pixels: &Pixels, what: &str) -> usize {
+    let [ours, theirs] = engines.each_mut().map(|engine| {
+        let found = engine.search(pixels, SCORE_MIN).expect("a search");
+        found.into_iter().map(|(rect, score)| (rect, score.to_bits())).collect::<Vec<(Rect, u32)>>()
+    });
+    assert_eq!(ours, theirs, "{what}, {} by {} px", pixels.width_px(), pixels.height_px());
+    ours.len()
+}
+
+#[test]
+fn every_photo_shows_the_same_faces_with_the_same_scores() {
+    let (mut engines, mut found) = (engines(), 0);
+    for name in photos() {
+        let mut pixels = decode(&photo(&name)).expect("a photo");
+        for _ in 0..3 {
+            if pixels.width_px().max(pixels.height_px()) <= PICTURE_SIDE_PX_MAX {
+                found += compare(&mut engines, &pixels, &name);
+            }
+            pixels = pixels.half();
+        }
+    }
+    assert!(found >= 60, "only {found} detections");
+}
+
+#[test]
+fn pictures_of_odd_sizes_are_searched_alike_to_the_last_column() {
+    let mut engines = engines();
+    let whole = decode(&photo("people/astronaut.png")).expect("a photo");
+    let mut found = 0;
+    for size in 0..24 {
+        // Around the face, so that it is found at most sizes, and every remainder by 8 occurs.
+        let part = whole.crop(150, 0, 180 + 3 * size, 190 + 5 * size).expect("a part of the photo");
+        found += compare(&mut engines, &part, "a part");
+    }
+    assert!(found >= 24, "only {found} detections");
+    for (width, height) in [(1, 1), (2, 9), (5, 3), (11, 16), (39, 40), (40, 39), (41, 45), (200, 8), (8, 200)] {
+        let part = whole.crop(100, 50, width, height).expect("a part of the photo");
+        compare(&mut engines, &part, "a small part");
+    }
+}
