@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <exception>
 #include <memory>
 #include <sstream>
@@ -95,15 +94,6 @@ int fw_detector_new(const char* serialized, size_t bytes, bool built_in, void** 
             detector->dlibs = deserialized<dlib::frontal_face_detector>(serialized, bytes);
         }
         *out = detector.release();
-        return 0;
-    });
-}
-
-// Whether these are the bytes of the detector that the installed dlib holds. Only tests ask: the linker leaves it out elsewhere.
-int fw_detector_is_dlibs(const char* serialized, size_t bytes, bool* same, char* error) {
-    return guarded(error, [&] {
-        const std::string own = dlib::get_serialized_frontal_faces();
-        *same = own.size() == bytes && std::memcmp(own.data(), serialized, bytes) == 0;
         return 0;
     });
 }

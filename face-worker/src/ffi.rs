@@ -13,9 +13,8 @@ use crate::picture::Pixels;
 
 /// Landmarks of the 5-point predictor.
 pub const LANDMARKS: usize = 5;
-/// dlib's frontal face detector as dlib 19.24 serializes it (`dlib::get_serialized_frontal_faces`; Boost Software License 1.0):
-/// five HOG filters.
-static DETECTOR: &[u8] = include_bytes!("frontal_face_detector.dat");
+/// dlib's frontal face detector as dlib serializes it (Boost Software License 1.0): five HOG filters, taken out of dlib by the build script.
+static DETECTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/frontal_face_detector.dat"));
 /// Size of the buffer for messages of the binding.
 const ERROR_BYTES: usize = 256;
 /// More detections than this in one tile are left out, surest first: far more than faces of 40 px fit.
@@ -39,8 +38,6 @@ unsafe extern "C" {
         out: *mut *mut c_void,
         error: *mut c_char,
     ) -> c_int;
-    #[cfg(test)]
-    fn fw_detector_is_dlibs(serialized: *const u8, bytes: usize, same: *mut bool, error: *mut c_char) -> c_int;
     fn fw_detector_free(detector: *mut c_void);
     fn fw_detect(
         detector: *mut c_void,
@@ -188,18 +185,4 @@ pub fn blas() -> (String, i32) {
     let kernel = unsafe { CStr::from_ptr(fw_blas_kernel()) };
     // SAFETY: no arguments.
     (kernel.to_string_lossy().into_owned(), unsafe { fw_blas_threads() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_stored_detector_is_the_one_that_dlib_holds() {
-        let mut same = false;
-        // SAFETY: all pointers are valid for the call.
-        guarded(|error| unsafe { fw_detector_is_dlibs(DETECTOR.as_ptr(), DETECTOR.len(), &raw mut same, error) })
-            .expect("no exception");
-        assert!(same);
-    }
 }
