@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod faults;
+pub mod figure;
 pub mod inference;
 mod machine;
 pub mod pictures;
