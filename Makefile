@@ -1,6 +1,6 @@
 # Everything a person runs. The work is in scripts/; this file gives it names.
 .DEFAULT_GOAL := help
-.PHONY: help setup models calibration build package image demo test vm-test image-test image-reproducible soak model fuzz torture bench check-fast clean
+.PHONY: help setup models calibration build package image demo test vm-test image-test image-reproducible soak model fuzz torture bench figure check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
 export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES SEED FRESH URL
@@ -60,6 +60,10 @@ fuzz: ## every decoder and the chain fed with strange bytes, SECONDS=600 for eac
 bench: ## the measurements of benches/, optimised
 	scripts/setup test
 	scripts/bench
+
+figure: ## split work against one long run, in about two hours; QUICK=1 ten minutes, FRESH=1 anew, MINUTES= stops early
+	scripts/setup test
+	scripts/bench --bench figure -- $(if $(QUICK),--quick) $(if $(FRESH),--fresh) $(if $(MINUTES),--minutes $(MINUTES))
 
 check-fast: ## format, clippy and unit tests, for while you write
 	scripts/test fast

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod faults;
+pub mod figure;
+pub mod inference;
 mod machine;
 pub mod pictures;
 pub mod report;

@@ -50,11 +50,16 @@ impl Machine {
 
     /// One line for people.
     pub fn text(&self) -> String {
+        format!("{}; load average before the run {:.1}", self.identity(), self.load)
+    }
+
+    /// What is the same in each run on it.
+    pub fn identity(&self) -> String {
         let cpus = if self.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", self.cpus) };
         let kind = if self.virtual_machine { "virtual machine" } else { "machine" };
         format!(
-            "a {kind} with {}, {cpus}, {} MB of memory, {}, databases on {}; load average before the run {:.1}",
-            self.processor, self.memory_mb, self.kernel, self.file_system, self.load
+            "a {kind} with {}, {cpus}, {} MB of memory, {}, databases on {}",
+            self.processor, self.memory_mb, self.kernel, self.file_system
         )
     }
 }

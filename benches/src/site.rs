@@ -20,8 +20,14 @@ use crate::{Error, data_dir};
 pub const GRACE_MS: u64 = 500;
 /// Repetitions of heads, ms.
 const ANNOUNCE_MS: u64 = 1_000;
+/// Nobody listens there: a camera that is only to fill its spool has no broker.
+const NO_BROKER: &str = "mqtt://127.0.0.1:9";
 /// A wait looks at the agents and at its condition at least this often.
 const LOOK: Duration = Duration::from_millis(50);
+/// A camera reads a folder into its spool within this time.
+const FILL_PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two looks into a log.
+const GLANCE: Duration = Duration::from_millis(5);
 /// An agent ends within this time of SIGTERM.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -60,6 +66,8 @@ pub struct Site {
     pub steps: Vec<StepSeen>,
     /// The broker.
     pub broker: Broker,
+    /// Nodes started from now on repeat their heads this often, ms.
+    pub announce_ms: u64,
     rig: Rig,
     name: Name,
     dir: TempDir,
@@ -81,7 +89,7 @@ impl Site {
         let rig =
             Rig { programs, dir: dir.path().join("agents"), broker: broker.url().clone(), walls, private: Vec::new() };
         let (nodes, camera, tally, steps) = (Vec::new(), None, Tally::default(), Vec::new());
-        Ok(Self { nodes, camera, observer, tally, steps, broker, rig, name, dir })
+        Ok(Self { nodes, camera, observer, tally, steps, broker, announce_ms: ANNOUNCE_MS, rig, name, dir })
     }
 
     /// A folder on the file system that the databases are on.
@@ -94,17 +102,79 @@ impl Site {
     /// # Errors
     /// It does not start, or ends.
     pub fn play(&mut self, folder: &Path) -> Result<(), Error> {
-        let setup = CameraSetup {
-            site: self.name.clone(),
-            camera: Name::new("door")?,
-            photos: folder.to_path_buf(),
-            exit_when_done: false,
-            extra: toml::Table::new(),
-        };
-        self.camera = Some(self.rig.camera("camera", &setup)?);
+        self.camera = Some(self.start_camera("camera", folder, toml::Table::new())?);
         self.wait_for("complete spool", Duration::from_secs(120), |site, _| {
             site.tally.camera.as_ref().is_some_and(|head| head.end.is_some())
         })
+    }
+
+    /// Reads a folder into the spool of the camera agent `name` before anybody sees it: [`Site::show`] makes it visible as a whole.
+    ///
+    /// # Errors
+    /// The agent does not start, or does not come to the folder's end.
+    pub fn fill(&self, name: &str, folder: &Path) -> Result<(), Error> {
+        let broker = toml::Table::from_iter([("url".to_owned(), NO_BROKER.into())]);
+        let extra = toml::Table::from_iter([("broker".to_owned(), broker.into())]);
+        let mut agent = self.start_camera(name, folder, extra)?;
+        let until = Instant::now() + FILL_PATIENCE;
+        while !std::fs::read_to_string(agent.log())?.contains("the input has ended") {
+            agent.check_running()?;
+            if Instant::now() >= until {
+                return Err(format!("the spool is not complete\n{}", agent.log_tail(12)).into());
+            }
+            std::thread::sleep(GLANCE);
+        }
+        agent.terminate(END_PATIENCE).map(|_| ()).ok_or_else(|| "the camera does not end".into())
+    }
+
+    /// Starts the camera agent `name`, whose spool is complete: the first head that it announces has the job's end.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn show(&mut self, name: &str, folder: &Path) -> Result<(), Error> {
+        self.camera = Some(self.start_camera(name, folder, toml::Table::new())?);
+        Ok(())
+    }
+
+    /// Ends the camera agent `name`, removes its spool, and forgets what was seen of its job.
+    ///
+    /// # Errors
+    /// It does not end, or its folder cannot be removed.
+    pub fn dismiss(&mut self, name: &str) -> Result<(), Error> {
+        if let Some(mut camera) = self.camera.take() {
+            camera.terminate(END_PATIENCE).ok_or("the camera does not end")?;
+        }
+        std::fs::remove_dir_all(self.rig.dir.join(name))?;
+        while self.next(Duration::ZERO).is_some() {}
+        self.tally = Tally::default();
+        self.steps.clear();
+        Ok(())
+    }
+
+    fn start_camera(&self, name: &str, folder: &Path, extra: toml::Table) -> Result<Agent, Error> {
+        let (site, camera) = (self.name.clone(), Name::new("door")?);
+        let setup = CameraSetup { site, camera, photos: folder.to_path_buf(), exit_when_done: false, extra };
+        Ok(self.rig.camera(name, &setup)?)
+    }
+
+    /// Kills a node with its worker, takes its state away, and starts it again.
+    ///
+    /// # Errors
+    /// There is no such node, its state cannot be removed, or it does not start.
+    pub fn start_over(&mut self, node: &Name) -> Result<(), Error> {
+        let state = self.rig.dir.join(node.as_str()).join("state");
+        let agent = self.node(node)?;
+        // Stopped first: it would start another worker in place of the one that was killed.
+        agent.freeze();
+        agent.kill_children();
+        agent.kill();
+        std::fs::remove_dir_all(state)?;
+        Ok(agent.respawn()?)
+    }
+
+    /// CPU time of all nodes and their workers so far, µs.
+    pub fn nodes_cpu_us(&self) -> u64 {
+        self.nodes.iter().map(|(_, agent)| agent.usage().cpu_us + agent.children_usage().cpu_us).sum()
     }
 
     /// Starts a node and waits until its worker has loaded the models.
@@ -119,7 +189,7 @@ impl Site {
             models: data_dir().join("models").canonicalize().map_err(|_| "no models: run `make setup`")?,
             r_limit_ms,
             placement: placement.into(),
-            announce_ms: ANNOUNCE_MS,
+            announce_ms: self.announce_ms,
             grace_ms: GRACE_MS,
             extra: toml::Table::new(),
         };
@@ -194,16 +264,25 @@ impl Site {
             if wanted(self, seen.as_ref()) {
                 return Ok(());
             }
-            for agent in self.nodes.iter_mut().map(|(_, agent)| agent).chain(&mut self.camera) {
-                // One that was killed has no pid until it is started again.
-                if agent.pid().is_some() {
-                    agent.check_running()?;
-                }
-            }
+            self.check_running()?;
             if Instant::now() >= until {
                 return Err(format!("no {what} within {} s\n{}", patience.as_secs(), self.logs()).into());
             }
         }
+    }
+
+    /// An error if an agent has ended by itself.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub fn check_running(&mut self) -> Result<(), Error> {
+        for agent in self.nodes.iter_mut().map(|(_, agent)| agent).chain(&mut self.camera) {
+            // One that was killed has no pid until it is started again.
+            if agent.pid().is_some() {
+                agent.check_running()?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until every node has a worker that is ready for the `times`th time.

@@ -1,0 +1,253 @@
+//! Mean time of a workload split into short invocations and in one long one, against the number of images.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use microlambda::DigestBuilder;
+use microlambda_benches::faults::Random;
+use microlambda_benches::figure::line::{LINES, LONG, Line, UNLIMITED_MS};
+use microlambda_benches::figure::plot;
+use microlambda_benches::figure::raw::{Calibration, Parameters, Raw, Row};
+use microlambda_benches::figure::stand::Stand;
+use microlambda_benches::figure::tables::{Results, text};
+use microlambda_benches::figure::trial::Trial;
+use microlambda_benches::pictures::{self, Motif};
+use microlambda_benches::report::{Finding, publish};
+use microlambda_benches::{Common, Error, Machine, exit, load_average, workspace};
+use microlambda_demo::Programs;
+use tempfile::TempDir;
+
+/// Size of the pictures, px.
+const SIZE_PX: (u32, u32) = (640, 480);
+/// Images of the workloads.
+const IMAGES: [usize; 5] = [2, 5, 10, 20, 40];
+/// … of a quick run.
+const IMAGES_QUICK: [usize; 3] = [2, 5, 10];
+/// Trials of each line and workload.
+const TRIALS: usize = 40;
+/// … of a quick run.
+const TRIALS_QUICK: usize = 6;
+/// No block begins that would probably end later than this, minutes.
+const MINUTES: f64 = 170.0;
+/// … of a quick run.
+const MINUTES_QUICK: f64 = 9.0;
+/// Long runs of the largest workload from whose median the cost of an image is taken.
+const CALIBRATION_RUNS: usize = 5;
+/// A line that does not end is cut off after so many long runs.
+const CUT_OFF: f64 = 3.0;
+/// All agents are watched for so long while they wait.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Times workloads under µλ and in one long invocation, in randomised blocks; can be stopped and resumed.
+#[derive(Debug, Parser)]
+#[command(name = "figure")]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Fewer trials and workloads: at most ten minutes; its trials are kept apart
+    #[arg(long)]
+    quick: bool,
+    /// Drop the trials that were kept, and begin anew
+    #[arg(long)]
+    fresh: bool,
+    /// Trials of each line and workload; those of former runs count [default: 40; with --quick 6]
+    #[arg(long, value_name = "N")]
+    trials: Option<usize>,
+    /// Stop at the end of a block when the next one would not end in time [default: 170; with --quick 9]
+    #[arg(long, value_name = "N")]
+    minutes: Option<f64>,
+    /// Seed of the order of trials
+    #[arg(long, value_name = "N", default_value_t = 20_260_101)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    exit(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    let machine = Machine::here();
+    let parameters = parameters(args, &machine)?;
+    let name = if args.quick { "figure-quick.csv" } else { "figure.csv" };
+    let path = Some(workspace().join("target/bench").join(name)).filter(|_| !args.common.dry);
+    let mut raw = Raw::open(path.as_deref(), &parameters, args.fresh)?;
+    let trials = args.trials.unwrap_or(if args.quick { TRIALS_QUICK } else { TRIALS });
+    if raw.blocks() > 0 {
+        eprintln!("{} of {trials} blocks are there already", raw.blocks());
+    }
+    if raw.blocks() < trials {
+        measure(args, &mut raw, trials)?;
+    }
+    report(args, &machine, &raw, trials)
+}
+
+fn parameters(args: &Args, machine: &Machine) -> Result<Parameters, Error> {
+    let programs = Programs::find()?;
+    programs.check()?;
+    let mut digest = DigestBuilder::new("figure");
+    for path in [&programs.camera, &programs.edge, &programs.worker] {
+        digest = digest.field(&fs::read(path)?);
+    }
+    Ok(Parameters {
+        machine: machine.identity(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        programs: digest.finish().short(16),
+        seed: args.seed,
+        size_px: SIZE_PX,
+        images: if args.quick { IMAGES_QUICK.to_vec() } else { IMAGES.to_vec() },
+        lines: LINES.iter().map(|line| line.key.to_owned()).collect(),
+    })
+}
+
+/// Runs blocks until there are enough, or the time is over.
+fn measure(args: &Args, raw: &mut Raw, trials: usize) -> Result<(), Error> {
+    let minutes = args.minutes.unwrap_or(if args.quick { MINUTES_QUICK } else { MINUTES });
+    let (start, limit) = (Instant::now(), Duration::from_secs_f64(minutes * 60.0));
+    let folders = Folders::new(&raw.parameters.images)?;
+    let mut bench = Bench::new(folders, raw.calibration.as_ref())?;
+    raw.calibration = Some(bench.calibration.clone());
+    let (mut longest, first) = (Duration::ZERO, raw.blocks());
+    while raw.blocks() < trials && (raw.blocks() == first || start.elapsed() + longest < limit) {
+        let begun = Instant::now();
+        let block = bench.block(&raw.parameters, raw.blocks())?;
+        raw.add(block)?;
+        longest = longest.max(begun.elapsed());
+        eprintln!("block {} of {trials} took {:.0} s", raw.blocks(), begun.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+fn report(args: &Args, machine: &Machine, raw: &Raw, trials: usize) -> Result<(), Error> {
+    let calibration = raw.calibration.as_ref().ok_or("nothing was measured")?;
+    let results = Results::of(raw);
+    let mut note = String::new();
+    if args.quick {
+        note += "**A quick run, with few trials and small workloads: no more than a look.**\n\n";
+    }
+    if results.blocks < trials {
+        note += &format!("**Stopped after {} of {trials} blocks; the same command goes on.**\n\n", results.blocks);
+    }
+    let text = text(raw, calibration, &results, &note);
+    let figures = serde_json::json!({ "parameters": raw.parameters, "calibration": calibration, "results": results });
+    publish(&args.common, &Finding { name: "figure", text, figures: &figures, machine })?;
+    if !args.common.dry {
+        let docs = workspace().join("docs");
+        plot::draw(&docs.join("figure.svg"), &results.points)?;
+        fs::write(docs.join("figure.csv"), raw.text()?)?;
+    }
+    Ok(())
+}
+
+/// The workloads: a folder for each number of images, of the same pictures from the first on.
+struct Folders {
+    dir: TempDir,
+    images: Vec<usize>,
+}
+
+impl Folders {
+    fn new(images: &[usize]) -> Result<Self, Error> {
+        let folders =
+            Self { dir: tempfile::Builder::new().prefix("microlambda-figure").tempdir()?, images: images.to_vec() };
+        let pictures = pictures::make(Motif::Scenes, folders.most(), SIZE_PX.0, SIZE_PX.1)?;
+        for &images in images {
+            pictures::write(&folders.of(images), &pictures[..images])?;
+        }
+        Ok(folders)
+    }
+
+    fn most(&self) -> usize {
+        self.images.iter().copied().max().unwrap_or(0)
+    }
+
+    fn least(&self) -> usize {
+        self.images.iter().copied().min().unwrap_or(0)
+    }
+
+    fn of(&self, images: usize) -> PathBuf {
+        self.dir.path().join(images.to_string())
+    }
+}
+
+/// All lines, warm.
+struct Bench {
+    stands: Vec<(&'static Line, Stand)>,
+    calibration: Calibration,
+    folders: Folders,
+}
+
+impl Bench {
+    /// Starts the lines' sites; measures what an image costs unless that is known.
+    fn new(folders: Folders, known: Option<&Calibration>) -> Result<Self, Error> {
+        let most = folders.most();
+        let warm_up = folders.of(most);
+        let mut long = Stand::new(Line::of(LONG)?, UNLIMITED_MS, &warm_up)?;
+        let mut calibration = match known {
+            Some(known) => known.clone(),
+            None => calibrate(&mut long, &folders.of(most), most)?,
+        };
+        eprintln!("an image costs {:.1} ms", calibration.image_ms);
+        let mut stands = vec![(Line::of(LONG)?, long)];
+        for line in LINES.iter().filter(|line| line.key != LONG) {
+            let r_limit_ms = calibration.r_limit_ms.get(line.key).copied().ok_or("no limit for a line")?;
+            stands.push((line, Stand::new(line, r_limit_ms, &folders.of(folders.least()))?));
+        }
+        let before_us: u64 = stands.iter().map(|(_, stand)| stand.cpu_us()).sum();
+        std::thread::sleep(IDLE);
+        let used_us = stands.iter().map(|(_, stand)| stand.cpu_us()).sum::<u64>() - before_us;
+        if known.is_none() {
+            calibration.idle_share = used_us as f64 / IDLE.as_micros() as f64;
+        }
+        let mut bench = Self { stands, calibration, folders };
+        // Each worker and each budget has seen all pictures before the first trial that counts.
+        for turn in 0..bench.stands.len() {
+            bench.trial(turn, most)?;
+        }
+        Ok(bench)
+    }
+
+    fn trial(&mut self, line: usize, images: usize) -> Result<Trial, Error> {
+        let Calibration { image_ms, beside_ms, .. } = &self.calibration;
+        let cut_off_ms = CUT_OFF * (image_ms * images as f64 + beside_ms);
+        let (line, stand) = &mut self.stands[line];
+        let trial = stand.trial(&self.folders.of(images), cut_off_ms);
+        trial.map_err(|why| format!("line {}, {images} images: {why}", line.key).into())
+    }
+
+    /// Every line at every workload once, in an order of its own.
+    fn block(&mut self, parameters: &Parameters, block: usize) -> Result<Vec<Row>, Error> {
+        let mut random = Random::new(parameters.seed.wrapping_add(block as u64));
+        let mut order: Vec<(usize, usize)> = (0..self.stands.len())
+            .flat_map(|line| parameters.images.iter().map(move |&images| (line, images)))
+            .collect();
+        for last in (1..order.len()).rev() {
+            order.swap(last, random.below(last as u64 + 1) as usize);
+        }
+        let mut rows = Vec::new();
+        for (turn, (line, images)) in order.into_iter().enumerate() {
+            let load = load_average();
+            let trial = self.trial(line, images)?;
+            let line = self.stands[line].0.key.to_owned();
+            rows.push(Row { block, turn, line, images, trial, load });
+        }
+        Ok(rows)
+    }
+}
+
+/// What an image costs in a long invocation, and what comes beside the images.
+fn calibrate(long: &mut Stand, folder: &Path, images: usize) -> Result<Calibration, Error> {
+    let mut runs = Vec::new();
+    for _ in 0..CALIBRATION_RUNS {
+        let trial = long.trial(folder, f64::INFINITY)?;
+        let [_, units, idle, ..] = trial.parts_ms;
+        runs.push((units + idle, trial.total_ms));
+    }
+    // The median: a disturbance of one run would set the limits of all trials wrong.
+    runs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (images_ms, total_ms) = runs[CALIBRATION_RUNS / 2];
+    let (image_ms, beside_ms) = (images_ms / images as f64, total_ms - images_ms);
+    let r_limit_ms = LINES.iter().map(|line| (line.key.to_owned(), line.r_limit_ms(image_ms))).collect();
+    Ok(Calibration { image_ms, beside_ms, r_limit_ms, idle_share: 0.0 })
+}

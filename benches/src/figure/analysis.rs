@@ -1,0 +1,205 @@
+//! What follows from the trials: means, ratios inside blocks, and what one more invocation costs.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::line::{LINES, LONG, LimitEnd, Line};
+use super::raw::Row;
+use super::trial::PARTS;
+use crate::inference::{Interval, slope_through_origin};
+
+/// Confidence of every interval.
+pub const CONFIDENCE: f64 = 0.97;
+
+/// All trials of one line and one workload.
+#[derive(Debug, Clone, Serialize)]
+pub struct Point {
+    /// The line's key.
+    pub line: &'static str,
+    /// Images of the workload.
+    pub images: usize,
+    /// Trials.
+    pub trials: usize,
+    /// Trials that were cut off.
+    pub cut_off: usize,
+    /// Time of a trial, ms; `None` if any was cut off.
+    pub time_ms: Option<Interval>,
+    /// Time by that of the long invocation in the same block; `None` if any was cut off.
+    pub ratio: Option<Interval>,
+    /// Mean number of invocations.
+    pub invocations: f64,
+}
+
+/// The model `T = T_long + (k − 1) c` for all lines with one number of nodes: `k` invocations, `T_long` of the same block and workload.
+#[derive(Debug, Clone, Serialize)]
+pub struct Model {
+    /// Nodes of the lines.
+    pub nodes: usize,
+    /// Trials it was fitted to.
+    pub trials: usize,
+    /// The cost of one more invocation, ms: least squares over all trials. The interval is that of the fits of single blocks.
+    pub cost_ms: Interval,
+    /// What of it falls on each of [`PARTS`], ms: the same least squares for each part, so that their sum is the cost.
+    pub parts_ms: [f64; PARTS.len()],
+    /// Standard deviation of what the model leaves, ms.
+    pub residual_ms: f64,
+    /// The largest of it by its amount, ms.
+    pub residual_max_ms: f64,
+    /// Its standard deviation in parts of the time.
+    pub residual_share: f64,
+}
+
+/// A trial beside the long one of its block.
+struct Pair<'a> {
+    row: &'a Row,
+    long: &'a Row,
+}
+
+/// The points of all lines, in their order.
+pub fn points(rows: &[Row], images: &[usize]) -> Vec<Point> {
+    let pairs = pairs(rows);
+    let of = |line: &'static Line| images.iter().filter_map(|&images| point(line, images, &pairs)).collect::<Vec<_>>();
+    LINES.iter().flat_map(of).collect()
+}
+
+fn pairs(rows: &[Row]) -> Vec<Pair<'_>> {
+    let long = rows.iter().filter(|row| row.line == LONG && row.trial.finished);
+    let long: BTreeMap<(usize, usize), &Row> = long.map(|row| ((row.block, row.images), row)).collect();
+    let pair = |row| Some(Pair { row, long: long.get(&(row.block, row.images)).copied()? });
+    rows.iter().filter_map(pair).collect()
+}
+
+fn point(line: &'static Line, images: usize, pairs: &[Pair<'_>]) -> Option<Point> {
+    let own: Vec<&Pair<'_>> =
+        pairs.iter().filter(|pair| pair.row.line == line.key && pair.row.images == images).collect();
+    let cut_off = own.iter().filter(|pair| !pair.row.trial.finished).count();
+    let finished = |interval: Option<Interval>| interval.filter(|_| cut_off == 0);
+    let times: Vec<f64> = own.iter().map(|pair| pair.row.trial.total_ms).collect();
+    let by_long: Vec<(f64, f64)> = own.iter().map(|pair| (pair.row.trial.total_ms, pair.long.trial.total_ms)).collect();
+    let invocations: u32 = own.iter().map(|pair| pair.row.trial.invocations).sum();
+    (!own.is_empty()).then(|| Point {
+        line: line.key,
+        images,
+        trials: own.len(),
+        cut_off,
+        time_ms: finished(Interval::of_mean(&times, CONFIDENCE)),
+        ratio: finished(Interval::of_ratio(&by_long, CONFIDENCE)),
+        invocations: f64::from(invocations) / own.len() as f64,
+    })
+}
+
+/// A line's time by that of the long invocation, as the mean over all workloads in each block; `None` if there is no trial.
+pub fn ratio_over_all(rows: &[Row], line: &str) -> Option<Interval> {
+    let mut of_blocks: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for Pair { row, long } in pairs(rows).iter().filter(|pair| pair.row.line == line) {
+        of_blocks.entry(row.block).or_default().push(row.trial.total_ms / long.trial.total_ms);
+    }
+    let mean = |ratios: &Vec<f64>| ratios.iter().sum::<f64>() / ratios.len() as f64;
+    Interval::of_mean(&of_blocks.values().map(mean).collect::<Vec<_>>(), CONFIDENCE)
+}
+
+/// The model of all lines under a limit with so many nodes; `None` if no trial of them had a second invocation.
+pub fn model(rows: &[Row], nodes: usize) -> Option<Model> {
+    let is_of = |line: &Line| line.nodes == nodes && line.is_limited() && line.end == LimitEnd::Continued;
+    let pairs: Vec<Pair<'_>> =
+        pairs(rows).into_iter().filter(|pair| Line::of(&pair.row.line).is_ok_and(is_of)).collect();
+    let more = |pair: &Pair<'_>| f64::from(pair.row.trial.invocations) - f64::from(pair.long.trial.invocations);
+    let time = |pair: &Pair<'_>| pair.row.trial.total_ms - pair.long.trial.total_ms;
+    let fit = |of: &dyn Fn(&Pair<'_>) -> f64, pairs: &mut dyn Iterator<Item = &Pair<'_>>| {
+        slope_through_origin(&pairs.map(|pair| (more(pair), of(pair))).collect::<Vec<_>>())
+    };
+    let cost_ms = fit(&time, &mut pairs.iter())?;
+    let blocks = pairs.iter().map(|pair| pair.row.block).max()? + 1;
+    let of_block = |block| fit(&time, &mut pairs.iter().filter(|pair| pair.row.block == block));
+    let of_blocks = Interval::of_mean(&(0..blocks).filter_map(of_block).collect::<Vec<_>>(), CONFIDENCE)?;
+    let part = |part: usize| {
+        fit(&|pair| pair.row.trial.parts_ms[part] - pair.long.trial.parts_ms[part], &mut pairs.iter()).unwrap_or(0.0)
+    };
+    let residuals: Vec<f64> = pairs.iter().map(|pair| time(pair) - cost_ms * more(pair)).collect();
+    let shares: Vec<f64> = pairs.iter().zip(&residuals).map(|(pair, rest)| rest / pair.row.trial.total_ms).collect();
+    Some(Model {
+        nodes,
+        trials: pairs.len(),
+        cost_ms: Interval { mean: cost_ms, ..of_blocks },
+        parts_ms: std::array::from_fn(part),
+        residual_ms: root_mean_square(&residuals),
+        residual_max_ms: residuals.iter().fold(0.0, |max, rest| rest.abs().max(max)),
+        residual_share: root_mean_square(&shares),
+    })
+}
+
+fn root_mean_square(values: &[f64]) -> f64 {
+    (values.iter().map(|value| value * value).sum::<f64>() / values.len().max(1) as f64).sqrt()
+}
+
+/// How many trials there are whose workload ended in one digest and no other, and how many ended at all.
+pub fn same_result(rows: &[Row]) -> (usize, usize) {
+    let finished = || rows.iter().filter(|row| row.trial.finished);
+    let long = finished().filter(|row| row.line == LONG);
+    let digests: BTreeMap<usize, &str> = long.map(|row| (row.images, row.trial.digest.as_str())).collect();
+    let same = finished().filter(|row| digests.get(&row.images) == Some(&row.trial.digest.as_str())).count();
+    (same, finished().count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::Trial;
+    use super::*;
+
+    fn row(block: usize, line: &str, total_ms: f64, invocations: u32) -> Row {
+        let mut parts_ms = [0.0; PARTS.len()];
+        (parts_ms[1], parts_ms[5]) = (total_ms - f64::from(invocations), f64::from(invocations));
+        let trial = Trial { finished: true, total_ms, invocations, units: 9, parts_ms, digest: "d".into() };
+        Row { block, turn: 0, line: line.into(), images: 10, trial, load: 0.0 }
+    }
+
+    #[test]
+    fn a_ratio_is_taken_inside_its_block() {
+        let rows = [row(0, LONG, 100.0, 1), row(0, "r2", 110.0, 5), row(1, "r2", 220.0, 5), row(1, LONG, 200.0, 1)];
+        let points = points(&rows, &[10]);
+        let r2 = points.iter().find(|point| point.line == "r2").expect("a point");
+        let (ratio, time) = (r2.ratio.expect("a ratio"), r2.time_ms.expect("a time"));
+        assert!((ratio.mean - 1.1).abs() < 1e-12 && ratio.half < 1e-12, "{ratio:?}");
+        assert!((time.mean - 165.0).abs() < 1e-12 && time.half > 55.0, "{time:?}");
+    }
+
+    #[test]
+    fn the_ratio_over_all_workloads_is_a_mean_for_each_block() {
+        let mut small = [row(0, LONG, 10.0, 1), row(0, "r50", 12.0, 1)];
+        small.iter_mut().for_each(|row| row.images = 2);
+        let [long, control] = small;
+        let rows = [row(0, LONG, 100.0, 1), row(0, "r50", 100.0, 1), long, control];
+        let ratio = ratio_over_all(&rows, "r50").expect("a ratio");
+        assert!(ratio.count == 1 && (ratio.mean - 1.1).abs() < 1e-12, "{ratio:?}");
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_has_no_mean_time() {
+        let mut killed = row(0, "killed5", 300.0, 3);
+        killed.trial.finished = false;
+        let points = points(&[row(0, LONG, 100.0, 1), killed], &[10]);
+        let killed = points.iter().find(|point| point.line == "killed5").expect("a point");
+        assert_eq!((killed.cut_off, killed.time_ms, killed.ratio), (1, None, None));
+    }
+
+    #[test]
+    fn the_model_finds_what_an_invocation_costs_and_where() {
+        let of_block = |block: usize, slow: f64| {
+            [row(block, LONG, slow, 1), row(block, "r2", slow + 8.0, 5), row(block, "r5", slow + 2.0, 2)]
+        };
+        let rows: Vec<Row> = [of_block(0, 100.0), of_block(1, 300.0)].concat();
+        let model = model(&rows, 1).expect("a model");
+        assert!((model.cost_ms.mean - 2.0).abs() < 1e-12 && model.cost_ms.half < 1e-12, "{model:?}");
+        assert!((model.parts_ms[5] - 1.0).abs() < 1e-12 && (model.parts_ms[1] - 1.0).abs() < 1e-12, "{model:?}");
+        assert!((model.parts_ms.iter().sum::<f64>() - model.cost_ms.mean).abs() < 1e-12);
+        assert!(model.residual_max_ms < 1e-9 && model.trials == 4, "{model:?}");
+    }
+
+    #[test]
+    fn another_digest_is_another_result() {
+        let mut other = row(0, "r2", 110.0, 5);
+        other.trial.digest = "e".into();
+        assert_eq!(same_result(&[row(0, LONG, 100.0, 1), other, row(0, "r5", 104.0, 2)]), (2, 3));
+    }
+}
