@@ -9,7 +9,8 @@ use microlambda_demo::Note;
 use microlambda_tests::{Site, long_run, name};
 use microlambda_wire::Name;
 
-const R_LIMIT_MS: u64 = 1_000;
+/// So short that the photos take several steps.
+const R_LIMIT_MS: u64 = 400;
 const PHOTOS: [&str; 4] = ["people/obama2.jpg", "people/t1.jpg", "faceless/coffee.png", "people/biden.jpg"];
 
 fn state_dir(site: &mut Site, node: &str) -> PathBuf {

@@ -26,7 +26,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=26))]
     pub nodes: u8,
     /// Limit of one step, ms
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     pub r_limit_ms: u64,
     /// A broker that runs already, `mqtt://user:password@host:port`, instead of the embedded one
     #[arg(long, value_name = "URL")]
