@@ -63,9 +63,22 @@ fn steps_of_barely_one_unit_and_steps_without_a_limit_on_one_two_and_three_nodes
 #[test]
 fn nodes_with_different_engines_agree_on_one_digest() {
     let mut site = Site::new();
-    let photos = site.photos(&PHOTOS);
     site.start_node_of_engine("old", 400, "spread", "dlib");
     site.start_node_of_engine("new", 400, "spread", "built-in");
+    expect_agreement(site);
+}
+
+#[test]
+fn nodes_with_different_blas_kernels_agree_on_one_digest() {
+    let mut site = Site::new();
+    site.start_dlib_node_with("old", 400, "spread", ("OPENBLAS_CORETYPE", "Prescott"));
+    site.start_node_of_engine("new", 400, "spread", "dlib");
+    expect_agreement(site);
+}
+
+/// Both nodes work on a job, each with another engine, and come to one digest.
+fn expect_agreement(mut site: Site) {
+    let photos = site.photos(&PHOTOS);
     let ready = |tally: &Tally| tally.nodes.len() == 2 && tally.nodes.values().all(|node| !node.engine.is_empty());
     site.wait_for("both engines", |tally, _| ready(tally));
     site.start_camera(&photos);

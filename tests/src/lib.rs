@@ -54,6 +54,7 @@ pub struct Site {
     pub tally: Tally,
     /// Messages on our topics that were not ours.
     pub refused: u64,
+    wrappers: Vec<PathBuf>,
     observer: Observer,
     rig: Rig,
     name: Name,
@@ -118,6 +119,7 @@ impl Site {
             broker,
             tally: Tally::default(),
             refused: 0,
+            wrappers: Vec::new(),
             observer,
             rig,
             name,
@@ -214,6 +216,20 @@ impl Site {
     pub fn start_node_of_engine(&mut self, node: &str, r_limit_ms: u64, placement: &str, engine: &str) {
         let extra = [("engine".to_owned(), engine.to_owned().into())].into_iter().collect();
         self.start_node_set(node, r_limit_ms, placement, extra);
+    }
+
+    /// As [`Site::start_node_of_engine`] with dlib, and an environment variable set for the agent and its worker.
+    pub fn start_dlib_node_with(&mut self, node: &str, r_limit_ms: u64, placement: &str, variable: (&str, &str)) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let edge = self.rig.programs.edge.clone();
+        let wrapper = self.rig.programs.dir.join(format!(".{node}-{}", std::process::id()));
+        let script = format!("#!/bin/sh\nexec env {}={} '{}' \"$@\"\n", variable.0, variable.1, edge.display());
+        fs::write(&wrapper, script).expect("a wrapper");
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("an executable wrapper");
+        self.rig.programs.edge.clone_from(&wrapper);
+        self.start_node_of_engine(node, r_limit_ms, placement, "dlib");
+        self.rig.programs.edge = edge;
+        self.wrappers.push(wrapper);
     }
 
     /// The node of this name.
@@ -373,4 +389,12 @@ fn start_long_run(paths: &[&str]) -> (Site, Outcome) {
     site.start_camera(&photos);
     let outcome = site.outcome(&["long"]);
     (site, outcome)
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for wrapper in &self.wrappers {
+            let _ = fs::remove_file(wrapper);
+        }
+    }
 }
