@@ -25,7 +25,7 @@ authorized_keys = ["@KEY@"]
 
 # What the emulator is told for a board, what is changed in the command line, and the device tree. The virtual board is no Raspberry Pi: it brings
 # its own device tree, and its serial port has another number than a Pi 5's. (Named beside it, a port that is not there keeps the kernel from
-# taking the one that is.)
+# taking the one that is.) The emulated Pi 3 is reset as soon as its watchdog is started, instead of when it runs out.
 BOARDS = {
     "virt": (
         ["-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-device", "virtio-blk-pci,drive=card", "-device", "virtio-rng-pci"],
@@ -33,7 +33,7 @@ BOARDS = {
         None,
     ),
     # With an interface of its own on USB, as the real board's is not emulated.
-    "raspi3b": (["-M", "raspi3b", "-usb"], None, "bcm2837-rpi-3-b.dtb"),
+    "raspi3b": (["-M", "raspi3b", "-usb"], ("rootwait", "rootwait systemd.watchdog_sec=0"), "bcm2837-rpi-3-b.dtb"),
 }
 DRIVES = {"virt": "if=none,id=card", "raspi3b": "if=sd"}
 
@@ -111,20 +111,21 @@ class Machine:
         if self.process:
             self.process.kill()
             self.process.wait()
-            self.said()
+            with self.console.open("a") as console:
+                console.write(self.said())
             self.process = None
 
     def said(self):
         """What its serial console has printed since it was switched on."""
-        text = self.part.read_bytes().decode(errors="replace") if self.part.exists() else ""
-        if not self.process or self.process.poll() is not None:
-            with self.console.open("a") as console:
-                console.write(text)
-        return text
+        return self.part.read_bytes().decode(errors="replace") if self.part.exists() else ""
+
+    def is_on(self):
+        """Whether it is switched on and has not ended by itself."""
+        return self.process is not None and self.process.poll() is None
 
     def run(self, script):
         """A script's exit status and what it printed, as root, through SSH; 255 while nothing answers."""
-        if self.process.poll() is not None:
+        if not self.is_on():
             raise Failure(f"{self.name} has ended")
         encoded = base64.b64encode(script.encode()).decode()
         remote = f"echo {encoded} | base64 -d | sudo timeout {STEP_S} bash -o pipefail -s"
