@@ -11,6 +11,7 @@ use face_worker::{AlignedFace, Dlib, ENVIRONMENT, Engine, EngineChoice, Pixels, 
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
 use microlambda_benches::{Common, Error, Machine, data_dir, exit};
+use microlambda_faces::fold::distance;
 use microlambda_faces::plan::clipped;
 use serde::Serialize;
 
@@ -66,7 +67,6 @@ struct Scene {
 
 // Linked already, as dlib needs it.
 unsafe extern "C" {
-    #[allow(clippy::too_many_arguments)]
     fn cblas_sgemm(
         order: i32,
         transpose_a: i32,
@@ -113,8 +113,7 @@ fn run(args: &Args) -> Result<(), Error> {
             }
             for face in faces {
                 let [a, b] = encodings.next(|| ours.encode(picture, face), || theirs.encode(picture, face))?;
-                let squares = a.iter().zip(&b).map(|(a, b)| f64::from(a - b).powi(2));
-                farthest = farthest.max(squares.sum::<f64>().sqrt());
+                farthest = farthest.max(distance(&a, &b));
             }
         }
     }

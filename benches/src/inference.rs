@@ -1,4 +1,7 @@
 //! What a sample says of its population: Student's t, intervals of means, and least squares through the origin.
+//!
+//! The quantiles are computed here, as those of the crate `statrs` 0.19 lose their digits where there are many degrees of freedom (a test asks
+//! for ten million).
 
 use serde::Serialize;
 

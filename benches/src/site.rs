@@ -23,7 +23,7 @@ const ANNOUNCE_MS: u64 = 1_000;
 /// Nobody listens there: a camera that is only to fill its spool has no broker.
 const NO_BROKER: &str = "mqtt://127.0.0.1:9";
 /// A wait looks at the agents and at its condition at least this often.
-const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 /// A camera reads a folder into its spool within this time.
 const FILL_PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks into a log.

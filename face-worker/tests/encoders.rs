@@ -2,21 +2,16 @@
 
 mod support;
 
-use face_worker::{Dlib, Engine, EngineChoice, decode};
+use face_worker::{Dlib, Engine, EngineChoice};
+use microlambda_faces::fold::distance;
 use microlambda_faces::plan::clipped;
 use microlambda_faces::{ENCODING_LEN, FaceParams};
-use support::{models, photo, photos};
+use support::{models, photos, scales};
 
 /// How far the two encodings of a face may be from each other. People are told apart at 0.6.
 const DISTANCE_MAX: f64 = 1e-5;
 /// Weaker than any face that counts, so that odd ones are encoded as well.
 const SCORE_MIN: f32 = -0.2;
-/// Larger pictures are only searched halved, px.
-const PICTURE_SIDE_PX_MAX: u32 = 1_280;
-
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
-}
 
 /// Both encodings of every face that the detector finds in the photos as they are, halved, and halved again.
 fn encodings() -> Vec<[Vec<f32>; 2]> {
@@ -24,17 +19,13 @@ fn encodings() -> Vec<[Vec<f32>; 2]> {
         [EngineChoice::BuiltIn, EngineChoice::Dlib].map(|encoder| Dlib::load_for(&models(), encoder).expect("models"));
     let mut all = Vec::new();
     for name in photos() {
-        let mut pixels = decode(&photo(&name)).expect("a photo");
-        for _ in 0..3 {
-            if pixels.width_px().max(pixels.height_px()) <= PICTURE_SIDE_PX_MAX {
-                let picture = engines[0].open(&pixels);
-                for (rect, _) in engines[0].search(&pixels, SCORE_MIN).expect("a search") {
-                    let rect = clipped(rect, pixels.width_px(), pixels.height_px());
-                    let (face, _) = engines[0].align(&pixels, &picture, rect).expect("landmarks");
-                    all.push(engines.each_mut().map(|engine| engine.encode(&picture, &face).expect("an encoding")));
-                }
+        for pixels in scales(&name) {
+            let picture = engines[0].open(&pixels);
+            for (rect, _) in engines[0].search(&pixels, SCORE_MIN).expect("a search") {
+                let rect = clipped(rect, pixels.width_px(), pixels.height_px());
+                let (face, _) = engines[0].align(&pixels, &picture, rect).expect("landmarks");
+                all.push(engines.each_mut().map(|engine| engine.encode(&picture, &face).expect("an encoding")));
             }
-            pixels = pixels.half();
         }
     }
     all

@@ -10,6 +10,7 @@ use std::io::Cursor;
 use face_worker::{Dlib, analyse};
 use image::ImageFormat;
 use image::imageops::{FilterType, resize};
+use microlambda_faces::fold::distance;
 use microlambda_faces::{Analysis, Encoding, FaceOutcome, FaceParams};
 use support::{models, photo};
 
@@ -63,10 +64,6 @@ fn sights(engine: &mut Dlib, name: &str, scale: f64) -> Vec<Sight> {
         Analysis::Unreadable { why } => panic!("{name}: {why}"),
         Analysis::SetAside { .. } => panic!("{name} was set aside"),
     }
-}
-
-fn distance(a: &Encoding, b: &Encoding) -> f64 {
-    a.iter().zip(b.iter()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
 }
 
 /// How many people there are in `sights`, in their order.

@@ -4,12 +4,10 @@ mod support;
 
 use face_worker::{Dlib, Engine, EngineChoice, Pixels, decode};
 use microlambda_faces::Rect;
-use support::{models, photo, photos};
+use support::{models, photo, photos, scales};
 
 /// So low that every photo has detections, true ones or not.
 const SCORE_MIN: f32 = -0.8;
-/// Larger pictures are only searched halved, px.
-const PICTURE_SIDE_PX_MAX: u32 = 1_280;
 
 fn engines() -> [Dlib; 2] {
     [EngineChoice::BuiltIn, EngineChoice::Dlib].map(|choice| Dlib::load_for(&models(), choice).expect("models"))
@@ -29,12 +27,8 @@ fn compare(engines: &mut [Dlib; 2], pixels: &Pixels, what: &str) -> usize {
 fn every_photo_shows_the_same_faces_with_the_same_scores() {
     let (mut engines, mut found) = (engines(), 0);
     for name in photos() {
-        let mut pixels = decode(&photo(&name)).expect("a photo");
-        for _ in 0..3 {
-            if pixels.width_px().max(pixels.height_px()) <= PICTURE_SIDE_PX_MAX {
-                found += compare(&mut engines, &pixels, &name);
-            }
-            pixels = pixels.half();
+        for pixels in scales(&name) {
+            found += compare(&mut engines, &pixels, &name);
         }
     }
     assert!(found >= 60, "only {found} detections");

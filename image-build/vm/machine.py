@@ -32,8 +32,8 @@ BOARDS = {
         ("console=ttyAMA10,115200", "console=ttyAMA0"),
         None,
     ),
-    # With an interface of its own on USB, as the real board's is not emulated.
-    "raspi3b": (["-M", "raspi3b", "-usb"], ("rootwait", "rootwait systemd.watchdog_sec=0"), "bcm2837-rpi-3-b.dtb"),
+    # With an interface of its own on USB, as the real board's is not emulated. Its console is its second serial port.
+    "raspi3b": (["-M", "raspi3b", "-usb", "-no-reboot", "-serial", "null"], ("rootwait", "rootwait systemd.watchdog_sec=0"), "bcm2837-rpi-3-b.dtb"),
 }
 DRIVES = {"virt": "if=none,id=card", "raspi3b": "if=sd"}
 
@@ -80,10 +80,9 @@ class Machine:
             ours.unlink(missing_ok=True)
         self.part = part
         self.process = subprocess.Popen(
-            ["qemu-system-aarch64", *machine, *memory, "-accel", "tcg,thread=multi", "-display", "none", "-no-reboot" if self.board == "raspi3b" else "-no-user-config"]
+            ["qemu-system-aarch64", *machine, *memory, "-accel", "tcg,thread=multi", "-display", "none", "-no-user-config"]
             + ["-drive", f"{DRIVES[self.board]},file={self.card},format=raw,cache=writeback"]
-            # A Pi 3's console is its second port.
-            + [*(["-serial", "null"] if self.board == "raspi3b" else []), "-serial", f"file:{part}", "-monitor", "stdio", *options, "-append", command_line, *network],
+            + ["-serial", f"file:{part}", "-monitor", "stdio", *options, "-append", command_line, *network],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

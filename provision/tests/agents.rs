@@ -142,3 +142,20 @@ fn the_agents_own_check_stops_a_file_that_they_cannot_use_and_keeps_the_former_o
     assert_eq!(machine.start().problems, [], "it is tried again by itself");
     assert!(machine.text("/etc/microlambda/camera.toml").contains("fps = 3"));
 }
+
+#[test]
+fn a_slow_board_gets_a_longer_limit_unless_one_is_given() {
+    for (board, settings, expected_ms) in [
+        ("Raspberry Pi Zero 2 W Rev 1.0\0", "", 5_000),
+        ("Raspberry Pi 3 Model B Plus Rev 1.3\0", "", 5_000),
+        ("Raspberry Pi 3 Model B Plus Rev 1.3\0", "[edge]\nr-limit-ms = 700\n", 700),
+        ("Raspberry Pi 5 Model B Rev 1.0\0", "", 1_000),
+    ] {
+        let machine = Machine::new();
+        machine.write_root("proc/device-tree/model", board);
+        machine.write_boot("microlambda.toml", format!("roles = [\"broker\", \"edge\"]\n{settings}"));
+        assert_eq!(machine.start().problems, []);
+        let edge = edge_agent::config::Config::load(&machine.root().join("etc/microlambda/edge.toml")).unwrap();
+        assert_eq!(edge.chain.r_limit_ms, expected_ms, "{board}");
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::line::{LINES, LONG, LimitEnd, Line};
+use super::line::{LINES, LONG, Line};
 use super::raw::Row;
 use super::trial::PARTS;
 use crate::inference::{Interval, slope_through_origin};
@@ -101,7 +101,7 @@ pub fn ratio_over_all(rows: &[Row], line: &str) -> Option<Interval> {
 
 /// The model of all lines under a limit with so many nodes; `None` if no trial of them had a second invocation.
 pub fn model(rows: &[Row], nodes: usize) -> Option<Model> {
-    let is_of = |line: &Line| line.nodes == nodes && line.is_limited() && line.end == LimitEnd::Continued;
+    let is_of = |line: &Line| line.nodes == nodes && line.is_limited();
     let pairs: Vec<Pair<'_>> =
         pairs(rows).into_iter().filter(|pair| Line::of(&pair.row.line).is_ok_and(is_of)).collect();
     let more = |pair: &Pair<'_>| f64::from(pair.row.trial.invocations) - f64::from(pair.long.trial.invocations);

@@ -11,7 +11,7 @@ use plotters::style::{Color as _, IntoFont as _};
 
 use super::analysis::Point;
 use super::line::{LINES, Line};
-use super::tables::has_ratio;
+use super::tables::{RATIO_AIM, RATIO_AIM_SHORT, has_ratio};
 use crate::Error;
 use crate::inference::Interval;
 
@@ -33,9 +33,6 @@ const COLOURS: [RGBColor; 9] = [
     RGBColor(0, 114, 178),
     RGBColor(120, 70, 20),
 ];
-/// Marks of the ratios that are aimed at.
-const AIMS: [f64; 2] = [1.01, 1.03];
-
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// What is drawn of a line: images, and the mean with its interval.
@@ -53,7 +50,7 @@ pub fn draw(path: &Path, points: &[Point]) -> Result<(), Error> {
     let times = series(points, |point| point.time_ms.map(seconds));
     panel(&left, "mean time of a workload, s", 0.0, &times, &[])?;
     let ratios = series(points, |point| point.ratio.filter(|_| has_ratio(point)));
-    panel(&right, "by one long invocation", lowest(&ratios), &ratios, &AIMS)?;
+    panel(&right, "by one long invocation", lowest(&ratios), &ratios, &[RATIO_AIM, RATIO_AIM_SHORT])?;
     Ok(area.present()?)
 }
 

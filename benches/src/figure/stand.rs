@@ -8,6 +8,7 @@ use microlambda_wire::Name;
 
 use super::line::{LimitEnd, Line};
 use super::trial::{PARTS, Trial, parts_ms};
+use crate::site::LOOK;
 use crate::{Error, Site, ms};
 
 /// The nodes of a site.
@@ -18,8 +19,6 @@ const ANNOUNCE_MS: u64 = 600_000;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Longest wait for what is left to do once a job is done.
 const REST_PATIENCE: Duration = Duration::from_secs(30);
-/// The agents are looked at this often.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// A site on which trials of one line are run, one after the other.
 pub struct Stand {

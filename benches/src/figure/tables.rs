@@ -8,9 +8,9 @@ use crate::inference::Interval;
 use crate::report::{Aim, table};
 
 /// The largest ratio wanted from 5 images an invocation on.
-const RATIO_AIM: f64 = 1.01;
+pub(super) const RATIO_AIM: f64 = 1.01;
 /// The same below.
-const RATIO_AIM_SHORT: f64 = 1.03;
+pub(super) const RATIO_AIM_SHORT: f64 = 1.03;
 /// Images an invocation from which on the first of them holds.
 const LONG_ENOUGH: u32 = 5;
 

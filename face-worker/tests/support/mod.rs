@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use face_worker::{Pixels, decode};
 use microlambda_faces::proto::{self, FromWorker, ToWorker};
 use microlambda_faces::{FaceParams, Partial};
 
@@ -37,6 +38,16 @@ pub fn photos() -> Vec<String> {
     let mut photos: Vec<String> = ["people", "faceless"].into_iter().flat_map(names).collect();
     photos.sort();
     photos
+}
+
+/// Larger pictures are only looked at halved, px: they take long.
+const PICTURE_SIDE_PX_MAX: u32 = 1_280;
+
+/// A photo as it is, halved, and halved again, as far as it is small enough.
+pub fn scales(name: &str) -> impl Iterator<Item = Pixels> {
+    let whole = decode(&photo(name)).expect("a photo");
+    let scales = std::iter::successors(Some(whole), |pixels| Some(pixels.half())).take(3);
+    scales.filter(|pixels| pixels.width_px().max(pixels.height_px()) <= PICTURE_SIDE_PX_MAX)
 }
 
 /// A photo by its path below the photos' directory.
