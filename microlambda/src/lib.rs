@@ -1,7 +1,8 @@
 //! MicroLambda's pure core: a computation of any length as a chain of short, bounded invocations.
 //!
 //! This crate owns the decisions: when a step must stop ([`Budget`], [`run_step`]), which state is newer and
-//! which of two forks survives ([`Head`]), who may start the next step and when ([`Chain`], [`placement`]).
+//! which of two forks survives ([`Head`]), who may start the next step and when ([`Chain`], [`placement`]), and which part of a
+//! finite job a node works ahead on ([`fanout`]).
 //! It owns no clock, no randomness, no IO and no threads: time is an argument in microseconds of some monotonic
 //! clock, and every action is returned as an [`Effect`] for the driver to carry out.
 //!
@@ -45,6 +46,7 @@
 mod budget;
 mod chain;
 mod digest;
+pub mod fanout;
 mod head;
 mod lambda;
 pub mod placement;

@@ -178,6 +178,21 @@ impl Chain {
         self.lease.as_ref().map(|lease| lease.claim.node.as_str())
     }
 
+    /// Another node's claim that is held to be valid: whose, and the state its step starts from.
+    pub fn claimed_by(&self) -> Option<(&str, Version)> {
+        self.lease.as_ref().map(|lease| (lease.claim.node.as_str(), lease.claim.step))
+    }
+
+    /// Whether a claim ran out, so that the step is to be taken over as soon as a worker is free.
+    pub fn takes_over(&self) -> bool {
+        self.expired_from.is_some() && self.lease.is_none() && self.may_bid()
+    }
+
+    /// Whether a newer state is known and was asked for.
+    pub fn is_fetching(&self) -> bool {
+        self.fetching.is_some()
+    }
+
     /// Restores the failures of this node that the store remembers at the head.
     pub fn restore_failures(&mut self, times: u32, why: String) {
         let own = self.failures.entry(self.config.node.clone()).or_default();
