@@ -1,151 +1,22 @@
 //! One edge node, without a process: what it does with strange input and in a strange world.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use edge_agent::config::Config;
-use edge_agent::node::Node;
 use edge_agent::store::{Advance, Store};
-use edge_agent::worker::WorkerEvent;
 use microlambda::{Budget, Digest, Head, UnitCost};
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::FoldState;
-use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, ToWorker, UnitOutcome};
+use microlambda_faces::proto::{CLASS_DETECT, FromWorker, ToWorker, UnitOutcome};
 use microlambda_faces::{Analysis, FaceParams};
 use microlambda_runtime::Message;
 use microlambda_tests::name;
+use microlambda_tests::sim::bench::Bench;
 use microlambda_tests::sim::camera::SimCamera;
 use microlambda_tests::sim::disk::{Media, SimStore};
 use microlambda_tests::sim::prefix;
 use microlambda_tests::sim::truth;
-use microlambda_tests::sim::world::{Io, Order, SimWorld};
-use microlambda_wire::{
-    CameraHead, ChainClass, FrameMeta, NodeStatus, Record, Topic, Want, from_payload, to_payload, write_frame_meta,
-};
-
-/// A node on a clock that only the test moves.
-struct Bench {
-    node: Node<SimStore, SimWorld>,
-    io: Rc<RefCell<Io>>,
-    said: Vec<Rc<Message>>,
-    orders: Vec<Order>,
-    spawned: u64,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self::open("a", Arc::default())
-    }
-
-    fn open(node: &str, media: Arc<Mutex<Media>>) -> Self {
-        let io: Rc<RefCell<Io>> = Rc::default();
-        io.borrow_mut().local_us = 1_000_000;
-        let world = SimWorld { io: io.clone(), media: media.clone() };
-        let mut config = Config::defaults().expect("defaults");
-        config.site = name("simulated");
-        config.node = Some(name(node));
-        let node = Node::open(config, name("boot"), SimStore::new(media, 1), world).expect("a node");
-        let mut bench = Self { node, io, said: Vec::new(), orders: Vec::new(), spawned: 0 };
-        bench.collect();
-        bench.connect();
-        bench.worker_is_ready();
-        bench
-    }
-
-    fn collect(&mut self) {
-        let mut io = self.io.borrow_mut();
-        self.said.extend(io.outbox.drain(..).map(|(message, _)| message));
-        let orders = std::mem::take(&mut io.orders);
-        for order in &orders {
-            if let Order::Spawn(incarnation) = order {
-                self.spawned = *incarnation;
-            }
-        }
-        self.orders.extend(orders);
-    }
-
-    fn connect(&mut self) {
-        self.io.borrow_mut().connected = true;
-        self.node.on_connected().expect("no failure of the store");
-        self.pass_us(1_000_000);
-    }
-
-    fn pass_us(&mut self, us: u64) {
-        self.io.borrow_mut().local_us += us;
-        self.node.tick().expect("no failure of the store");
-        self.collect();
-    }
-
-    fn worker_says(&mut self, message: FromWorker) {
-        self.node.on_worker(WorkerEvent::Said(self.spawned, message)).expect("no failure of the store");
-        self.node.tick().expect("no failure of the store");
-        self.collect();
-    }
-
-    fn worker_is_ready(&mut self) {
-        self.worker_says(FromWorker::Ready { protocol: PROTOCOL, engine: "test".into(), load_us: 1 });
-    }
-
-    fn hears(&mut self, message: &Message) {
-        self.node.on_message(&message.topic, &message.payload, message.retain).expect("no failure of the store");
-        self.node.tick().expect("no failure of the store");
-        self.collect();
-    }
-
-    fn hears_head(&mut self, camera: &str, oldest: u64, next: u64) {
-        let (camera, chain) = (name(camera), name(&format!("{camera}-spool")));
-        let topic = Topic::CameraHead { camera: camera.clone() }.build(&prefix());
-        let head = CameraHead { camera, chain, class: ChainClass::Batch, oldest, next, end: None };
-        // Written without the sender's own check, as a stranger would.
-        let payload = to_payload(&head).unwrap_or_else(|_| {
-            let text = format!(
-                r#"{{"v":1,"camera":"{}","chain":"{}","class":"batch","oldest":{oldest},"next":{next},"end":null}}"#,
-                head.camera, head.chain
-            );
-            text.into_bytes()
-        });
-        self.hears(&Message { topic, payload, retain: true });
-    }
-
-    fn status(&mut self) -> NodeStatus {
-        self.said.clear();
-        self.pass_us(6_000_000);
-        let status = self.said.iter().rev().find(|message| message.topic.ends_with("/status"));
-        from_payload(&status.expect("a status").payload).expect("a sound one")
-    }
-
-    fn counter(&mut self, counter: &str) -> u64 {
-        self.status().counters.iter().find(|(known, _)| known == counter).expect("a counter").1
-    }
-
-    /// Steps that the worker was told to start.
-    fn starts(&self) -> usize {
-        let is_start =
-            |order: &&Order| matches!(order, Order::Tell(message) if matches!(**message, ToWorker::Start { .. }));
-        self.orders.iter().filter(is_start).count()
-    }
-
-    /// A camera with pictures, served until nothing more is asked for.
-    fn serve(&mut self, camera: &mut SimCamera) {
-        for _ in 0..100 {
-            let wants: Vec<Rc<Message>> =
-                self.said.drain(..).filter(|message| message.topic.ends_with("/want")).collect();
-            let now_us = self.io.borrow().local_us;
-            for want in wants {
-                camera.on_message(&want, now_us);
-            }
-            let (messages, _) = camera.tick(now_us);
-            if messages.is_empty() {
-                return;
-            }
-            for message in messages {
-                self.hears(&message);
-            }
-        }
-        panic!("the node asks without end");
-    }
-}
+use microlambda_tests::sim::world::Order;
+use microlambda_wire::{ChainClass, FrameMeta, Record, Topic, Want, from_payload, write_frame_meta};
 
 fn camera() -> SimCamera {
     let mut camera = SimCamera::new(0, ChainClass::Batch, 3, 100, None);

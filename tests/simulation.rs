@@ -14,6 +14,9 @@ const HITS_MIN: u64 = 50;
 /// Events of a seed, in the mean.
 const EVENTS_MEAN_MIN: u64 = 1_000;
 
+/// Frames analysed ahead of their chain's steps, and of these folded, over [`SEEDS`].
+const AHEAD_MIN: (u64, u64) = (2_000, 1_000);
+
 /// How often each kind of fault hit each phase.
 type Hits = BTreeMap<(FaultKind, Phase), u64>;
 
@@ -39,6 +42,7 @@ fn over_seeds(seeds: std::ops::Range<u64>, look: impl Fn(u64) -> bool + Sync) {
 #[test]
 fn every_invariant_holds_over_two_thousand_seeds_whatever_fails() {
     let sum: Mutex<(u64, Hits)> = Mutex::default();
+    let ahead: Mutex<(u64, u64)> = Mutex::default();
     let broken: Mutex<Vec<(u64, Outcome)>> = Mutex::default();
     over_seeds(0..SEEDS, |seed| {
         let outcome = run(Options::seed(seed));
@@ -47,6 +51,9 @@ fn every_invariant_holds_over_two_thousand_seeds_whatever_fails() {
         for (place, count) in &outcome.faults {
             *sum.1.entry(*place).or_default() += count;
         }
+        drop(sum);
+        let mut ahead = ahead.lock().expect("no thread panics here");
+        outcome.ahead.values().for_each(|(made, used)| *ahead = (ahead.0 + made, ahead.1 + used));
         let sound = outcome.violation.is_none();
         if !sound {
             broken.lock().expect("no thread panics here").push((seed, outcome));
@@ -62,6 +69,9 @@ fn every_invariant_holds_over_two_thousand_seeds_whatever_fails() {
         told.join("\n")
     );
     let (events, faults) = sum.into_inner().expect("no thread panics here");
+    let (made, used) = ahead.into_inner().expect("no thread panics here");
+    println!("{made} frames analysed ahead, {used} folded");
+    assert!(made >= AHEAD_MIN.0 && used >= AHEAD_MIN.1, "{made} frames analysed ahead, {used} of them folded");
     assert!(events / SEEDS >= EVENTS_MEAN_MIN, "{} events a seed", events / SEEDS);
     for kind in FaultKind::ALL {
         for phase in Phase::ALL {
@@ -95,6 +105,7 @@ fn every_sabotage_of_the_protocol_is_found_within_two_thousand_seeds() {
         Sabotage::ReleasedIsGap,
         Sabotage::GapOverSent,
         Sabotage::ReuseNumbers,
+        Sabotage::ReportAhead,
         Sabotage::FreeOnOne,
     ];
     for sabotage in all {

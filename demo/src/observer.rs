@@ -8,8 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use microlambda_wire::{
-    CameraHead, CameraStatus, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, Name, NodeStatus, Payload,
-    PayloadError, RecordNote, SyncHave, SyncWant, Topic, TopicPrefix, Want, from_payload,
+    AheadNote, CameraHead, CameraStatus, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, Name, NodeStatus,
+    Payload, PayloadError, RecordNote, SyncHave, SyncWant, Topic, TopicPrefix, Want, from_payload,
 };
 use rumqttc::{Client, Connection, Event, Packet, Publish, QoS, SubscribeFilter};
 
@@ -78,6 +78,7 @@ pub enum Note {
     Record(RecordNote),
     Continuation(Box<Continuation>),
     Claim(ClaimNote),
+    Ahead(AheadNote),
     Done(DoneNote),
     SyncWant(SyncWant),
     SyncHave(SyncHave),
@@ -246,6 +247,7 @@ pub fn read_note(topic: &Topic, payload: &[u8]) -> Result<Note, PayloadError> {
         Topic::CameraFrame { .. } | Topic::CameraImage { .. } => Ok(Note::Picture(payload.len())),
         Topic::Continuation { .. } => read(payload, |note| Note::Continuation(Box::new(note))),
         Topic::Claim { .. } => read(payload, Note::Claim),
+        Topic::Ahead { .. } => read(payload, Note::Ahead),
         Topic::Done { .. } => read(payload, Note::Done),
         Topic::SyncWant { .. } => read(payload, Note::SyncWant),
         Topic::SyncHave { .. } => read(payload, Note::SyncHave),

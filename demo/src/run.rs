@@ -167,8 +167,13 @@ fn edge_setup(plan: &Plan, site: &Name, node: &Name, r_limit_ms: u64) -> EdgeSet
         placement: "spread".into(),
         announce_ms: ANNOUNCE_MS,
         grace_ms: GRACE_MS,
-        extra: toml::Table::new(),
+        // The chain is to be seen: each step on the worker of the node that claims it, one after the other.
+        extra: toml::Table::from_iter([("chain".to_owned(), fan_out(false).into())]),
     }
+}
+
+fn fan_out(on: bool) -> toml::Table {
+    toml::Table::from_iter([("fan-out".to_owned(), on.into())])
 }
 
 fn short_steps(

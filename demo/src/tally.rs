@@ -133,7 +133,7 @@ impl Tally {
                 Vec::new()
             }
             Note::NodeStatus(status) => self.node_status(status),
-            Note::Want(_) | Note::Record(_) | Note::SyncWant(_) | Note::SyncHave(_) => Vec::new(),
+            Note::Want(_) | Note::Record(_) | Note::SyncWant(_) | Note::SyncHave(_) | Note::Ahead(_) => Vec::new(),
             Note::Picture(_) | Note::Cleared => Vec::new(),
         }
     }

@@ -70,6 +70,8 @@ pub struct ChainSettings {
     pub placement: PlacementPolicy,
     /// The newest head is repeated this often, ms.
     pub announce_ms: u64,
+    /// Whether this node analyses frames of a finite job while another node runs its steps.
+    pub fan_out: bool,
 }
 
 /// Which code searches and encodes. Nodes with different ones agree: an analysis is adopted, not computed again.
@@ -115,7 +117,7 @@ impl PlacementPolicy {
 
 impl Default for ChainSettings {
     fn default() -> Self {
-        Self { r_limit_ms: 1_000, grace_ms: 500, placement: PlacementPolicy::Stay, announce_ms: 2_000 }
+        Self { r_limit_ms: 1_000, grace_ms: 500, placement: PlacementPolicy::Stay, announce_ms: 2_000, fan_out: true }
     }
 }
 

@@ -4,7 +4,8 @@ use microlambda::Head;
 use microlambda_wire::{Record, SEQUENCE_MAX};
 use serde::{Deserialize, Serialize};
 
-use crate::{Analysis, ENCODING_LEN, FACES_MAX, Face, FaceOutcome, Partial};
+use crate::proto::THUMBNAIL_BYTES_MAX;
+use crate::{Analysis, ENCODING_LEN, FACES_MAX, Face, FaceOutcome, Partial, Unusable};
 
 /// No delta is longer once encoded, bytes: what fits a `sync/<node>/have` message as base64.
 pub const DELTA_BYTES_MAX: usize = 320 << 10;
@@ -101,6 +102,75 @@ pub fn from_bytes<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ContentE
         Some((other, _)) => Err(malformed(format!("format {other}"))),
         None => Err(malformed("no bytes".into())),
     }
+}
+
+/// Analyses that were made ahead of the chain's order, for whoever folds them: no state, and of no order.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Ahead {
+    /// Frames with what was found in them, by number. Nothing in them is set aside: that is for the chain to decide, in its order.
+    pub entries: Vec<Entry>,
+    /// JPEG pictures of faces that may be new: frame, index of the face, picture. For people only.
+    pub thumbnails: Vec<(u64, u32, Vec<u8>)>,
+}
+
+impl Ahead {
+    /// Encodes for the bus.
+    ///
+    /// # Errors
+    /// [`ContentError::TooLong`] if it has to be sent in parts.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ContentError> {
+        let bytes = to_bytes(self)?;
+        if bytes.len() > DELTA_BYTES_MAX { Err(ContentError::TooLong { bytes: bytes.len() }) } else { Ok(bytes) }
+    }
+
+    /// Decodes, and checks all that can be checked without the frames.
+    ///
+    /// # Errors
+    /// [`ContentError`] says what is wrong; nothing of it may be used then.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ContentError> {
+        if bytes.len() > DELTA_BYTES_MAX {
+            return Err(ContentError::TooLong { bytes: bytes.len() });
+        }
+        let ahead: Self = from_bytes(bytes)?;
+        ahead.check()?;
+        Ok(ahead)
+    }
+
+    /// Checks that there are only finished, sound analyses of frames, by number, and pictures of their faces.
+    ///
+    /// # Errors
+    /// [`ContentError::OutOfOrder`] or [`ContentError::WrongAnalysis`].
+    pub fn check(&self) -> Result<(), ContentError> {
+        let mut expected = 0;
+        for entry in &self.entries {
+            if entry.sequence < expected || entry.sequence >= SEQUENCE_MAX {
+                return Err(ContentError::OutOfOrder { expected, got: entry.sequence });
+            }
+            expected = entry.sequence.saturating_add(1);
+            let whole = match &entry.analysis {
+                Some(Analysis::Frame(frame)) => {
+                    check_faces(entry.sequence, &frame.faces)?;
+                    frame.tiles_set_aside.is_empty() && !frame.faces.iter().any(is_set_aside)
+                }
+                Some(Analysis::Unreadable { .. }) => true,
+                Some(Analysis::SetAside { .. }) | None => false,
+            };
+            if !whole || !matches!(entry.record, Record::Frame { .. }) {
+                return Err(ContentError::WrongAnalysis(entry.sequence));
+            }
+        }
+        for (sequence, _, jpeg) in &self.thumbnails {
+            let known = self.entries.binary_search_by_key(sequence, |entry| entry.sequence).is_ok();
+            if !known || jpeg.len() > THUMBNAIL_BYTES_MAX {
+                return Err(ContentError::WrongAnalysis(*sequence));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_set_aside(face: &Face) -> bool {
+    matches!(face.outcome, FaceOutcome::Unusable(Unusable::SetAside { .. }))
 }
 
 impl Delta {

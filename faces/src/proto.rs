@@ -162,6 +162,11 @@ pub struct StepTimes {
 }
 
 impl StepTimes {
+    /// Of a step at this instant that took no time of the worker's.
+    pub fn at(now_us: u64, cpu_us: u64) -> Self {
+        Self { units: 0, used_us: 0, busy_us: 0, first_unit_start_us: now_us, last_unit_end_us: now_us, cpu_us }
+    }
+
     /// Joins a step's report with the CPU time of its process.
     pub fn new(report: &StepReport, cpu_us: u64) -> Self {
         Self {

@@ -20,6 +20,9 @@ const NODES_MAX: usize = 64;
 /// a slower node's.
 const PIECES_PER_NODE: u64 = 2;
 
+/// What is left of a job is taken in so many shares by each node at least: towards the end all finish at about the same time.
+const SHARES_PER_NODE: u64 = 2;
+
 /// What other nodes have taken of one chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fanout {
@@ -93,7 +96,7 @@ impl Fanout {
             |record: u64| !(outlook.closed)(record) && self.others_taker(outlook.node, record, now_us).is_none();
         let free: Vec<u64> = (cursor..window_end).filter(|record| is_free(*record)).collect();
         let left = (free.len() as u64).saturating_add(end.saturating_sub(window_end));
-        let piece = batch.min(left.div_ceil(nodes)).max(1);
+        let piece = batch.min(left.div_ceil(nodes.saturating_mul(SHARES_PER_NODE))).max(1);
         // A step runs from the cursor on, or soon will; one that was announced with its records needs no guess.
         let announced = outlook.claimer.is_some_and(|claimer| self.is_at_work(claimer, now_us));
         let open = (outlook.claimer.is_some() && !announced) || free.first() == Some(&cursor);
@@ -202,9 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn towards_the_end_the_rest_is_shared() {
+    fn towards_the_end_pieces_become_smaller() {
         let view = Outlook { claimer: Some("a"), ..outlook("b", &NAMES[..2], 4, &nothing) };
-        assert_eq!(Fanout::default().next(&view), Some(2..4));
+        assert_eq!(Fanout::default().next(&view), Some(1..2));
         assert_eq!(Fanout::default().next(&Outlook { end: 1, ..view }), None, "the last one is the claimer's");
     }
 

@@ -29,6 +29,8 @@ pub enum Sabotage {
     GapOverSent,
     /// The camera gives a number out again after a power cut.
     ReuseNumbers,
+    /// A node reports frames as committed that are only analysed.
+    ReportAhead,
     /// The camera frees a frame once a single node has it.
     FreeOnOne,
 }

@@ -74,7 +74,7 @@ enum May {
     Both,
 }
 
-/// The topics of each member, below the site's prefix. Encodings travel in continuations and in what nodes exchange to catch up: only
+/// The topics of each member, below the site's prefix. Encodings travel in continuations, ahead of them, and in what nodes exchange to catch up: only
 /// edge nodes read those. Frames go from cameras to edge nodes alone.
 fn rules(member: Member) -> &'static [(May, &'static str)] {
     match member {
@@ -95,6 +95,7 @@ fn rules(member: Member) -> &'static [(May, &'static str)] {
             (May::Read, "camera/+/record/+"),
             (May::Both, "chain/+/continuation"),
             (May::Both, "chain/+/claim"),
+            (May::Both, "chain/+/ahead"),
             (May::Both, "chain/+/done"),
             (May::Both, "sync/+/want"),
             (May::Both, "sync/+/have"),
@@ -231,6 +232,7 @@ mod tests {
             Topic::CameraImage { camera },
             Topic::Continuation { chain: chain.clone() },
             Topic::Claim { chain: chain.clone() },
+            Topic::Ahead { chain: chain.clone() },
             Topic::Done { chain },
             Topic::SyncWant { node: node.clone() },
             Topic::SyncHave { node: node.clone() },
@@ -244,7 +246,9 @@ mod tests {
                     (Member::Camera, false, false)
                 }
                 Topic::CameraFrame { .. } | Topic::CameraRecord { .. } => (Member::Camera, false, true),
-                Topic::Continuation { .. } | Topic::SyncHave { .. } => (Member::Edge, true, false),
+                Topic::Continuation { .. } | Topic::Ahead { .. } | Topic::SyncHave { .. } => {
+                    (Member::Edge, true, false)
+                }
                 Topic::CameraWant { .. }
                 | Topic::Claim { .. }
                 | Topic::Done { .. }

@@ -9,7 +9,7 @@ use microlambda_runtime::{BrokerConfig, LinkEvent};
 use microlambda_wire::{Name, Topic, TopicPrefix};
 
 /// Who writes a topic, and who reads it: as docs/topics.md has it, written out again and not taken from the rules.
-const TOPICS: [(&str, &str, &[&str]); 14] = [
+const TOPICS: [(&str, &str, &[&str]); 15] = [
     ("camera/door/status", "camera", &["viewer"]),
     ("camera/door/head", "camera", &["camera", "edge", "viewer"]),
     ("camera/door/want", "edge", &["camera"]),
@@ -18,6 +18,7 @@ const TOPICS: [(&str, &str, &[&str]); 14] = [
     ("camera/door/image", "camera", &["viewer"]),
     ("chain/door-1/continuation", "edge", &["edge"]),
     ("chain/door-1/claim", "edge", &["edge", "viewer"]),
+    ("chain/door-1/ahead", "edge", &["edge"]),
     ("chain/door-1/done", "edge", &["edge", "viewer"]),
     ("sync/node-a/want", "edge", &["edge"]),
     ("sync/node-a/have", "edge", &["edge"]),

@@ -109,6 +109,28 @@ pub struct ClaimNote {
     pub failed: Option<UnitFailure>,
 }
 
+/// `chain/<chain>/ahead`: a node works on records of a finite job ahead of the chain's order, and says what it has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AheadNote {
+    /// The chain.
+    pub chain: Name,
+    /// Who says so.
+    pub node: Name,
+    /// Its boot id.
+    pub boot: Name,
+    /// Digest of the lambda and its parameters: analyses of another one are of no use.
+    pub lambda: Digest,
+    /// The first record it works on from now on.
+    pub from: u64,
+    /// So many records, in place of those it named before; 0 if it works on none.
+    pub count: u32,
+    /// Its word is void so long after its receipt, ms.
+    pub lease_ms: u32,
+    /// Analyses that it has finished, if any.
+    #[serde(default)]
+    pub found: Option<Blob>,
+}
+
 /// `chain/<chain>/done`: a finite chain's output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DoneNote {

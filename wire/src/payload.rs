@@ -10,12 +10,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CameraHead, CameraStatus, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, NodeStatus, Record, RecordNote,
-    SEQUENCE_MAX, SyncHave, SyncWant, TIME_MS_MAX, Want,
+    AheadNote, CameraHead, CameraStatus, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, NodeStatus, Record,
+    RecordNote, SEQUENCE_MAX, SyncHave, SyncWant, TIME_MS_MAX, Want,
 };
 
 /// Longest list in any payload.
 const LIST_LEN_MAX: usize = 1_024;
+/// Records that a node may take ahead at once.
+const AHEAD_COUNT_MAX: u32 = 1_024;
 /// Longest text field, bytes.
 const TEXT_BYTES_MAX: usize = 1_024;
 
@@ -185,6 +187,11 @@ payload!(ClaimNote, "claim", 8 << 10, |v| bounded_sequence(v.claim.step.sequence
     let Some(failed) = &v.failed else { return Ok(()) };
     bounded_sequence(failed.version.sequence).and_then(|()| bounded_text("why", &failed.why))
 }));
+payload!(AheadNote, "ahead", 512 << 10, |v| if v.count > AHEAD_COUNT_MAX {
+    Err(format!("{} records at once exceed {AHEAD_COUNT_MAX}", v.count))
+} else {
+    bounded_sequence(v.from.saturating_add(u64::from(v.count)))
+});
 payload!(DoneNote, "done", 1 << 20, |v| bounded_list("people", &v.people, 10_000)
     .and_then(|()| bounded_sequence(v.head.version.sequence)));
 // The store is asked for these.

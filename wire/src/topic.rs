@@ -33,6 +33,8 @@ pub enum Topic {
     Continuation { chain: Name },
     /// A node's bid for a step.
     Claim { chain: Name },
+    /// What a node works on ahead of a finite chain's order, and what it has found.
+    Ahead { chain: Name },
     /// A finite chain's output; retained.
     Done { chain: Name },
     /// Nodes ask `node` for state they lack.
@@ -75,6 +77,7 @@ impl Topic {
             Self::CameraImage { camera } => format!("{prefix}/camera/{camera}/image"),
             Self::Continuation { chain } => format!("{prefix}/chain/{chain}/continuation"),
             Self::Claim { chain } => format!("{prefix}/chain/{chain}/claim"),
+            Self::Ahead { chain } => format!("{prefix}/chain/{chain}/ahead"),
             Self::Done { chain } => format!("{prefix}/chain/{chain}/done"),
             Self::SyncWant { node } => format!("{prefix}/sync/{node}/want"),
             Self::SyncHave { node } => format!("{prefix}/sync/{node}/have"),
@@ -104,6 +107,7 @@ impl Topic {
             ["camera", camera, "image"] => Self::CameraImage { camera: camera.parse()? },
             ["chain", chain, "continuation"] => Self::Continuation { chain: chain.parse()? },
             ["chain", chain, "claim"] => Self::Claim { chain: chain.parse()? },
+            ["chain", chain, "ahead"] => Self::Ahead { chain: chain.parse()? },
             ["chain", chain, "done"] => Self::Done { chain: chain.parse()? },
             ["sync", node, "want"] => Self::SyncWant { node: node.parse()? },
             ["sync", node, "have"] => Self::SyncHave { node: node.parse()? },
@@ -123,6 +127,7 @@ impl Topic {
             format!("{prefix}/camera/+/record/{node}"),
             format!("{prefix}/chain/+/continuation"),
             format!("{prefix}/chain/+/claim"),
+            format!("{prefix}/chain/+/ahead"),
             format!("{prefix}/chain/+/done"),
             format!("{prefix}/sync/{node}/want"),
             format!("{prefix}/sync/{node}/have"),

@@ -3,9 +3,9 @@
 
 use microlambda::{Claim, Digest, Head, Version};
 use microlambda_wire::{
-    Blob, CameraHead, CameraStatus, ChainClass, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, FrameError,
-    FrameMeta, Name, NodeStatus, Payload, PayloadError, Record, RecordNote, SyncHave, SyncWant, Topic, TopicError,
-    TopicPrefix, Want, from_payload, read_frame_meta, strip_frame_meta, to_payload, write_frame_meta,
+    AheadNote, Blob, CameraHead, CameraStatus, ChainClass, ClaimNote, Continuation, DoneNote, EventNote, FaceNote,
+    FrameError, FrameMeta, Name, NodeStatus, Payload, PayloadError, Record, RecordNote, SyncHave, SyncWant, Topic,
+    TopicError, TopicPrefix, Want, from_payload, read_frame_meta, strip_frame_meta, to_payload, write_frame_meta,
 };
 use proptest::prelude::*;
 
@@ -24,6 +24,7 @@ fn topics(a: &Name, b: &Name) -> Vec<Topic> {
         Topic::CameraImage { camera: a() },
         Topic::Continuation { chain: a() },
         Topic::Claim { chain: a() },
+        Topic::Ahead { chain: a() },
         Topic::Done { chain: a() },
         Topic::SyncWant { node: a() },
         Topic::SyncHave { node: a() },
@@ -202,6 +203,7 @@ fn every_example_of_the_documentation_is_a_payload() {
             "record" => example::<RecordNote>(json),
             "continuation" => example::<Continuation>(json),
             "claim" => example::<ClaimNote>(json),
+            "ahead" => example::<AheadNote>(json),
             "done" => example::<DoneNote>(json),
             "sync-want" => example::<SyncWant>(json),
             "sync-have" => example::<SyncHave>(json),
@@ -212,7 +214,7 @@ fn every_example_of_the_documentation_is_a_payload() {
         }
         seen.push(kind);
     }
-    assert_eq!(seen.len(), 13, "{seen:?}");
+    assert_eq!(seen.len(), 14, "{seen:?}");
 }
 
 #[test]

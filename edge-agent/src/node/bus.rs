@@ -4,8 +4,8 @@ use microlambda::sabotage::{self, Sabotage};
 use microlambda::{Event, Head};
 use microlambda_faces::content::Delta;
 use microlambda_wire::{
-    CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, GapReason, Name, NodeStatus, Payload, Record,
-    RecordNote, SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
+    AheadNote, CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, GapReason, Name, NodeStatus,
+    Payload, Record, RecordNote, SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
 };
 
 use super::status::PeerView;
@@ -59,6 +59,10 @@ impl<S: Store, W: World> Node<S, W> {
                 Some(note) if note.chain == chain => self.claim(note),
                 _ => Ok(()),
             },
+            Topic::Ahead { chain } => match self.read::<AheadNote>(&topic_name("ahead", &chain), payload) {
+                Some(note) if note.chain == chain => self.ahead(note),
+                _ => Ok(()),
+            },
             Topic::Done { chain } => {
                 let done = self.read::<DoneNote>(&topic_name("done", &chain), payload);
                 if let (Some(run), Some(note)) = (self.chains.get_mut(&chain), done) {
@@ -102,7 +106,7 @@ impl<S: Store, W: World> Node<S, W> {
         from_payload(payload).map_err(|error| self.refuse(what, &error)).ok()
     }
 
-    fn refuse(&mut self, what: &str, error: &dyn std::error::Error) {
+    pub(super) fn refuse(&mut self, what: &str, error: &dyn std::error::Error) {
         self.counters.refused_messages += 1;
         let now_us = self.world.now_us();
         // A stranger must not fill the log.
@@ -203,7 +207,7 @@ impl<S: Store, W: World> Node<S, W> {
             peer.heard_at_us = self.world.now_us();
         }
         if sabotage::is_chosen(Sabotage::YieldToHigherClaim)
-            && self.worker.busy_with() == Some(&note.chain)
+            && self.worker.step_of() == Some(&note.chain)
             && note.claim.epoch > 0
         {
             self.world.kill_worker();
@@ -241,6 +245,7 @@ impl<S: Store, W: World> Node<S, W> {
         self.peers.insert(status.node.clone(), peer);
         if gone {
             log::info!(node:% = status.node; "a node is gone");
+            self.forget_ahead_of(&status.node);
             let names: Vec<Name> = self.chains.keys().cloned().collect();
             for chain in names {
                 self.drive(&chain, Event::PeerGone { node: status.node.to_string() })?;

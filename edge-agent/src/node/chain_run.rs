@@ -1,11 +1,13 @@
 //! One chain on this node: the pure machine, the folded state, and the frames and step under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use microlambda::{Attempt, Chain, Head};
 use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded};
 use microlambda_wire::{ChainClass, ChainOrigin, FrameSummary, Name, Record, StepTiming};
+
+use super::ahead_of::AheadOf;
 
 /// Bytes of frames kept per chain at most.
 const BUFFER_BYTES_MAX: usize = 6 << 20;
@@ -52,10 +54,19 @@ pub(super) struct Step {
     /// The next record to hand to the worker.
     pub next_feed: u64,
     /// Frames handed over and not finished.
-    pub in_worker: usize,
+    pub fed: VecDeque<u64>,
+    /// Entries whose analyses were here already.
+    pub absorbed: u64,
     pub told_no_more: bool,
     /// Without its first record by then, the step is given up, µs.
     pub input_deadline_us: u64,
+}
+
+impl OpenWant {
+    /// Whether a record was asked for, or comes right behind what was.
+    pub fn reaches(&self, sequence: u64) -> bool {
+        (self.start..=self.end).contains(&sequence)
+    }
 }
 
 impl Step {
@@ -68,6 +79,8 @@ impl Step {
 /// The node's open wish for frames.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OpenWant {
+    /// The first record asked for.
+    pub start: u64,
     /// One more than the last record asked for.
     pub end: u64,
     /// When the first missing record was asked for or something last arrived, µs.
@@ -83,6 +96,7 @@ pub(super) struct ChainRun {
     pub partial: Option<PartialEntry>,
     pub step: Option<Step>,
     pub pending: Option<Pending>,
+    pub ahead: AheadOf,
     /// The beginning of a branch that beats ours only further on, as far as it has come.
     pub staged: Option<Delta>,
     pub announcement: Announcement,
@@ -125,6 +139,7 @@ impl ChainRun {
             partial,
             step: None,
             pending: None,
+            ahead: AheadOf::default(),
             staged: None,
             announcement: Announcement::default(),
             want: None,
@@ -152,8 +167,7 @@ impl ChainRun {
     /// Takes a record that arrived; false if there is no room or no use for it.
     pub fn buffer_insert(&mut self, sequence: u64, record: Record, jpeg: Vec<u8>) -> bool {
         let known = sequence < self.boundary() || self.buffer.contains_key(&sequence);
-        let full = self.buffer.len() >= BUFFER_LEN_MAX || self.buffer_bytes + jpeg.len() > BUFFER_BYTES_MAX;
-        if known || (full && !self.buffer.is_empty()) {
+        if known || !self.buffer_make_room(sequence, jpeg.len()) {
             return false;
         }
         if !jpeg.is_empty() {
@@ -161,6 +175,18 @@ impl ChainRun {
         }
         self.buffer_bytes += jpeg.len();
         self.buffer.insert(sequence, Buffered { record, jpeg });
+        true
+    }
+
+    /// Makes room by dropping what lies further ahead: a step's next frame must find some, whatever was fetched for later.
+    fn buffer_make_room(&mut self, sequence: u64, bytes: usize) -> bool {
+        while self.buffer.len() >= BUFFER_LEN_MAX || self.buffer_bytes + bytes > BUFFER_BYTES_MAX {
+            match self.buffer.last_key_value() {
+                Some((&last, _)) if last > sequence => self.buffer_drop(last),
+                Some(_) => return false,
+                None => return true,
+            }
+        }
         true
     }
 
@@ -173,13 +199,16 @@ impl ChainRun {
         self.buffer.get(&sequence)
     }
 
-    /// The first number from `sequence` on that is not in the buffer.
+    /// The first number from `sequence` on that is neither in the buffer nor analysed.
     pub fn first_missing(&self, sequence: u64) -> u64 {
         let mut missing = sequence;
-        while let Some(buffered) = self.buffer.get(&missing) {
-            missing = missing.saturating_add(buffered.record.span());
+        loop {
+            missing = match self.buffer.get(&missing) {
+                Some(buffered) => missing.saturating_add(buffered.record.span()),
+                None if self.ahead.holds(missing) => missing.saturating_add(1),
+                None => return missing,
+            };
         }
-        missing
     }
 
     /// Drops a record whose analysis is in the running step: a long step would fill the buffer with what it is done with.

@@ -190,6 +190,7 @@ impl<S: Store, W: World> Node<S, W> {
         run.staged = None;
         run.open_since_us = now_us;
         run.buffer_trim();
+        run.ahead.moved_to(run.boundary());
         let own = holder == self.name.as_str();
         if own {
             run.announcement = Announcement {
@@ -466,9 +467,4 @@ fn summary(entry: &Entry, folded: &Folded) -> Option<FrameSummary> {
         usable: count(usable),
         new_people: count(new),
     })
-}
-
-/// Frames of a step that were finished, for the running mean.
-pub(super) fn frames_in(entries: &[Entry]) -> u64 {
-    entries.iter().filter(|entry| matches!(entry.record, Record::Frame { .. })).count() as u64
 }

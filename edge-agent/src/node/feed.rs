@@ -39,27 +39,29 @@ impl<S: Store, W: World> Node<S, W> {
         if let Some(event) = self.pump(chain)? {
             self.drive(chain, event)?;
         }
-        Ok(())
+        self.pump_ahead(chain)
     }
 
-    /// Asks the camera for what a step here needs, or will need soon.
+    /// Asks the camera for what runs here, or will run soon, needs.
     pub(super) fn want_frames(&mut self, chain: &Name, now_us: u64) {
         let lease_us = self.lease_us();
         let Some(run) = self.chains.get(chain) else { return };
         let (from, missing) = (run.next_needed(), run.next_missing());
-        let open = run.want.filter(|want| want.expires_at_us > now_us && want.end >= missing);
-        let stalled = open.is_some() && run.stalls_at_us().is_some_and(|at_us| at_us <= now_us);
+        let open = run.want.filter(|want| want.expires_at_us > now_us && want.reaches(missing));
+        let stalled = open.is_some() && run.stalls_at_us(lease_us, now_us).is_some_and(|at_us| at_us <= now_us);
         let credit = (run.frames_per_step_x16 / 8).clamp(*CREDIT.start(), *CREDIT.end()).min(run.frames_that_fit());
         // A want that continues the former one asks only for what that one did not cover.
         let cursor = open.filter(|_| !stalled).map_or(missing, |want| want.end);
+        let end = run.needed_end(missing, lease_us, now_us);
         // What is here and not used yet counts: asking on as it arrives would fill the buffer, which drops what is too much.
         let ahead = cursor.saturating_sub(from);
         let enough = ahead > credit / 2 && !stalled;
         let ended = run.class == ChainClass::Batch && missing >= run.chain.input_next();
-        if enough || ended {
+        if enough || ended || cursor >= end {
             return;
         }
-        self.send_want(chain, cursor, credit.saturating_sub(ahead).max(1), now_us, lease_us);
+        let credit = credit.saturating_sub(ahead).max(1).min(end - cursor);
+        self.send_want(chain, cursor, credit, now_us, lease_us);
     }
 
     /// Asks for the one record at the head.
@@ -70,7 +72,7 @@ impl<S: Store, W: World> Node<S, W> {
 
     fn send_want(&mut self, chain: &Name, cursor: u64, credit: u64, now_us: u64, lease_us: u64) {
         let Some(run) = self.chains.get_mut(chain) else { return };
-        let committed = run.boundary();
+        let committed = run.committed();
         let want = Want {
             node: self.name.clone(),
             boot: self.boot.clone(),
@@ -82,7 +84,10 @@ impl<S: Store, W: World> Node<S, W> {
         };
         if credit > 0 {
             let end = cursor.saturating_add(credit);
-            run.want = Some(OpenWant { end, progress_at_us: now_us, expires_at_us: now_us.saturating_add(lease_us) });
+            let former = run.want.filter(|want| want.expires_at_us > now_us && want.reaches(cursor));
+            let start = former.map_or(cursor, |want| want.start);
+            run.want =
+                Some(OpenWant { start, end, progress_at_us: now_us, expires_at_us: now_us.saturating_add(lease_us) });
         } else {
             run.want = None;
         }
@@ -100,7 +105,7 @@ impl<S: Store, W: World> Node<S, W> {
         if !connected {
             return Ok(());
         }
-        if *run.chain.phase() != Phase::Idle || self.awaits_next_frame(chain) {
+        if run.is_active() || self.awaits_next_frame(chain) {
             self.want_frames(chain, now_us);
         }
         let Some(run) = self.chains.get(chain) else { return Ok(()) };
@@ -110,8 +115,8 @@ impl<S: Store, W: World> Node<S, W> {
         };
         if due {
             // A want replaces the former one: an open one is repeated, so that the report does not end it.
-            let open = run.want.filter(|want| want.expires_at_us > now_us);
             let missing = run.next_missing();
+            let open = run.want.filter(|want| want.expires_at_us > now_us && want.reaches(missing));
             let credit = open.map_or(0, |want| want.end.saturating_sub(missing));
             let cursor = if credit > 0 { open.map_or(missing, |want| want.end) } else { missing };
             let end_credit = if credit > 0 { 1 } else { 0 };
@@ -144,9 +149,27 @@ impl super::chain_run::ChainRun {
         }
     }
 
+    /// Whether frames are needed for something that runs here.
+    fn is_active(&self) -> bool {
+        *self.chain.phase() != Phase::Idle || self.ahead.run.is_some()
+    }
+
     /// The next record that the worker is to get.
     fn next_needed(&self) -> u64 {
-        self.step.as_ref().map_or(self.boundary(), |step| step.next_feed)
+        match (&self.ahead.run, &self.step) {
+            (Some(ahead), _) => ahead.next_feed,
+            (None, Some(step)) => step.next_feed,
+            (None, None) => self.boundary(),
+        }
+    }
+
+    /// One more than the last record from `missing` on that is of use to what runs here.
+    fn needed_end(&self, missing: u64, lease_us: u64, now_us: u64) -> u64 {
+        if let Some(ahead) = &self.ahead.run {
+            return ahead.records.end;
+        }
+        let others = |at: &u64| self.ahead.holds(*at) || self.is_left_to_peer(*at, lease_us, now_us);
+        (missing..missing.saturating_add(*CREDIT.end())).find(others).unwrap_or(u64::MAX)
     }
 
     /// The first record that a step here would lack.
@@ -155,16 +178,16 @@ impl super::chain_run::ChainRun {
     }
 
     /// When a record that was asked for, and exists, counts as lost, µs.
-    fn stalls_at_us(&self) -> Option<u64> {
+    fn stalls_at_us(&self, lease_us: u64, now_us: u64) -> Option<u64> {
         let missing = self.next_missing();
-        let waits = |want: &OpenWant| want.end > missing && missing < self.chain.input_next();
+        let end = self.needed_end(missing, lease_us, now_us).min(self.chain.input_next());
+        let waits = |want: &OpenWant| want.reaches(missing) && want.end > missing && missing < end;
         self.want.filter(waits).map(|want| want.progress_at_us.saturating_add(STALL_US))
     }
 
     /// When [`Node::feed_tick`] has something to do while the bus is connected, µs.
-    pub(super) fn feed_deadline_us(&self) -> u64 {
-        let active = *self.chain.phase() != Phase::Idle;
-        let stall_us = self.stalls_at_us().filter(|_| active).unwrap_or(u64::MAX);
+    pub(super) fn feed_deadline_us(&self, lease_us: u64, now_us: u64) -> u64 {
+        let stall_us = self.stalls_at_us(lease_us, now_us).filter(|_| self.is_active()).unwrap_or(u64::MAX);
         let want_us = self.want.map_or(u64::MAX, |want| want.expires_at_us.min(stall_us));
         let report_us = match self.reported {
             Some((committed, at_us)) if committed < self.boundary() => at_us.saturating_add(REPORT_US),

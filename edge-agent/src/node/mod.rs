@@ -6,6 +6,8 @@
 //! [`run`], the simulator in virtual time.
 
 mod agent;
+mod ahead;
+mod ahead_of;
 mod book;
 mod bus;
 mod chain_run;
@@ -30,7 +32,7 @@ use crate::store::{Store, StoreError};
 pub use agent::run;
 use book::EventBook;
 use chain_run::ChainRun;
-use slot::WorkerSlot;
+use slot::{Work, WorkerSlot};
 use status::{Counters, PeerView};
 pub use world::World;
 
@@ -192,16 +194,26 @@ impl<S: Store, W: World> Node<S, W> {
         self.world.now_us() >= self.settled_at_us
     }
 
-    /// Whether a worker could start a step of this chain now.
+    /// Whether a step of this chain could start now: a worker is free for it; or its next record's analysis is here, so that none
+    /// is needed.
     fn worker_free_for(&self, name: &Name) -> bool {
-        let settled = self.is_settled();
-        let mine = self.worker.busy_with().is_none_or(|busy| busy == name);
-        settled
-            && mine
-            && self.worker.is_ready()
-            && self.world.is_connected()
-            && !self.stopping
+        if !self.is_settled() || !self.world.is_connected() || self.stopping {
+            return false;
+        }
+        let Some(run) = self.chains.get(name) else { return false };
+        let at = run.next_step_at();
+        if run.ahead.holds(at) {
+            // More is about to follow: one step folds it all, as one step would have analysed it.
+            return !run.ahead.is_at(run.ahead.first_not_held(at));
+        }
+        let mine = match &self.worker.work {
+            None => true,
+            Some(Work::Step(busy)) => busy == name,
+            Some(Work::Ahead(_)) => false,
+        };
+        mine && self.worker.is_ready()
             && !self.live_chain_waits(name)
+            && !run.is_left_to_peer(at, self.lease_us(), self.world.now_us())
     }
 
     /// Whether a live chain wants the worker that this batch chain would take.
@@ -230,6 +242,8 @@ impl<S: Store, W: World> Node<S, W> {
             }
             self.feed_tick(&name)?;
         }
+        self.ahead_tick(now_us)?;
+        self.go_ahead()?;
         self.book_tick(now_us)?;
         self.status_tick(now_us);
         Ok(())
@@ -254,8 +268,13 @@ impl<S: Store, W: World> Node<S, W> {
         }
         for (name, run) in &self.chains {
             let ctx = Context { now_us, worker_free: self.worker_free_for(name), peers: &peers };
-            let feed_us = if connected { run.feed_deadline_us() } else { u64::MAX };
+            let feed_us = if connected { run.feed_deadline_us(self.lease_us(), now_us) } else { u64::MAX };
             at_us = at_us.min(run.chain.next_timer(&ctx).0).min(feed_us);
+            if connected && run.chain.has_work() {
+                let patience_us = run.patience_us(self.lease_us());
+                let patience_us = if patience_us > now_us { patience_us } else { u64::MAX };
+                at_us = at_us.min(run.ahead.deadline_us(now_us)).min(patience_us);
+            }
         }
         at_us
     }
@@ -285,9 +304,12 @@ impl<S: Store, W: World> Node<S, W> {
         if !run.chain.has_work() {
             return "new frames".into();
         }
-        let peers = self.live_peers();
+        let (peers, now_us) = (self.live_peers(), self.world.now_us());
         let worker_free = self.worker_free_for(name);
-        let ctx = Context { now_us: self.world.now_us(), worker_free, peers: &peers };
+        if let Some((peer, _)) = run.ahead.fanout.taker(run.boundary(), now_us).filter(|_| !worker_free) {
+            return format!("analyses of {peer}");
+        }
+        let ctx = Context { now_us, worker_free, peers: &peers };
         match run.chain.next_timer(&ctx).1 {
             TimerReason::Lease => format!("the claim of {}", run.chain.leased_to().unwrap_or("a peer")),
             TimerReason::Placement => "its turn to bid".into(),
@@ -312,9 +334,9 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    /// Whether a step runs here.
+    /// Whether a step runs here, or an invocation ahead of one.
     pub fn is_busy(&self) -> bool {
-        self.worker.busy_with().is_some()
+        self.worker.work.is_some()
     }
 
     /// Gives up what still runs and says that this node is gone.

@@ -10,14 +10,25 @@ use crate::store::Store;
 const RESPAWN_US: u64 = 250_000;
 /// … at most this long, µs.
 const RESPAWN_US_MAX: u64 = 30_000_000;
+/// A worker is killed this long after `r_limit`, µs: the way of its last message, not more time for its units.
+pub(super) const KILL_SLACK_US: u64 = 50_000;
 /// A worker that is not ready by then is started again, µs: loading the models takes 0.4 s on a PC.
 const READY_US: u64 = 60_000_000;
+
+/// What the worker is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A step of this chain.
+    Step(Name),
+    /// Frames of this chain that its steps have not come to.
+    Ahead(Name),
+}
 
 /// The state of the node's worker process, or the wait for the next one.
 pub(super) struct WorkerSlot {
     pub incarnation: u64,
     pub ready: bool,
-    pub busy_with: Option<Name>,
+    pub work: Option<Work>,
     /// What the running unit consists of, its preparation first: class, work, and when it began, µs.
     pub parts: Vec<((CostClass, u64), u64)>,
     /// Workers killed at the limit since a unit last ended.
@@ -42,7 +53,7 @@ impl Default for WorkerSlot {
         Self {
             incarnation: 0,
             ready: false,
-            busy_with: None,
+            work: None,
             parts: Vec::new(),
             kills_in_a_row: 0,
             limit_at_us: 0,
@@ -71,8 +82,27 @@ impl WorkerSlot {
         self.ready
     }
 
-    pub fn busy_with(&self) -> Option<&Name> {
-        self.busy_with.as_ref()
+    /// The chain whose step runs.
+    pub fn step_of(&self) -> Option<&Name> {
+        match &self.work {
+            Some(Work::Step(chain)) => Some(chain),
+            Some(Work::Ahead(_)) | None => None,
+        }
+    }
+
+    /// The chain that is worked on ahead of its steps.
+    pub fn ahead_of(&self) -> Option<&Name> {
+        match &self.work {
+            Some(Work::Ahead(chain)) => Some(chain),
+            Some(Work::Step(_)) | None => None,
+        }
+    }
+
+    /// An invocation begins, and is to be ended at its limit.
+    pub fn began(&mut self, now_us: u64, r_limit_us: u64) {
+        self.parts.clear();
+        self.limit_at_us = now_us.saturating_add(r_limit_us);
+        self.kill_at_us = self.limit_at_us.saturating_add(KILL_SLACK_US);
     }
 
     pub fn deadline_us(&self) -> u64 {

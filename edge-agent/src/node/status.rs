@@ -88,6 +88,10 @@ counters! {
     events_rescued,
     /// Events seen on the bus more than once.
     event_repeats,
+    /// Frames analysed ahead of their chain's steps.
+    frames_ahead,
+    /// Frames folded in steps here whose analyses had been made ahead, here or by a peer.
+    frames_ahead_used,
     /// Records that arrived and were of no use.
     frames_unused,
     /// Messages that were not ours.

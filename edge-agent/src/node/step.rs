@@ -1,24 +1,25 @@
 //! Steps on the worker: started, fed, listened to, killed at `r_limit`.
 
+use std::collections::VecDeque;
+
 use microlambda::{Attempt, Event, StepEnd, StepMode, Stop};
 use microlambda_faces::content::{Entry, PartialEntry};
 use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
 use microlambda_wire::{Name, Record, StepTiming};
 
-use super::chain_run::Step;
-use super::commit::frames_in;
+use super::ahead_of::faces_of;
+use super::chain_run::{ChainRun, Step};
+use super::slot::{KILL_SLACK_US, Work};
 use super::{Node, NodeError, World};
 use crate::store::Store;
 use crate::worker::WorkerEvent;
 
-/// A worker is killed this long after `r_limit`, µs: the way of its last message, not more time for its units.
-const KILL_SLACK_US: u64 = 50_000;
 /// An agent that kills a worker so much later than it meant to stood still itself, µs.
 const LATE_US: u64 = 200_000;
 /// A step whose first frame does not come is given up after this, µs.
-const INPUT_US: u64 = 400_000;
+pub(super) const INPUT_US: u64 = 400_000;
 /// Frames handed to the worker and not finished at most.
-const FEED_AHEAD: usize = 4;
+pub(super) const FEED_AHEAD: usize = 4;
 
 impl<S: Store, W: World> Node<S, W> {
     /// Carries out [`microlambda::Effect::Start`].
@@ -28,21 +29,30 @@ impl<S: Store, W: World> Node<S, W> {
         self.next_step += 1;
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         let base = run.fold.head();
+        let sequence = base.version.sequence;
+        // A frame that was begun ahead goes on from there.
+        let begun = if run.partial.is_none() { run.ahead.take_begun(sequence) } else { None };
+        let (begun, thumbnails) = begun.map_or((None, Vec::new()), |begun| (begun.partial, begun.thumbnails));
         run.step = Some(Step {
             attempt,
             id,
             base,
             entries: Vec::new(),
-            partial: run.partial.clone(),
-            thumbnails: Vec::new(),
+            partial: begun.map(|partial| PartialEntry { sequence, partial }).or_else(|| run.partial.clone()),
+            thumbnails: thumbnails.into_iter().map(|(face, jpeg)| (sequence, face, jpeg)).collect(),
             open_since_us: run.open_since_us,
             running_since_us: None,
-            next_feed: base.version.sequence,
-            in_worker: 0,
+            next_feed: sequence,
+            fed: VecDeque::new(),
+            absorbed: 0,
             told_no_more: false,
             input_deadline_us: now_us.saturating_add(INPUT_US),
         });
-        self.worker.busy_with = Some(chain.clone());
+        if run.ahead.holds(sequence) {
+            // What is here is folded without the worker, which may be at something else.
+            return self.end_step(chain, StepEnd::Finished, None);
+        }
+        self.worker.work = Some(Work::Step(chain.clone()));
         self.pump(chain)
     }
 
@@ -51,9 +61,12 @@ impl<S: Store, W: World> Node<S, W> {
         let now_us = self.world.now_us();
         let r_limit_us = self.config.chain.r_limit_ms * 1_000;
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
-        let input_next = run.chain.input_next();
+        run.absorb();
         let Some(step) = run.step.as_ref() else { return Ok(None) };
         if step.running_since_us.is_none() {
+            if !step.entries.is_empty() {
+                return self.end_step(chain, StepEnd::Finished, None);
+            }
             match run.buffered(step.next_feed).map(|buffered| &buffered.record) {
                 None => {
                     self.want_frames(chain, now_us);
@@ -75,28 +88,40 @@ impl<S: Store, W: World> Node<S, W> {
             if !self.world.send_to_worker(&start) {
                 return self.end_step(chain, StepEnd::NoInput, None);
             }
-            self.worker.parts.clear();
-            self.worker.limit_at_us = now_us.saturating_add(r_limit_us);
-            self.worker.kill_at_us = self.worker.limit_at_us.saturating_add(KILL_SLACK_US);
+            self.worker.began(now_us, r_limit_us);
         }
-        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
-        let Some(mut step) = run.step.take() else { return Ok(None) };
+        self.feed_step(chain, now_us);
+        self.want_frames(chain, now_us);
+        Ok(None)
+    }
+
+    /// Hands frames on until the worker has enough, or nothing follows that this step is to do.
+    fn feed_step(&mut self, chain: &Name, now_us: u64) {
+        let lease_us = self.lease_us();
+        let Some(run) = self.chains.get_mut(chain) else { return };
+        let Some(mut step) = run.step.take() else { return };
         step.running_since_us.get_or_insert(now_us);
-        while step.in_worker < FEED_AHEAD && !step.told_no_more {
+        let input_next = run.chain.input_next();
+        // What others have analysed is passed over; what they are at ends the step, but for the record that was claimed.
+        let claimed = step.base.version.sequence;
+        let others = |sequence| sequence != claimed && run.is_left_to_peer(sequence, lease_us, now_us);
+        let ends_at = |sequence| sequence >= input_next || others(sequence);
+        while step.fed.len() < FEED_AHEAD && !step.told_no_more {
+            step.next_feed = run.ahead.first_not_held(step.next_feed);
             let sequence = step.next_feed;
-            let more = sequence.saturating_add(1) < input_next;
+            let more = !ends_at(run.ahead.first_not_held(sequence.saturating_add(1)));
             let message = match run.buffered(sequence) {
+                _ if ends_at(sequence) => ToWorker::NoMoreFrames,
                 Some(buffered) if matches!(buffered.record, Record::Frame { .. }) => {
                     ToWorker::Frame { sequence, jpeg: buffered.jpeg.clone(), more }
                 }
-                // Behind the last known frame, or before a record that is not one, this step's input ends.
+                // Before a record that is no frame this step's input ends.
                 Some(_) => ToWorker::NoMoreFrames,
-                None if sequence >= input_next => ToWorker::NoMoreFrames,
                 None => break,
             };
             step.told_no_more = !more || matches!(message, ToWorker::NoMoreFrames);
             if matches!(message, ToWorker::Frame { .. }) {
-                step.in_worker += 1;
+                step.fed.push_back(sequence);
                 step.next_feed = sequence.saturating_add(1);
             }
             if !self.world.send_to_worker(&message) {
@@ -106,8 +131,6 @@ impl<S: Store, W: World> Node<S, W> {
             }
         }
         run.step = Some(step);
-        self.want_frames(chain, now_us);
-        Ok(None)
     }
 
     /// Handles what the worker says, or that it is gone.
@@ -179,7 +202,10 @@ impl<S: Store, W: World> Node<S, W> {
         outcome: UnitOutcome,
         thumbnail: Option<Vec<u8>>,
     ) -> Result<(), NodeError> {
-        let Some(chain) = self.worker.busy_with.clone() else { return Ok(()) };
+        if let Some(chain) = self.worker.ahead_of().cloned() {
+            return self.unit_ended_ahead(&chain, (id, sequence), outcome, thumbnail);
+        }
+        let Some(chain) = self.worker.step_of().cloned() else { return Ok(()) };
         let engine = self.worker.engine.clone();
         let Some(run) = self.chains.get_mut(&chain) else { return Ok(()) };
         let record = run.buffered(sequence).map(|buffered| buffered.record.clone());
@@ -194,8 +220,7 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let faces = match &outcome {
             UnitOutcome::Partial(partial) => partial.faces.len(),
-            UnitOutcome::Done(microlambda_faces::Analysis::Frame(analysis)) => analysis.faces.len(),
-            UnitOutcome::Done(_) => 0,
+            UnitOutcome::Done(analysis) => faces_of(analysis),
         };
         if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
             step.thumbnails.push((sequence, u32::try_from(index).unwrap_or(u32::MAX), jpeg));
@@ -205,7 +230,7 @@ impl<S: Store, W: World> Node<S, W> {
             UnitOutcome::Done(analysis) => {
                 step.partial = None;
                 step.entries.push(Entry { sequence, record, analysis: Some(analysis), engine });
-                step.in_worker = step.in_worker.saturating_sub(1);
+                step.fed.pop_front();
                 run.buffer_drop(sequence);
             }
         }
@@ -218,7 +243,10 @@ impl<S: Store, W: World> Node<S, W> {
     fn worker_stopped(&mut self, id: u64, stop: Stop, times: StepTimes) -> Result<(), NodeError> {
         self.worker.kill_at_us = u64::MAX;
         self.worker.cpu_us = times.cpu_us;
-        let Some(chain) = self.worker.busy_with.clone() else { return Ok(()) };
+        if let Some(chain) = self.worker.ahead_of().cloned() {
+            return self.stopped_ahead(&chain, id, stop, times);
+        }
+        let Some(chain) = self.worker.step_of().cloned() else { return Ok(()) };
         let running = self.chains.get(&chain).and_then(|run| run.step.as_ref()).is_some_and(|step| step.id == id);
         if !running {
             return Ok(());
@@ -226,10 +254,7 @@ impl<S: Store, W: World> Node<S, W> {
         let end = match stop {
             Stop::Limit | Stop::UnitsMax | Stop::Done => StepEnd::Finished,
             Stop::Prepared => {
-                // Its cost is not reported with a unit.
-                if let Some(((class, work), began_us)) = self.worker.parts.pop() {
-                    self.budget.observe(class, work, self.world.now_us().saturating_sub(began_us));
-                }
+                self.learn_preparation();
                 StepEnd::Prepared
             }
             Stop::Starved if times.units == 0 => StepEnd::NoInput,
@@ -239,13 +264,8 @@ impl<S: Store, W: World> Node<S, W> {
                 StepEnd::TooLarge
             }
         };
-        let r_limit_us = self.config.chain.r_limit_ms * 1_000;
+        self.count_invocation(&times);
         self.counters.steps += 1;
-        self.counters.units += u64::from(times.units);
-        if times.used_us > r_limit_us {
-            self.counters.overruns += 1;
-            self.counters.overrun_max_us = self.counters.overrun_max_us.max(times.used_us - r_limit_us);
-        }
         let event = self.end_step(&chain, end, Some(times))?;
         match event {
             Some(event) => self.drive(&chain, event)?,
@@ -254,8 +274,22 @@ impl<S: Store, W: World> Node<S, W> {
         self.wake_others(&chain)
     }
 
+    /// The cost of a preparation behind which the worker stopped is not reported with a unit.
+    pub(super) fn learn_preparation(&mut self) {
+        if let Some(((class, work), began_us)) = self.worker.parts.pop() {
+            self.budget.observe(class, work, self.world.now_us().saturating_sub(began_us));
+        }
+    }
+
+    pub(super) fn count_invocation(&mut self, times: &StepTimes) {
+        let over_us = times.used_us.saturating_sub(self.config.chain.r_limit_ms * 1_000);
+        self.counters.units += u64::from(times.units);
+        self.counters.overruns += u64::from(over_us > 0);
+        self.counters.overrun_max_us = self.counters.overrun_max_us.max(over_us);
+    }
+
     /// No unit fits a step here: says so, and lets the budget forget some of it for the next try.
-    fn refuse_too_large(&mut self) {
+    pub(super) fn refuse_too_large(&mut self) {
         let tile_px = u64::from(microlambda_faces::plan::TILE_SIDE_PX_MAX).pow(2);
         let unit_us =
             [(CLASS_DETECT, tile_px), (CLASS_ENCODE, 1)].map(|(class, work)| self.budget.expect_us(class, work));
@@ -310,21 +344,26 @@ impl<S: Store, W: World> Node<S, W> {
 
     /// Ends the running step and folds what it reached. The event returned tells the chain.
     fn end_step(&mut self, chain: &Name, end: StepEnd, times: Option<StepTimes>) -> Result<Option<Event>, NodeError> {
-        self.worker.busy_with = None;
-        let stays_whole = matches!(end, StepEnd::Finished);
-        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
-        let Some(mut step) = run.step.take() else { return Ok(None) };
-        // Records that need no worker follow at once.
-        while step.partial.is_none() && stays_whole {
-            let sequence = step.cursor();
-            let Some(record) = run.buffered(sequence).map(|buffered| buffered.record.clone()) else { break };
-            if matches!(record, Record::Frame { .. }) {
-                break;
-            }
-            step.entries.push(Entry { sequence, record, analysis: None, engine: String::new() });
+        if self.worker.step_of() == Some(chain) {
+            self.worker.work = None;
         }
-        let frames = frames_in(&step.entries);
-        run.frames_per_step_x16 = run.frames_per_step_x16 - run.frames_per_step_x16 / 4 + frames * 4;
+        let now_us = self.world.now_us();
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
+        if matches!(end, StepEnd::Finished) {
+            run.take_what_needs_no_worker();
+        }
+        let Some(step) = run.step.take() else { return Ok(None) };
+        self.counters.frames_ahead_used += step.absorbed;
+        let frames = frames_in(&step.entries).saturating_sub(step.absorbed);
+        if frames > 0 || step.absorbed == 0 {
+            run.frames_per_step_x16 = run.frames_per_step_x16 - run.frames_per_step_x16 / 4 + frames * 4;
+        }
+        if let Some(times) = &times {
+            run.ahead.learn(frames, times.used_us);
+        }
+        // A step that only folded took no time of the worker's.
+        let folded_only = step.absorbed > 0 && step.running_since_us.is_none();
+        let times = times.or_else(|| folded_only.then(|| StepTimes::at(now_us, self.worker.cpu_us)));
         let nothing_new = step.entries.is_empty() && step.partial == run.partial && step.base == run.fold.head();
         let started_from = step.attempt.step;
         let times = times.map(|times| StepTiming {
@@ -352,7 +391,7 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(Some(Event::StepEnded { result, end }))
     }
 
-    fn worker_gone(&mut self, why: &str) -> Result<(), NodeError> {
+    pub(super) fn worker_gone(&mut self, why: &str) -> Result<(), NodeError> {
         let now_us = self.world.now_us();
         let was_ready = self.worker.ready;
         self.worker.kill_at_us = u64::MAX;
@@ -365,13 +404,8 @@ impl<S: Store, W: World> Node<S, W> {
             log::error!("the worker ended before it was ready: {why}; its own messages say more");
             self.worker.retry_later(now_us);
         }
-        match self.worker.busy_with.clone() {
-            Some(chain) => {
-                let end = if self.stopping { StepEnd::Abandoned } else { StepEnd::Died { why: why.to_owned() } };
-                self.end_and_drive(&chain, end)
-            }
-            None => Ok(()),
-        }
+        let end = if self.stopping { StepEnd::Abandoned } else { StepEnd::Died { why: why.to_owned() } };
+        self.end_work(end)
     }
 
     pub(super) fn worker_tick(&mut self, now_us: u64) -> Result<(), NodeError> {
@@ -379,18 +413,17 @@ impl<S: Store, W: World> Node<S, W> {
             self.spawn_worker(now_us);
         }
         if self.worker.kill_at_us <= now_us {
-            let busy = self.worker.busy_with.clone();
-            log::warn!(chain:? = busy.as_ref().map(Name::as_str); "the worker is killed: it ran beyond its limit");
+            log::warn!(work:? = self.worker.work; "the worker is killed: it ran beyond its limit");
             self.counters.kills += 1;
             self.world.kill_worker();
             // What the worker still says belongs to a step that is over.
             self.spawn_worker(now_us);
-            if let Some(chain) = busy {
+            if self.worker.work.is_some() {
                 let end = self.judge_kill(now_us);
-                self.end_and_drive(&chain, end)?;
+                self.end_work(end)?;
             }
         }
-        let starved = self.worker.busy_with.clone().filter(|chain| {
+        let starved = self.worker.step_of().cloned().filter(|chain| {
             let step = self.chains.get(chain).and_then(|run| run.step.as_ref());
             step.is_some_and(|step| step.running_since_us.is_none() && step.input_deadline_us <= now_us)
         });
@@ -403,6 +436,15 @@ impl<S: Store, W: World> Node<S, W> {
         }
     }
 
+    /// Ends what the worker was at, for a reason of the worker's.
+    fn end_work(&mut self, end: StepEnd) -> Result<(), NodeError> {
+        match self.worker.work.clone() {
+            Some(Work::Step(chain)) => self.end_and_drive(&chain, end),
+            Some(Work::Ahead(chain)) => self.failed_ahead(&chain, &end),
+            None => Ok(()),
+        }
+    }
+
     fn end_and_drive(&mut self, chain: &Name, end: StepEnd) -> Result<(), NodeError> {
         if let Some(event) = self.end_step(chain, end, None)? {
             self.drive(chain, event)?;
@@ -411,7 +453,7 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     /// The worker may be free again: other chains have waited for it, live ones first.
-    fn wake_others(&mut self, but: &Name) -> Result<(), NodeError> {
+    pub(super) fn wake_others(&mut self, but: &Name) -> Result<(), NodeError> {
         self.drop_pending(but);
         for name in self.chains_live_first().into_iter().filter(|name| name != but) {
             self.drive(&name, Event::Tick)?;
@@ -420,16 +462,39 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     pub(super) fn stop_running_step(&mut self) {
-        if self.worker.busy_with.is_some() {
+        if self.worker.work.is_some() {
             self.world.send_to_worker(&ToWorker::Stop);
         }
     }
 
     /// The running unit does not end in time: it is given up, what was done before it is kept.
     pub(super) fn abandon_running_step(&mut self) -> Result<(), NodeError> {
-        match self.worker.busy_with.clone() {
-            Some(chain) => self.end_and_drive(&chain, StepEnd::Abandoned),
-            None => Ok(()),
+        self.end_work(StepEnd::Abandoned)
+    }
+}
+
+impl ChainRun {
+    /// Records that follow the step's last one, and need no worker: analysed ahead, or no frames.
+    fn take_what_needs_no_worker(&mut self) {
+        // Frames that the worker has not finished are not its any more.
+        if let Some(step) = &mut self.step {
+            step.fed.clear();
+        }
+        loop {
+            self.absorb();
+            let Some(sequence) = self.step.as_ref().filter(|step| step.partial.is_none()).map(Step::cursor) else {
+                return;
+            };
+            let record = self.buffered(sequence).map(|buffered| buffered.record.clone());
+            let Some(record) = record.filter(|record| !matches!(record, Record::Frame { .. })) else { return };
+            if let Some(step) = &mut self.step {
+                step.entries.push(Entry { sequence, record, analysis: None, engine: String::new() });
+            }
         }
     }
+}
+
+/// Frames of a step that were finished.
+fn frames_in(entries: &[Entry]) -> u64 {
+    entries.iter().filter(|entry| matches!(entry.record, Record::Frame { .. })).count() as u64
 }

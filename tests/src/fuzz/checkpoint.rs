@@ -1,8 +1,9 @@
 //! Content as the store and the bus hold it, and the fold of what was decoded.
 
 use microlambda::{Head, Version};
-use microlambda_faces::content::{DELTA_BYTES_MAX, Delta, Entry, PartialEntry, from_bytes, to_bytes};
+use microlambda_faces::content::{Ahead, DELTA_BYTES_MAX, Delta, Entry, PartialEntry, from_bytes, to_bytes};
 use microlambda_faces::fold::{EXEMPLARS_MAX, FoldError, FoldState, Folded, Gallery, PEOPLE_MAX};
+use microlambda_faces::proto::THUMBNAIL_BYTES_MAX;
 use microlambda_faces::{Analysis, FACES_MAX, FaceParams, Partial};
 use microlambda_wire::{Record, SEQUENCE_MAX};
 use serde::{Deserialize, Serialize};
@@ -10,11 +11,12 @@ use serde::{Deserialize, Serialize};
 /// The first byte chooses what the rest is taken for.
 pub fn checkpoint(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
-    match kind % 5 {
+    match kind % 6 {
         0 => read::<Entry>(bytes),
         1 => read::<PartialEntry>(bytes),
         2 => read::<Option<Analysis>>(bytes),
         3 => read::<Partial>(bytes),
+        5 => ahead(bytes),
         _ => delta(bytes),
     }
 }
@@ -26,6 +28,25 @@ fn read<T: Serialize + for<'a> Deserialize<'a>>(bytes: &[u8]) {
     assert!(written.len() <= bytes.len());
     let again: T = from_bytes(&written).expect("what this program wrote");
     assert_eq!(to_bytes(&again).expect("once more"), written);
+}
+
+/// What is accepted are frames, whole, each once; and each can be folded where its turn comes.
+fn ahead(bytes: &[u8]) {
+    read::<Ahead>(bytes);
+    let Ok(ahead) = Ahead::from_bytes(bytes) else { return };
+    assert!(bytes.len() <= DELTA_BYTES_MAX);
+    assert!(ahead.to_bytes().expect("analyses that were read").len() <= bytes.len());
+    assert!(ahead.entries.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
+    assert!(ahead.thumbnails.iter().all(|(_, _, jpeg)| jpeg.len() <= THUMBNAIL_BYTES_MAX));
+    for entry in &ahead.entries {
+        assert!(matches!(entry.record, Record::Frame { .. }) && entry.next_sequence() <= SEQUENCE_MAX);
+        let genesis = FoldState::genesis(FaceParams::default());
+        let version = Version { sequence: entry.sequence, ..Version::default() };
+        let head = Head { version, ..genesis.head() };
+        let mut state = FoldState::restore(FaceParams::default(), head, Gallery::default());
+        let folded = state.fold(entry).expect("an analysis that was accepted");
+        assert_eq!(folded.head.set_aside, 0, "nothing is set aside ahead of the chain");
+    }
 }
 
 fn delta(bytes: &[u8]) {

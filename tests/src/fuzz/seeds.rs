@@ -1,7 +1,7 @@
 //! Where fuzzing starts: sound inputs of every kind, made by the code that makes them in the agents.
 
 use microlambda::{Claim, ClassCost, Digest, Head, Stop, Version};
-use microlambda_faces::content::{Delta, Entry, PartialEntry, to_bytes};
+use microlambda_faces::content::{Ahead, Delta, Entry, PartialEntry, to_bytes};
 use microlambda_faces::fold::FoldState;
 use microlambda_faces::plan::Plan;
 use microlambda_faces::proto::{
@@ -9,8 +9,8 @@ use microlambda_faces::proto::{
 };
 use microlambda_faces::{Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace, Unusable};
 use microlambda_wire::{
-    Blob, CameraHead, CameraStatus, ChainClass, ChainLag, ClaimNote, Continuation, DoneNote, EndMark, EventKind,
-    EventNote, FaceNote, FrameMeta, GapReason, Name, NodeStatus, Payload, Record, RecordNote, SetAsideNote,
+    AheadNote, Blob, CameraHead, CameraStatus, ChainClass, ChainLag, ClaimNote, Continuation, DoneNote, EndMark,
+    EventKind, EventNote, FaceNote, FrameMeta, GapReason, Name, NodeStatus, Payload, Record, RecordNote, SetAsideNote,
     SourceCounters, StepTiming, SyncHave, SyncWant, Topic, TopicPrefix, UnitFailure, Want, to_payload,
     write_frame_meta,
 };
@@ -62,6 +62,7 @@ fn topics() -> Vec<Vec<u8>> {
         Topic::CameraImage { camera: a() },
         Topic::Continuation { chain: a() },
         Topic::Claim { chain: a() },
+        Topic::Ahead { chain: a() },
         Topic::Done { chain: a() },
         Topic::SyncWant { node: b() },
         Topic::SyncHave { node: b() },
@@ -216,6 +217,19 @@ fn payloads() -> Vec<Vec<u8>> {
                 trouble: String::new(),
             },
         ),
+        payload(
+            12,
+            &AheadNote {
+                chain: chain(),
+                node: node(),
+                boot: boot(),
+                lambda: Digest::of(b"lambda"),
+                from: 8,
+                count: 4,
+                lease_ms: 1_500,
+                found: Some(Blob(vec![1, 2, 3])),
+            },
+        ),
     ]);
     seeds
 }
@@ -362,6 +376,16 @@ fn checkpoints() -> Vec<Vec<u8>> {
     seeds.push(with(2, to_bytes(&Some(analysis)).expect("an analysis")));
     seeds.extend(partials.iter().map(|partial| with(3, to_bytes(partial).expect("a state"))));
     seeds.push(with(4, delta(&entries, None)));
+    let found = Ahead {
+        entries: vec![entries[0].clone(), entries[3].clone()],
+        thumbnails: vec![(0, 0, vec![0xff, 0xd8]), (5, 1, vec![0xff, 0xd8])],
+    };
+    seeds.push(with(5, found.to_bytes().expect("analyses")));
+    // Nothing is set aside ahead of the chain's order, and nothing but frames is analysed.
+    let unfit = |entry: &Entry| {
+        with(5, to_bytes(&Ahead { entries: vec![entry.clone()], thumbnails: Vec::new() }).expect("bytes"))
+    };
+    seeds.extend(entries[1..3].iter().map(unfit));
     seeds.push(with(4, delta(&entries[..3], Some(partial))));
     seeds
 }

@@ -2,7 +2,7 @@
 
 use microlambda::{Digest, Version};
 use microlambda_wire::{
-    CameraHead, CameraStatus, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, FrameError, FrameMeta,
+    AheadNote, CameraHead, CameraStatus, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, FrameError, FrameMeta,
     LABEL_BYTES_MAX, META_BYTES_MAX, NAME_LEN_MAX, Name, NodeStatus, Payload, PayloadError, Record, RecordNote,
     SEQUENCE_MAX, SyncHave, SyncWant, TIME_MS_MAX, Topic, TopicPrefix, Want, from_payload, read_frame_meta,
     strip_frame_meta, to_payload, write_frame_meta,
@@ -38,7 +38,7 @@ pub fn topics(bytes: &[u8]) {
 /// The first byte chooses the kind of payload that the rest is taken for.
 pub fn payloads(bytes: &[u8]) {
     let Some((kind, json)) = bytes.split_first() else { return };
-    match kind % 12 {
+    match kind % 13 {
         0 => read::<CameraStatus>(json, |_| ()),
         1 => read::<CameraHead>(json, |head| assert!(head.oldest <= head.next && head.next <= SEQUENCE_MAX)),
         2 => read::<Want>(json, |want| assert!(want.cursor.max(want.committed) <= SEQUENCE_MAX)),
@@ -68,6 +68,7 @@ pub fn payloads(bytes: &[u8]) {
         10 => read::<FaceNote>(json, |face| {
             assert!(face.first_sequence <= SEQUENCE_MAX && face.first_seen_ms.max(face.last_seen_ms) <= TIME_MS_MAX);
         }),
+        12 => read::<AheadNote>(json, |note| assert!(note.from + u64::from(note.count) <= SEQUENCE_MAX)),
         _ => read::<NodeStatus>(json, |status| {
             status.chains.iter().for_each(|chain| bounded(chain.version));
             status.set_aside.iter().for_each(|unit| bounded(unit.version));

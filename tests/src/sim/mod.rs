@@ -5,6 +5,7 @@
 //! disk with power cuts ([`disk`]), a worker process ([`worker`]), a spool ([`camera`]), pictures whose content is known
 //! ([`truth`]). A seed decides everything; after every event the invariants ([`invariants`]) are checked.
 
+pub mod bench;
 pub mod bus;
 pub mod camera;
 pub mod disk;
@@ -53,6 +54,9 @@ pub struct Outcome {
     pub virtual_us: u64,
     /// Steps that workers ended.
     pub steps: u64,
+    /// Frames analysed ahead of their chain's steps, and frames folded from such analyses, by node and boot id; as far as
+    /// statuses told.
+    pub ahead: BTreeMap<(Name, Name), (u64, u64)>,
     /// Faults by kind and by the phase of the step that they hit.
     pub faults: BTreeMap<(FaultKind, Phase), u64>,
     /// The first invariant that did not hold.

@@ -16,7 +16,7 @@ use edge_agent::node::Node;
 use edge_agent::worker::WorkerEvent;
 use microlambda_faces::proto::FromWorker;
 use microlambda_runtime::Message;
-use microlambda_wire::{ChainClass, EventNote, Name, Record, Topic, from_payload};
+use microlambda_wire::{ChainClass, EventNote, Name, NodeStatus, Record, Topic, from_payload};
 
 use super::bus::{Bus, ClientId, Delivery, Manners};
 use super::camera::SimCamera;
@@ -167,6 +167,7 @@ impl Site {
             grace_ms: random.between(100, 500),
             placement: if random.permille(500) { PlacementPolicy::Stay } else { PlacementPolicy::Spread },
             announce_ms: random.between(500, 2_000),
+            fan_out: random.permille(800),
         };
         let exact = random.permille(500);
         let poison = random.permille(300);
@@ -397,8 +398,22 @@ impl Site {
         {
             self.on_bus.insert(event.id.to_string());
         }
+        self.count_ahead(message);
         let deliveries = self.bus.publish(message, self.now_us, &mut self.random);
         self.schedule(deliveries);
+    }
+
+    /// Notes what a node tells of analyses made ahead, and of their use: a status counts from its node's start.
+    fn count_ahead(&mut self, message: &Message) {
+        if let Ok(Topic::NodeStatus { node }) = Topic::parse(&super::prefix(), &message.topic)
+            && let Ok(status) = from_payload::<NodeStatus>(&message.payload)
+        {
+            let count =
+                |counter: &str| status.counters.iter().find(|(name, _)| name == counter).map_or(0, |(_, count)| *count);
+            let counted = self.outcome.ahead.entry((node, status.boot.clone())).or_default();
+            counted.0 = counted.0.max(count("frames-ahead"));
+            counted.1 = counted.1.max(count("frames-ahead-used"));
+        }
     }
 
     fn schedule(&mut self, deliveries: Vec<Delivery>) {
