@@ -12,12 +12,12 @@ const R_LIMIT_MS: u64 = 400;
 const PHOTOS: [&str; 5] =
     ["people/obama2.jpg", "people/t1.jpg", "faceless/coffee.png", "people/biden.jpg", "people/astronaut.png"];
 
-/// Two nodes and a camera on the photos, running.
+/// Two nodes and a camera on the photos, running; the photos are enough for the steps that are struck.
 fn busy_site() -> Site {
     let mut site = Site::new();
     let photos = site.photos(&PHOTOS);
     for node in ["a", "b"] {
-        site.start_node(node, R_LIMIT_MS, "spread");
+        site.start_node_without_fan_out(node, R_LIMIT_MS, "spread");
     }
     site.wait_for("both nodes", |tally, _| tally.nodes.len() == 2);
     site.start_camera(&photos);
@@ -63,6 +63,26 @@ fn killed_claimers(long: &Outcome) {
         site.node(claimer.as_str()).respawn().expect("the killed node's return");
     }
     expect_same(&mut site, long);
+}
+
+/// Nodes are killed by turns while both analyse the job's frames, each at whatever it is at: a step, or frames ahead of one.
+#[test]
+fn nodes_killed_while_they_share_a_job_cost_only_their_time() {
+    let photos: Vec<&str> = PHOTOS.iter().cycle().take(3 * PHOTOS.len()).copied().collect();
+    let long = long_run(&photos);
+    let mut site = Site::new();
+    for node in ["a", "b"] {
+        site.start_node(node, R_LIMIT_MS, "stay");
+    }
+    site.wait_for("both engines", |tally, _| tally.nodes.values().filter(|node| !node.engine.is_empty()).count() == 2);
+    let folder = site.photos(&photos);
+    site.start_camera(&folder);
+    for (node, sequence) in [("b", 1), ("a", 4), ("b", 8)] {
+        site.wait_for("way through the job", |tally, _| tally.front().sequence >= sequence);
+        site.node(node).kill();
+        site.node(node).respawn().expect("the killed node's return");
+    }
+    expect_same(&mut site, &long);
 }
 
 fn killed_worker(long: &Outcome) {

@@ -189,6 +189,12 @@ impl Site {
         self.start_node_set(node, r_limit_ms, placement, toml::Table::new());
     }
 
+    /// As [`Site::start_node`], for a node that works on steps alone and nothing ahead of them.
+    pub fn start_node_without_fan_out(&mut self, node: &str, r_limit_ms: u64, placement: &str) {
+        let chain = toml::Table::from_iter([("fan-out".to_owned(), false.into())]);
+        self.start_node_set(node, r_limit_ms, placement, toml::Table::from_iter([("chain".to_owned(), chain.into())]));
+    }
+
     /// Starts a node whose worker is the double `mad-worker`, which does what pictures tell it.
     pub fn start_mad_node(&mut self, node: &str, r_limit_ms: u64, placement: &str) {
         let worker = self.rig.programs.dir.join("mad-worker");
