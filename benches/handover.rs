@@ -149,6 +149,8 @@ fn text(args: &Args, rows: &[(&str, Option<Stats>)], aims: &[Aim]) -> String {
 fn job(args: &Args, pictures: &[Vec<u8>], placement: &str, probes: &mut Probes) -> Result<Vec<Gap>, Error> {
     eprintln!("placement {placement}");
     let mut site = Site::new()?;
+    // A step is to be handed over to a node that waits for it.
+    site.fan_out = false;
     let folder = site.folder("pictures");
     pictures::write(&folder, pictures)?;
     probe(&site, probes)?;

@@ -68,6 +68,8 @@ pub struct Site {
     pub broker: Broker,
     /// Nodes started from now on repeat their heads this often, ms.
     pub announce_ms: u64,
+    /// Nodes started from now on analyse frames ahead of the steps of other nodes.
+    pub fan_out: bool,
     rig: Rig,
     name: Name,
     dir: TempDir,
@@ -89,7 +91,8 @@ impl Site {
         let rig =
             Rig { programs, dir: dir.path().join("agents"), broker: broker.url().clone(), walls, private: Vec::new() };
         let (nodes, camera, tally, steps) = (Vec::new(), None, Tally::default(), Vec::new());
-        Ok(Self { nodes, camera, observer, tally, steps, broker, announce_ms: ANNOUNCE_MS, rig, name, dir })
+        let (announce_ms, fan_out) = (ANNOUNCE_MS, true);
+        Ok(Self { nodes, camera, observer, tally, steps, broker, announce_ms, fan_out, rig, name, dir })
     }
 
     /// A folder on the file system that the databases are on.
@@ -191,7 +194,10 @@ impl Site {
             placement: placement.into(),
             announce_ms: self.announce_ms,
             grace_ms: GRACE_MS,
-            extra: toml::Table::new(),
+            extra: toml::Table::from_iter([(
+                "chain".to_owned(),
+                toml::Table::from_iter([("fan-out".to_owned(), self.fan_out.into())]).into(),
+            )]),
         };
         let agent = self.rig.edge(node.as_str(), &setup)?;
         self.nodes.push((node, agent));

@@ -151,6 +151,8 @@ impl Stand {
 fn site_of(line: &Line, r_limit_ms: u64) -> Result<(Site, Vec<Name>), Error> {
     let mut site = Site::new()?;
     site.announce_ms = ANNOUNCE_MS;
+    // What cutting and handing over costs: a job that is shared out as well would hide it.
+    site.fan_out = false;
     // One that is killed from outside knows no limit of its own.
     let own_limit_ms = if line.end == LimitEnd::Killed { super::line::UNLIMITED_MS } else { r_limit_ms };
     let placement = if line.nodes > 1 { "spread" } else { "stay" };
