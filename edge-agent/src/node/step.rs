@@ -34,7 +34,6 @@ impl<S: Store, W: World> Node<S, W> {
             base,
             entries: Vec::new(),
             partial: run.partial.clone(),
-            thumbnails: Vec::new(),
             open_since_us: run.open_since_us,
             running_since_us: None,
             next_feed: base.version.sequence,
@@ -116,7 +115,7 @@ impl<S: Store, W: World> Node<S, W> {
     /// As for [`Node::on_connected`].
     pub fn on_worker(&mut self, event: WorkerEvent) -> Result<(), NodeError> {
         let (incarnation, message) = match event {
-            WorkerEvent::Said(incarnation, message) => (incarnation, Ok(message)),
+            WorkerEvent::Said(incarnation, message) => (incarnation, Ok(*message)),
             WorkerEvent::Gone(incarnation, why) => (incarnation, Err(why)),
         };
         if incarnation != self.worker.incarnation {
@@ -197,9 +196,6 @@ impl<S: Store, W: World> Node<S, W> {
             UnitOutcome::Done(microlambda_faces::Analysis::Frame(analysis)) => analysis.faces.len(),
             UnitOutcome::Done(_) => 0,
         };
-        if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
-            step.thumbnails.push((sequence, u32::try_from(index).unwrap_or(u32::MAX), jpeg));
-        }
         match outcome {
             UnitOutcome::Partial(partial) => step.partial = Some(PartialEntry { sequence, partial }),
             UnitOutcome::Done(analysis) => {
@@ -208,6 +204,9 @@ impl<S: Store, W: World> Node<S, W> {
                 step.in_worker = step.in_worker.saturating_sub(1);
                 run.buffer_drop(sequence);
             }
+        }
+        if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
+            run.keep_picture(sequence, u32::try_from(index).unwrap_or(u32::MAX), jpeg);
         }
         match self.pump(&chain)? {
             Some(event) => self.drive(&chain, event),
@@ -342,7 +341,7 @@ impl<S: Store, W: World> Node<S, W> {
         let result = if nothing_new {
             started_from
         } else {
-            let folded = self.fold_own(chain, step.base, step.entries, step.partial, step.thumbnails)?;
+            let folded = self.fold_own(chain, step.base, step.entries, step.partial)?;
             if let Some(pending) = self.chains.get_mut(chain).and_then(|run| run.pending.as_mut()) {
                 pending.timing = times;
             }
