@@ -9,7 +9,7 @@ use microlambda_wire::{EventKind, Record};
 
 use crate::content::{ContentError, Delta, Entry, PartialEntry, to_bytes};
 use crate::judge::{Judgement, Why, judge};
-use crate::recent::Recent;
+use crate::recent::{Recent, Seen};
 use crate::{Analysis, Encoding, FaceOutcome, FaceParams, FrameAnalysis, Unusable};
 
 /// A chain knows at most so many people: 4096 with five encodings each are 10 MB.
@@ -19,7 +19,7 @@ pub const EXEMPLARS_MAX: usize = 5;
 /// A further encoding is kept when it is at least this far from all kept ones: below it shows nothing new.
 const NOVELTY_MIN: f64 = 0.3;
 /// … and at most this part of the threshold away: near the threshold it may be somebody else's.
-const CONFIDENT_PART: f64 = 0.9;
+pub(crate) const CONFIDENT_PART: f64 = 0.9;
 
 /// One kept encoding of a person.
 #[derive(Debug, Clone, PartialEq)]
@@ -181,8 +181,8 @@ impl FoldState {
             (Record::Gap { .. } | Record::End { .. } | Record::Restart { .. }, None) => (Vec::new(), 0, 0),
             _ => return Err(ContentError::WrongAnalysis(entry.sequence)),
         };
-        let seen: Vec<(u32, usize)> = sightings.iter().map(|seen| (seen.face_index, seen.person)).collect();
-        self.gallery.recent.push(entry, &seen);
+        let seen = |s: &Sighting| Seen { face_index: s.face_index, person: s.person, distance: s.distance };
+        self.gallery.recent.push(entry, &sightings.iter().map(seen).collect::<Vec<_>>());
         let mut digest = DigestBuilder::new("record")
             .field(&self.head.digest.0)
             .field(&entry.record.canonical_bytes())

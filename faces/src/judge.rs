@@ -1,8 +1,8 @@
 //! Who a face is taken for, and why.
 //!
 //! A face near a kept encoding is that person's. One that is not may still be somebody just seen in an odd view: it is followed back through the last
-//! frames. Only what is left can be somebody new: at once in a clear view or in a picture that continues no other, else after a vote of
-//! further views. So a walk past the camera is one person, and a single photo decides as it always did.
+//! frames. Only what is left can be somebody new: at once if nobody known is anywhere near, or in a picture that continues no other, else after a
+//! vote of further views. So a walk past the camera is one person, and a single photo decides as it always did.
 
 use serde::Serialize;
 
@@ -13,9 +13,11 @@ use crate::{Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis};
 pub const CLEAR_SCORE_MIN: f32 = 0.6;
 /// … and from this sharpness on: 90 % of encodings lie within 0.32 of the same face unblurred (`docs/quality.md`).
 pub const CLEAR_SHARPNESS_MIN: f32 = 10.0;
-/// … and if nobody known is nearer than the threshold and this.
+/// A clear view is somebody new if nobody known is nearer than the threshold and this …
 const CLEAR_MARGIN: f64 = 0.05;
-/// So many views, the last one counted, are enough for somebody new if none of them is clear.
+/// … and one that is not clear if nobody is nearer than the threshold and this: views of the same person hardly ever are as far from each other.
+const UNCLEAR_MARGIN: f64 = 0.15;
+/// So many views, the last one counted, are enough for somebody new who is within these margins.
 pub const VIEWS_MIN: u32 = 3;
 
 /// Why a face was taken for whom it was.
@@ -28,9 +30,9 @@ pub enum Why {
     Followed,
     /// Somebody new: the picture continues no other, so there is nothing to wait for.
     NewAtOnce,
-    /// Somebody new: a clear view, and nobody known is near.
-    NewClear,
-    /// Somebody new: not clear, but seen often enough in a row.
+    /// Somebody new: nobody known is anywhere near.
+    NewFar,
+    /// Somebody new: not far from somebody known, but seen often enough in a row.
     NewByVote,
     /// Nobody yet: further views have to confirm it.
     Waiting,
@@ -43,7 +45,7 @@ pub enum Why {
 impl Why {
     /// Whether it makes somebody new.
     pub fn is_new(self) -> bool {
-        matches!(self, Self::NewAtOnce | Self::NewClear | Self::NewByVote)
+        matches!(self, Self::NewAtOnce | Self::NewFar | Self::NewByVote)
     }
 }
 
@@ -59,11 +61,13 @@ pub struct Judgement {
     pub why: Why,
     /// The nearest person known before, and the distance.
     pub nearest: Option<(usize, f64)>,
-    /// Who was there a moment ago, and how far that view is.
+    /// Who was surely there a moment ago, and how far that view is.
     pub followed: Option<(usize, f64)>,
     /// Views of it in a row, this one counted, if nobody is followed.
     pub views: u32,
-    /// Whether it may be evidence for somebody new.
+    /// Whether it has moved by half of its size over these views.
+    pub moved: bool,
+    /// Whether it may be evidence for somebody new by itself.
     pub strong: bool,
     /// Whether the view is clear: score and sharpness.
     pub clear: bool,
@@ -87,8 +91,17 @@ pub(crate) fn judge(
             let person = nearest.filter(|(_, far)| *far <= params.distance_max).map(|(person, _)| person);
             let strong = face.seen.score >= params.new_person_score_min;
             let clear = face.seen.score >= CLEAR_SCORE_MIN && face.sharpness >= CLEAR_SHARPNESS_MIN;
-            let judgement =
-                Judgement { face_index, person, why: Why::Near, nearest, followed: None, views: 0, strong, clear };
+            let judgement = Judgement {
+                face_index,
+                person,
+                why: Why::Near,
+                nearest,
+                followed: None,
+                views: 0,
+                moved: false,
+                strong,
+                clear,
+            };
             (judgement, face, encoding)
         })
         .collect();
@@ -103,7 +116,7 @@ pub(crate) fn judge(
             let trail = gallery.recent.trail(params, captured_at_ms, face.seen.rect, encoding);
             // Whoever is in the picture already is not this one.
             judgement.followed = trail.person.filter(|(person, _)| !here.contains(person));
-            judgement.views = trail.views + 1;
+            (judgement.views, judgement.moved) = (trail.views + 1, trail.moved);
         }
         let twin = new.iter().position(|other| distance(other, encoding) <= params.distance_max);
         (judgement.person, judgement.why) = match (twin, judgement.followed) {
@@ -124,16 +137,20 @@ pub(crate) fn judge(
 
 /// What becomes of a face that is nobody's.
 fn unknown(params: &FaceParams, gallery: &Gallery, judgement: &Judgement, alone: bool, new: usize) -> Why {
-    let far = judgement.nearest.is_none_or(|(_, far)| far > params.distance_max + CLEAR_MARGIN);
-    if !judgement.strong {
+    let beyond = |margin: f64| judgement.nearest.is_none_or(|(_, far)| far > params.distance_max + margin);
+    let far = beyond(if judgement.clear { CLEAR_MARGIN } else { UNCLEAR_MARGIN });
+    let vote = judgement.views >= VIEWS_MIN;
+    // What is found weakly again and again at one place may be a pattern on a wall.
+    let evidence = judgement.strong || (vote && judgement.moved && beyond(CLEAR_MARGIN));
+    if !evidence {
         Why::Weak
     } else if gallery.people.len() + new >= PEOPLE_MAX {
         Why::Full
     } else if alone {
         Why::NewAtOnce
-    } else if judgement.clear && far {
-        Why::NewClear
-    } else if judgement.views >= VIEWS_MIN {
+    } else if judgement.strong && far {
+        Why::NewFar
+    } else if vote {
         Why::NewByVote
     } else {
         Why::Waiting

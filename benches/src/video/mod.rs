@@ -18,7 +18,7 @@ use image::codecs::jpeg::JpegEncoder;
 
 pub use cast::{Cast, Cutout, FaceAt, Photos};
 pub use noise::{SensorNoise, fraction, mixed};
-pub use recall::{FACE_PX_MIN, Recall};
+pub use recall::{FACE_PX_MIN, Recall, VISIBLE_MIN, is_of};
 pub use scripts::Shares;
 
 use crate::Error;

@@ -7,7 +7,7 @@ use super::Shown;
 /// Faces below this are not asked for, px: the smallest that the detector finds at twice the picture's size.
 pub const FACE_PX_MIN: f64 = 40.0;
 /// Faces of which less is visible are not asked for: they enter, leave, or stand behind somebody.
-const VISIBLE_MIN: f64 = 0.95;
+pub const VISIBLE_MIN: f64 = 0.95;
 /// A box is a face's if its middle is not further from the face's than this, in sides of the face …
 const OFF_FACES_MAX: f64 = 0.35;
 /// … and if neither is larger than the other by more than this factor.
@@ -41,7 +41,8 @@ impl Recall {
     }
 }
 
-fn is_of([left, top, right, bottom]: &[f64; 4], face: &Shown) -> bool {
+/// Whether a box (left, top, right, bottom, px) is around that face.
+pub fn is_of([left, top, right, bottom]: &[f64; 4], face: &Shown) -> bool {
     let off = ((left + right) / 2.0 - face.x_px).hypot((top + bottom) / 2.0 - face.y_px);
     let scale = (right - left) / face.face_px;
     off <= OFF_FACES_MAX * face.face_px && (1.0 / SCALE_MAX..=SCALE_MAX).contains(&scale)

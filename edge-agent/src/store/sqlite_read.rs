@@ -5,7 +5,7 @@ use std::sync::Arc;
 use microlambda::{Attempt, Digest, Head, StepMode, Version};
 use microlambda_faces::content::{Entry, PartialEntry, from_bytes};
 use microlambda_faces::fold::{Exemplar, Gallery, Person};
-use microlambda_faces::recent::{RECENT_FRAMES_MAX, Recent};
+use microlambda_faces::recent::{RECENT_FRAMES_MAX, Recent, Seen};
 use microlambda_faces::{Analysis, ENCODING_LEN, Encoding, Face, FaceOutcome, Tile, Unusable};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{OptionalExtension, Row, params};
@@ -264,22 +264,22 @@ impl SqliteStore {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))
             })?;
             let records = records.collect::<rusqlite::Result<Vec<_>>>()?;
-            let query =
-                "SELECT face_index, person FROM sighting WHERE chain = ?1 AND sequence = ?2 ORDER BY face_index";
+            let query = "SELECT face_index, person, distance FROM sighting WHERE chain = ?1 AND sequence = ?2 ORDER BY face_index";
             let mut statement = self.connection.prepare_cached(query)?;
             let mut recent = Vec::new();
             for (sequence, body) in records.into_iter().rev() {
-                let people =
-                    statement.query_map(params![id, sequence], |row| Ok((row.get(0)?, unsigned(row, 1)? as usize)))?;
-                recent.push((body, people.collect::<rusqlite::Result<Vec<(u32, usize)>>>()?));
+                let seen = statement.query_map(params![id, sequence], |row| {
+                    Ok(Seen { face_index: row.get(0)?, person: unsigned(row, 1)? as usize, distance: row.get(2)? })
+                })?;
+                recent.push((body, seen.collect::<rusqlite::Result<Vec<_>>>()?));
             }
             Ok(recent)
         };
         let mut recent = Recent::default();
-        for (body, people) in read().map_err(|source| self.sqlite(source))? {
+        for (body, seen) in read().map_err(|source| self.sqlite(source))? {
             let entry =
                 from_bytes::<Entry>(&body).map_err(|why| self.damaged(format!("an entry of chain {chain} ({why})")))?;
-            recent.push(&entry, &people);
+            recent.push(&entry, &seen);
         }
         Ok(recent)
     }
