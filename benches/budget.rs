@@ -301,8 +301,10 @@ impl Session {
 
     async fn next(&mut self) -> Result<FromWorker, Error> {
         match tokio::time::timeout(PATIENCE, self.events.recv()).await? {
-            Some(WorkerEvent::Said(_, FromWorker::Fatal { message })) => Err(message.into()),
-            Some(WorkerEvent::Said(_, message)) => Ok(message),
+            Some(WorkerEvent::Said(_, message)) => match *message {
+                FromWorker::Fatal { message } => Err(message.into()),
+                message => Ok(message),
+            },
             Some(WorkerEvent::Gone(_, why)) => Err(why.into()),
             None => Err("the worker is gone".into()),
         }

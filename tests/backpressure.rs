@@ -45,6 +45,11 @@ fn small_spool() -> (String, toml::Value) {
     ("spool".to_owned(), table(&[("frames-max", SPOOL_FRAMES.into())]))
 }
 
+/// All pictures of these cameras are the same, and each is work.
+fn every_picture() -> (String, toml::Value) {
+    ("motion".to_owned(), table(&[("still-interval-s", 0.into())]))
+}
+
 /// A live camera that takes a number of pictures and then sees nothing any more.
 fn start_live_camera(site: &mut Site, deed: &str) {
     let folder = site.folder("live");
@@ -58,7 +63,10 @@ fn start_live_camera(site: &mut Site, deed: &str) {
     );
     let command: Vec<toml::Value> = ["sh", "-c", &script].map(toml::Value::from).to_vec();
     let source = table(&[("kind", "command".into()), ("command", command.into())]);
-    site.start_camera_with(&folder, [("source".to_owned(), source), small_spool()].into_iter().collect());
+    site.start_camera_with(
+        &folder,
+        [("source".to_owned(), source), small_spool(), every_picture()].into_iter().collect(),
+    );
 }
 
 /// Waits until the camera says that it has dropped so many pictures; how many it says.

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use edge_agent::store::{Advance, Store};
-use microlambda::{Budget, Digest, Head, UnitCost};
+use microlambda::{Budget, Digest, Head, Stop, UnitCost};
 use microlambda_faces::content::Entry;
-use microlambda_faces::fold::FoldState;
-use microlambda_faces::proto::{CLASS_DETECT, FromWorker, ToWorker, UnitOutcome};
-use microlambda_faces::{Analysis, FaceParams};
+use microlambda_faces::fold::{FoldState, event_id};
+use microlambda_faces::plan::Plan;
+use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, FromWorker, StepTimes, ToWorker, UnitOutcome};
+use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace};
 use microlambda_runtime::Message;
 use microlambda_tests::name;
 use microlambda_tests::sim::bench::Bench;
@@ -16,7 +17,9 @@ use microlambda_tests::sim::disk::{Media, SimStore};
 use microlambda_tests::sim::prefix;
 use microlambda_tests::sim::truth;
 use microlambda_tests::sim::world::Order;
-use microlambda_wire::{ChainClass, FrameMeta, Record, Topic, Want, from_payload, write_frame_meta};
+use microlambda_wire::{
+    Blob, ChainClass, FaceNote, FrameMeta, Record, Topic, Want, from_payload, to_payload, write_frame_meta,
+};
 
 fn camera() -> SimCamera {
     let mut camera = SimCamera::new(0, ChainClass::Batch, 3, 100, None);
@@ -154,6 +157,76 @@ fn a_node_without_its_broker_rests() {
     bench.pass_us(60_000_000);
     let now_us = bench.io.borrow().local_us;
     assert!(bench.node.next_wake_us() > now_us, "else its loop would spin");
+}
+
+/// Ends the running step after one unit.
+fn end_step(bench: &mut Bench, step: u64, partial: &Partial, outcome: UnitOutcome, jpeg: Option<&[u8]>) {
+    assert!(outcome.follows(Some(partial).filter(|partial| partial.units() > 0), FaceParams::default().picture_px_max));
+    let run = (CLASS_ENCODE, 1, 20_000);
+    let thumbnail = jpeg.map(<[u8]>::to_vec);
+    bench.worker_says(FromWorker::Unit { step, sequence: 0, prepare: None, run, outcome, thumbnail });
+    let report = StepTimes { units: 1, ..StepTimes::default() };
+    bench.worker_says(FromWorker::Stopped { step, stop: Stop::Limit, report });
+    bench.pass_us(1_000_000);
+}
+
+#[test]
+fn a_face_keeps_the_picture_that_a_former_step_took_of_it() {
+    let mut bench = Bench::new();
+    let mut camera = camera();
+    bench.serve(&mut camera);
+    bench.pass_us(1_000_000);
+    bench.serve(&mut camera);
+    let plan = Plan::of(320, 240, FaceParams::default().picture_px_max);
+    let rect = |left| Rect { left, top: 10, right: left + 60, bottom: 70 };
+    let seen = [10, 150].map(|left| SeenFace { rect: rect(left), score: 2.0 - left as f32 / 200.0 });
+    let face = |index: usize| {
+        let encoding = (0..128).map(|value| if value == index { 1.0 } else { 0.0 }).collect();
+        Face { seen: seen[index], sharpness: 50.0, outcome: FaceOutcome::Encoded(encoding) }
+    };
+    let before = plan.begin();
+    let mut searched = before.clone();
+    plan.tile_done(&mut searched, &seen);
+    let mut one = searched.clone();
+    one.faces.push(face(0));
+    let mut both = one.clone();
+    both.faces.push(face(1));
+    end_step(&mut bench, 1, &before, UnitOutcome::Partial(searched.clone()), None);
+    end_step(&mut bench, 2, &searched, UnitOutcome::Partial(one.clone()), Some(b"first"));
+    let done = Analysis::Frame(plan.finished(&both).expect("nothing is left"));
+    end_step(&mut bench, 3, &one, UnitOutcome::Done(done), Some(b"second"));
+    let faces = bench.said.iter().filter(|message| message.topic.contains("/face/"));
+    let pictures = faces.map(|message| from_payload::<FaceNote>(&message.payload).expect("a face").thumbnail.0);
+    assert_eq!(pictures.collect::<Vec<_>>(), [b"first".to_vec(), b"second".to_vec()]);
+}
+
+#[test]
+fn a_face_that_was_published_without_its_picture_gets_it_from_whoever_has_it() {
+    let mut bench = Bench::open("a", disk_with(9, 0));
+    let face = name(&event_id("door-1", 0, 0));
+    let topic = Topic::Face { face: face.clone() }.build(&prefix());
+    let note = |jpeg: &[u8]| FaceNote {
+        face: face.clone(),
+        name: String::new(),
+        camera: name("door"),
+        chain: name("door-1"),
+        first_sequence: 0,
+        first_seen_ms: 1,
+        last_seen_ms: 1,
+        frames: 1,
+        label: String::new(),
+        thumbnail: Blob(jpeg.to_vec()),
+    };
+    let message =
+        |jpeg: &[u8]| Message { topic: topic.clone(), payload: to_payload(&note(jpeg)).expect("a face"), retain: true };
+    bench.hears(&message(b""));
+    assert!(bench.said.drain(..).all(|said| said.topic != topic), "it has none itself");
+    bench.hears(&message(b"jpeg"));
+    bench.pass_us(5_000_000);
+    assert!(bench.said.drain(..).all(|said| said.topic != topic), "it is there");
+    bench.hears(&message(b""));
+    let said: Vec<_> = bench.said.iter().filter(|said| said.topic == topic).collect();
+    assert_eq!(from_payload::<FaceNote>(&said[0].payload).expect("a face").thumbnail.0, b"jpeg");
 }
 
 /// A disk that holds the first records of a chain, as an engine of some kernel saw them.

@@ -13,6 +13,7 @@ pub mod pictures;
 pub mod report;
 mod site;
 pub mod stats;
+pub mod video;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{Common, Error, Machine, workspace};
 
 /// The benchmarks in the order of the page, with their titles.
-const SECTIONS: [(&str, &str); 7] = [
+const SECTIONS: [(&str, &str); 8] = [
     ("figure", "Figure: split, and in one long invocation"),
     ("budget", "Budget: is the limit kept, and used?"),
     ("handover", "Hand-over: from one step to the next"),
@@ -16,6 +16,7 @@ const SECTIONS: [(&str, &str); 7] = [
     ("recovery", "Recovery: struck in the middle of a step"),
     ("memory", "Memory at 1280×720"),
     ("engines", "Engines: the built-in one beside dlib's"),
+    ("quality", "Quality: who is reported on videos and photos"),
 ];
 
 const PREFACE: &str = "\

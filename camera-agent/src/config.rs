@@ -19,6 +19,8 @@ pub const EXAMPLE: &str = include_str!("../camera.toml");
 const FRAME_BYTES_LIMIT: u64 = 16 << 20;
 /// Below this no picture is worth looking at, bytes.
 const FRAME_BYTES_LEAST: u64 = 16 << 10;
+/// Nobody should stand before a camera for longer without being seen, s.
+const STILL_INTERVAL_S_MAX: u64 = 3_600;
 /// Frames a spool must be able to hold.
 const SPOOL_FRAMES_LEAST: u64 = 8;
 /// `-` and eight digits follow the camera's name in a chain's.
@@ -45,6 +47,8 @@ pub struct Config {
     pub frame_bytes_max: usize,
     /// How often the picture for dashboards is published, s; 0 for never.
     pub image_interval_s: u64,
+    /// Of a live source's pictures in which nothing moves one is kept this often, s; 0 keeps them all.
+    pub still_interval_s: u64,
 }
 
 /// Where pictures come from.
@@ -97,6 +101,8 @@ struct RawConfig {
     frame: RawFrame,
     #[serde(default)]
     image: RawImage,
+    #[serde(default)]
+    motion: RawMotion,
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,6 +164,20 @@ impl Default for RawImage {
     }
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct RawMotion {
+    still_interval_s: u64,
+}
+
+impl Default for RawMotion {
+    /// Half of the pause over which nodes follow people, and a twelfth of the absence after which they report somebody again: who stands
+    /// still is not taken for gone.
+    fn default() -> Self {
+        Self { still_interval_s: 5 }
+    }
+}
+
 fn default_site() -> Name {
     Name::new("home").unwrap_or_else(|_| unreachable!("a constant name"))
 }
@@ -189,6 +209,7 @@ impl Config {
             "site": self.site, "camera": self.camera, "state-dir": self.state_dir, "broker": self.broker, "source": source,
             "spool": { "bytes-max": self.spool.bytes_max, "frames-max": self.spool.frames_max, "restart-after-s": self.restart_after_s },
             "frame": { "bytes-max": self.frame_bytes_max }, "image": { "interval-s": self.image_interval_s },
+            "motion": { "still-interval-s": self.still_interval_s },
         });
         json!({
             "valid": true, "camera": self.camera, "site": self.site, "class": self.source.class(),
@@ -231,6 +252,13 @@ fn check(raw: RawConfig) -> Result<Config, ConfigError> {
     if interval_s > 86_400 {
         return Err(ConfigError::value("image.interval-s", format!("{interval_s} is more than a day; 0 is never")));
     }
+    let still_interval_s = raw.motion.still_interval_s;
+    if still_interval_s > STILL_INTERVAL_S_MAX {
+        let why = format!(
+            "{still_interval_s} is more than an hour: use at most {STILL_INTERVAL_S_MAX}; 0 keeps every picture"
+        );
+        return Err(ConfigError::value("motion.still-interval-s", why));
+    }
     raw.broker.link_config("check")?;
     Ok(Config {
         site: raw.site,
@@ -242,6 +270,7 @@ fn check(raw: RawConfig) -> Result<Config, ConfigError> {
         restart_after_s: raw.spool.restart_after_s,
         frame_bytes_max: usize::try_from(frame_bytes_max).unwrap_or(usize::MAX),
         image_interval_s: interval_s,
+        still_interval_s,
     })
 }
 
@@ -332,7 +361,7 @@ mod tests {
         let bare = parse("[source]\nkind = \"v4l2\"\ndevice = \"/dev/video0\"\n").unwrap();
         assert_eq!(config.source, bare.source);
         assert_eq!((config.spool, config.frame_bytes_max), (bare.spool, bare.frame_bytes_max));
-        assert_eq!(config.image_interval_s, bare.image_interval_s);
+        assert_eq!((config.image_interval_s, config.still_interval_s), (bare.image_interval_s, bare.still_interval_s));
         assert_eq!((config.state_dir, config.site, config.broker), (bare.state_dir, bare.site, bare.broker));
     }
 
@@ -386,10 +415,11 @@ mod tests {
             ("[spool]", "spool."),
             ("[frame]", "frame."),
             ("[image]", "image."),
+            ("[motion]", "motion."),
             ("[broker]", "broker."),
         ] {
             for key in keys_of(header) {
-                if ["source", "spool", "frame", "image", "broker"].contains(&key.as_str()) {
+                if ["source", "spool", "frame", "image", "motion", "broker"].contains(&key.as_str()) {
                     continue;
                 }
                 seen += 1;
@@ -457,6 +487,10 @@ mod tests {
             (format!("{FOLDER}[spool]\nframes-max = 1\n"), vec!["spool.frames-max", "at least 8"]),
             (format!("{FOLDER}[spool]\nframes-max = -1\n"), vec!["camera.toml:5"]),
             (format!("{FOLDER}[image]\ninterval-s = 100000\n"), vec!["image.interval-s", "0 is never"]),
+            (
+                format!("{FOLDER}[motion]\nstill-interval-s = 5000\n"),
+                vec!["motion.still-interval-s", "3600", "0 keeps every picture"],
+            ),
             ("[source]\nkind = \"v4l2\"\ndevice = \"/dev/video0\"\nfps = 0\n".into(), vec!["source.fps", "1 to 1000"]),
         ] {
             let error = parse(&text).unwrap_err();

@@ -119,6 +119,7 @@ fn start_pump(config: &Config, clerk: &Clerk) -> Result<Pump, RunError> {
         frame_bytes_max: config.frame_bytes_max,
         image_interval: (config.image_interval_s > 0).then(|| Duration::from_secs(config.image_interval_s)),
         finite: config.source.class() == ChainClass::Batch,
+        still_interval: (config.still_interval_s > 0).then(|| Duration::from_secs(config.still_interval_s)),
     };
     Pump::start(opener, clerk.intake(), settings).map_err(RunError::system)
 }

@@ -10,7 +10,7 @@ use microlambda_runtime::{ConfigError, Verbosity, exit, logging, shutdown_signal
 use crate::config::{Config, EXAMPLE};
 use crate::node::{self, NodeError};
 use crate::store::{SqliteStore, StoreError};
-use crate::{inspect, report};
+use crate::{explain, inspect, report};
 
 /// An edge node of MicroLambda: runs face-recognition steps of at most r-limit-ms each, hands the state on, reports new faces
 #[derive(Debug, Parser)]
@@ -62,6 +62,16 @@ enum Command {
         /// At most so many, the newest
         #[arg(long, value_name = "N", default_value_t = 100)]
         last: u32,
+    },
+    /// Why an event was reported: distances, size, sharpness, views
+    #[command(
+        after_help = "Examples:\n  edge-agent explain 0123456789abcdef0123456789abcdef\n  edge-agent events --json | jq -r '.[-1].id' | xargs edge-agent explain"
+    )]
+    Explain {
+        #[command(flatten)]
+        report: ReportArgs,
+        /// The event's id, as `events --json` shows it; a face's id is that of its first event
+        event: String,
     },
     /// What this node's chains have reached; also while the agent runs
     #[command(after_help = "Examples:\n  edge-agent status\n  edge-agent status --json | jq '.chains[].head'")]
@@ -154,6 +164,9 @@ fn dispatch(command: Command) -> Result<(), CommandError> {
             report::picture(&Config::load(&config.config)?, &face, &file)
         }
         Command::Events { report: args, last } => report::events(&Config::load(&args.config.config)?, last, args.json),
+        Command::Explain { report: args, event } => {
+            explain::explain(&Config::load(&args.config.config)?, &event, args.json)
+        }
         Command::Status(args) => report::status(&Config::load(&args.config.config)?, args.json),
         Command::Check(args) => report::check(&Config::load(&args.config.config)?, args.json),
         Command::Inspect(args) => inspect::run(&args),

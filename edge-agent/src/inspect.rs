@@ -121,7 +121,7 @@ impl Session {
 
     async fn next(&mut self) -> Result<FromWorker, String> {
         match tokio::time::timeout(PATIENCE, self.events.recv()).await {
-            Ok(Some(WorkerEvent::Said(_, message))) => Ok(message),
+            Ok(Some(WorkerEvent::Said(_, message))) => Ok(*message),
             Ok(Some(WorkerEvent::Gone(_, why))) => Err(format!("{why} while looking at this picture")),
             Ok(None) => Err("the worker is gone".into()),
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+mod explain;
 mod inspect;
 pub mod node;
 mod report;

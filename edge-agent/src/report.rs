@@ -49,7 +49,7 @@ pub(crate) fn validated(path: &Path, config: &Config, as_json: bool) -> Result<(
 }
 
 /// The database for reading. One that an agent is about to fill for the first time is not a former format.
-fn open(config: &Config) -> Result<SqliteStore, CommandError> {
+pub(crate) fn open(config: &Config) -> Result<SqliteStore, CommandError> {
     SqliteStore::open_read_only(&config.state_dir).map_err(|error| match error {
         StoreError::Newer { path, found: 0, .. } => CommandError::Failed(format!(
             "{} holds nothing yet: if the agent has just been started, try again in a moment",
@@ -95,7 +95,7 @@ pub(crate) fn events(config: &Config, last: u32, as_json: bool) -> Result<(), Co
     print(&events.iter().map(event_line).collect::<String>())
 }
 
-fn event_line(row: &EventRow) -> String {
+pub(crate) fn event_line(row: &EventRow) -> String {
     let event = &row.event;
     let kind = match event.kind {
         EventKind::NewFace => "new face",

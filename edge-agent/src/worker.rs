@@ -33,7 +33,7 @@ pub struct WorkerCommand {
 #[derive(Debug)]
 pub enum WorkerEvent {
     /// A message.
-    Said(u64, FromWorker),
+    Said(u64, Box<FromWorker>),
     /// The socket is closed or carries something else: the process is dead or to be killed.
     Gone(u64, String),
 }
@@ -110,7 +110,7 @@ async fn write_all(mut write: tokio::net::unix::OwnedWriteHalf, mut queue: mpsc:
 async fn read_all(mut read: tokio::net::unix::OwnedReadHalf, incarnation: u64, events: mpsc::Sender<WorkerEvent>) {
     loop {
         let event = match read_message(&mut read).await {
-            Ok(message) => WorkerEvent::Said(incarnation, message),
+            Ok(message) => WorkerEvent::Said(incarnation, Box::new(message)),
             Err(why) => WorkerEvent::Gone(incarnation, why),
         };
         let last = matches!(event, WorkerEvent::Gone(..));

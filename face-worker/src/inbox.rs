@@ -53,7 +53,7 @@ pub enum InboxError {
 }
 
 enum Received {
-    Message(ToWorker, u64),
+    Message(Box<ToWorker>, u64),
     /// The agent is gone, or out of step.
     End(Result<(), InboxError>),
 }
@@ -106,7 +106,7 @@ impl<R: Read> Reader<R> {
             match self.message() {
                 Ok(Some(message)) => {
                     let received_us = (self.clock)();
-                    if self.sender.send(Received::Message(message, received_us)).is_err() {
+                    if self.sender.send(Received::Message(Box::new(message), received_us)).is_err() {
                         return;
                     }
                 }
@@ -166,22 +166,28 @@ impl Inbox {
 
     fn take(&mut self, received: Received) {
         match received {
-            Received::Message(ToWorker::Frame { sequence, jpeg, more }, _) => {
+            Received::Message(message, received_us) => self.take_message(*message, received_us),
+            Received::End(end) => {
+                self.stopped = true;
+                self.end = Some(end);
+            }
+        }
+    }
+
+    fn take_message(&mut self, message: ToWorker, received_us: u64) {
+        match message {
+            ToWorker::Frame { sequence, jpeg, more } => {
                 if !self.stopped {
                     self.more = more;
                     self.frames.push_back(Frame { sequence, bytes: jpeg });
                 }
             }
-            Received::Message(ToWorker::NoMoreFrames, _) => self.more = false,
-            Received::Message(ToWorker::Stop, _) => self.stopped = true,
-            Received::Message(ToWorker::Start { step, r_limit_us, units_max, costs, params, resume }, received_us) => {
+            ToWorker::NoMoreFrames => self.more = false,
+            ToWorker::Stop => self.stopped = true,
+            ToWorker::Start { step, r_limit_us, units_max, costs, params, resume } => {
                 self.stopped = true;
                 let start = Start { step, received_us, r_limit_us, units_max, costs, params, resume };
                 self.next_start = Some(start);
-            }
-            Received::End(end) => {
-                self.stopped = true;
-                self.end = Some(end);
             }
         }
     }

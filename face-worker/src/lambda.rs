@@ -3,7 +3,9 @@
 use microlambda::{Lambda, Next, UnitCost};
 use microlambda_faces::plan::{NextUnit, Plan, TileArea};
 use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE};
-use microlambda_faces::{Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace, Unusable};
+use microlambda_faces::{
+    Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, Scene, SeenFace, Unusable,
+};
 
 use crate::engine::{Engine, EngineError};
 use crate::picture::{self, PictureError, Pyramid};
@@ -164,6 +166,11 @@ impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
         Ok(Face { seen, sharpness, outcome })
     }
 
+    fn scene(&self) -> Option<Scene> {
+        let coarsest = self.current.as_ref()?.decoded.as_ref()?.pyramid.coarsest()?;
+        Scene::of(coarsest.width_px(), coarsest.height_px(), coarsest.rgb())
+    }
+
     /// Where the unit starts from: the saved state if it can be one of this picture, else the picture's beginning.
     fn resumed(&self, state: &Progress) -> Option<Partial> {
         let plan = &self.current.as_ref()?.plan;
@@ -226,6 +233,9 @@ impl<E: Engine, F: Frames> Lambda for FaceLambda<'_, E, F> {
         }
         let mut partial = self.resumed(state).ok_or(UnitError::NotPrepared)?;
         let plan = self.current.as_ref().map(|current| current.plan.clone()).ok_or(UnitError::NotPrepared)?;
+        if partial.units() == 0 {
+            partial.scene = self.scene();
+        }
         match plan.next_unit(&partial) {
             NextUnit::Tile(index) => self.search(&mut partial, plan.tiles()[index as usize])?,
             NextUnit::Face(index) => {

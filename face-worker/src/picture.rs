@@ -205,6 +205,11 @@ impl Pyramid {
     pub fn finest(&self) -> Option<&Pixels> {
         self.levels.first()
     }
+
+    /// The coarsest level.
+    pub fn coarsest(&self) -> Option<&Pixels> {
+        self.levels.last()
+    }
 }
 
 #[cfg(test)]

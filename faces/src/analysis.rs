@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Scene;
 use crate::plan::{NextUnit, Plan};
 
 /// Values in one face encoding: the output layer of dlib's `dlib_face_recognition_resnet_model_v1`.
@@ -163,6 +164,8 @@ pub struct FrameAnalysis {
     pub faces: Vec<Face>,
     /// Tiles in which nothing could be searched.
     pub tiles_set_aside: Vec<Tile>,
+    /// The picture's coarse light, to tell whether it continues the one before; `None` if it is too small, or its first unit was set aside.
+    pub scene: Option<Scene>,
 }
 
 /// What one frame showed.
@@ -199,6 +202,8 @@ pub struct Partial {
     pub faces: Vec<Face>,
     /// Tiles set aside so far.
     pub tiles_set_aside: Vec<Tile>,
+    /// As [`FrameAnalysis::scene`], from the first unit on.
+    pub scene: Option<Scene>,
 }
 
 impl Partial {

@@ -80,7 +80,7 @@ pub enum ContentError {
 }
 
 /// First byte of every encoded delta, analysis and partial.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Encodes for the store and the bus.
 pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, ContentError> {

@@ -8,6 +8,8 @@ use microlambda::{Digest, DigestBuilder, Head, Version};
 use microlambda_wire::{EventKind, Record};
 
 use crate::content::{ContentError, Delta, Entry, PartialEntry, to_bytes};
+use crate::judge::{Judgement, Why, judge};
+use crate::recent::{Recent, Seen};
 use crate::{Analysis, Encoding, FaceOutcome, FaceParams, FrameAnalysis, Unusable};
 
 /// A chain knows at most so many people: 4096 with five encodings each are 10 MB.
@@ -17,7 +19,7 @@ pub const EXEMPLARS_MAX: usize = 5;
 /// A further encoding is kept when it is at least this far from all kept ones: below it shows nothing new.
 const NOVELTY_MIN: f64 = 0.3;
 /// … and at most this part of the threshold away: near the threshold it may be somebody else's.
-const CONFIDENT_PART: f64 = 0.9;
+pub(crate) const CONFIDENT_PART: f64 = 0.9;
 
 /// One kept encoding of a person.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +54,8 @@ pub struct Person {
 pub struct Gallery {
     /// In the order first seen. Shared, so that a fold on trial copies only the people it changes.
     pub people: Vec<Arc<Person>>,
+    /// Who was where in the last frames.
+    pub recent: Recent,
 }
 
 /// A face that was matched.
@@ -61,7 +65,7 @@ pub struct Sighting {
     pub face_index: u32,
     /// Index into [`Gallery::people`].
     pub person: usize,
-    /// Distance to the nearest kept encoding; 0 for somebody new.
+    /// Distance to that person's nearest kept encoding; 0 for somebody new.
     pub distance: f64,
     /// Whether the encoding was kept.
     pub kept: bool,
@@ -76,7 +80,7 @@ pub struct Folded {
     pub head: Head,
     /// Faces that were matched, or are new.
     pub sightings: Vec<Sighting>,
-    /// Usable faces that nobody matched and that were too weak as evidence for somebody new, or found the gallery full.
+    /// Usable faces that are nobody's: too weak as evidence for somebody new, waiting for further views, or before a full gallery.
     pub unassigned: u32,
     /// Whether the entry is the chain's end.
     pub done: bool,
@@ -119,7 +123,7 @@ pub enum FoldError {
 
 /// Digest of the lambda's identity: nodes that differ in it cannot share a chain.
 pub fn lambda_digest(params: &FaceParams) -> Digest {
-    DigestBuilder::new("microlambda faces 1")
+    DigestBuilder::new("microlambda faces 2")
         .number(params.distance_max.to_bits())
         .number(u64::from(params.face_px_min))
         .number(u64::from(params.sharpness_min.to_bits()))
@@ -177,6 +181,8 @@ impl FoldState {
             (Record::Gap { .. } | Record::End { .. } | Record::Restart { .. }, None) => (Vec::new(), 0, 0),
             _ => return Err(ContentError::WrongAnalysis(entry.sequence)),
         };
+        let seen = |s: &Sighting| Seen { face_index: s.face_index, person: s.person, distance: s.distance };
+        self.gallery.recent.push(entry, &sightings.iter().map(seen).collect::<Vec<_>>());
         let mut digest = DigestBuilder::new("record")
             .field(&self.head.digest.0)
             .field(&entry.record.canonical_bytes())
@@ -236,65 +242,91 @@ impl FoldState {
         if found == delta.head { Ok(folded) } else { Err(FoldError::OtherHead { announced: delta.head, found }) }
     }
 
-    fn fold_frame(&mut self, sequence: u64, captured_at_ms: u64, analysis: &FrameAnalysis) -> (Vec<Sighting>, u32) {
+    /// What [`FoldState::fold`] decides about the usable faces of a frame from here, and why; for people.
+    pub fn explain(&self, captured_at_ms: u64, frame: &FrameAnalysis) -> Vec<Judgement> {
+        judge(&self.params, &self.gallery, captured_at_ms, frame)
+    }
+
+    fn fold_frame(&mut self, sequence: u64, captured_at_ms: u64, frame: &FrameAnalysis) -> (Vec<Sighting>, u32) {
         let mut sightings: Vec<Sighting> = Vec::new();
         let mut unassigned = 0;
-        for (face, face_index) in analysis.faces.iter().zip(0_u32..) {
-            let FaceOutcome::Encoded(encoding) = &face.outcome else { continue };
-            let exemplar = || Exemplar { sequence, face_index, encoding: encoding.clone() };
-            let strong = face.seen.score >= self.params.new_person_score_min;
-            let nearest = self.gallery.nearest(encoding);
-            if let Some((person, distance)) = nearest.filter(|(_, distance)| *distance <= self.params.distance_max) {
-                let known = Arc::make_mut(&mut self.gallery.people[person]);
-                let absent_ms = captured_at_ms.saturating_sub(known.last_seen_ms);
-                let seen_in_frame = sightings.iter().any(|sighting| sighting.person == person);
-                let confident = distance <= self.params.distance_max * CONFIDENT_PART;
-                let kept = strong && confident && distance >= NOVELTY_MIN && known.exemplars.len() < EXEMPLARS_MAX;
-                if kept {
-                    known.exemplars.push(exemplar());
-                }
-                known.last_seen_ms = known.last_seen_ms.max(captured_at_ms);
-                known.frames += u64::from(!seen_in_frame);
-                let report = absent_ms >= self.params.absence_ms && !seen_in_frame;
-                let event = report.then_some(EventKind::Recognised);
-                sightings.push(Sighting { face_index, person, distance, kept, event });
-            } else if strong && self.gallery.people.len() < PEOPLE_MAX {
-                sightings.push(Sighting {
-                    face_index,
-                    person: self.gallery.people.len(),
-                    distance: 0.0,
-                    kept: true,
-                    event: Some(EventKind::NewFace),
-                });
-                self.gallery.people.push(Arc::new(Person {
-                    first_sequence: sequence,
-                    first_face_index: face_index,
-                    first_seen_ms: captured_at_ms,
-                    last_seen_ms: captured_at_ms,
-                    frames: 1,
-                    exemplars: vec![exemplar()],
-                }));
-            } else {
+        for judgement in judge(&self.params, &self.gallery, captured_at_ms, frame) {
+            let face = frame.faces.get(judgement.face_index as usize);
+            let (Some(person), Some(FaceOutcome::Encoded(encoding))) =
+                (judgement.person, face.map(|face| &face.outcome))
+            else {
                 unassigned += 1;
-            }
+                continue;
+            };
+            let exemplar = Exemplar { sequence, face_index: judgement.face_index, encoding: encoding.clone() };
+            sightings.push(if judgement.why.is_new() {
+                self.gallery.add(captured_at_ms, exemplar)
+            } else {
+                let in_frame = sightings.iter().any(|sighting| sighting.person == person);
+                self.seen_again(person, captured_at_ms, exemplar, &judgement, in_frame)
+            });
         }
         (sightings, unassigned)
+    }
+
+    /// Notes a view of somebody known, and keeps it if it shows something new and is surely theirs.
+    fn seen_again(
+        &mut self,
+        person: usize,
+        captured_at_ms: u64,
+        exemplar: Exemplar,
+        judgement: &Judgement,
+        in_frame: bool,
+    ) -> Sighting {
+        let known = Arc::make_mut(&mut self.gallery.people[person]);
+        let face_index = exemplar.face_index;
+        let distance = known.distance(&exemplar.encoding);
+        let confident_max = self.params.distance_max * CONFIDENT_PART;
+        let confident = match (judgement.why, judgement.followed) {
+            (Why::Followed, Some((_, view))) => judgement.clear && view <= confident_max,
+            _ => judgement.strong && distance <= confident_max,
+        };
+        let kept = confident && distance >= NOVELTY_MIN && known.exemplars.len() < EXEMPLARS_MAX;
+        if kept {
+            known.exemplars.push(exemplar);
+        }
+        let absent_ms = captured_at_ms.saturating_sub(known.last_seen_ms);
+        known.last_seen_ms = known.last_seen_ms.max(captured_at_ms);
+        known.frames += u64::from(!in_frame);
+        let report = absent_ms >= self.params.absence_ms && !in_frame;
+        Sighting { face_index, person, distance, kept, event: report.then_some(EventKind::Recognised) }
+    }
+}
+
+impl Person {
+    /// Distance to the nearest kept encoding.
+    fn distance(&self, encoding: &[f32]) -> f64 {
+        self.exemplars.iter().map(|kept| distance(&kept.encoding, encoding)).fold(f64::INFINITY, f64::min)
     }
 }
 
 impl Gallery {
+    fn add(&mut self, captured_at_ms: u64, exemplar: Exemplar) -> Sighting {
+        let (person, face_index) = (self.people.len(), exemplar.face_index);
+        self.people.push(Arc::new(Person {
+            first_sequence: exemplar.sequence,
+            first_face_index: face_index,
+            first_seen_ms: captured_at_ms,
+            last_seen_ms: captured_at_ms,
+            frames: 1,
+            exemplars: vec![exemplar],
+        }));
+        Sighting { face_index, person, distance: 0.0, kept: true, event: Some(EventKind::NewFace) }
+    }
+
+    /// All people, each with the distance to the nearest kept encoding.
+    pub fn distances(&self, encoding: &[f32]) -> impl Iterator<Item = (usize, f64)> {
+        self.people.iter().enumerate().map(|(person, known)| (person, known.distance(encoding)))
+    }
+
     /// The person with the nearest kept encoding, and its distance. Of equal distances the person first seen wins.
     pub fn nearest(&self, encoding: &[f32]) -> Option<(usize, f64)> {
-        let mut nearest: Option<(usize, f64)> = None;
-        for (person, known) in self.people.iter().enumerate() {
-            for exemplar in &known.exemplars {
-                let distance = distance(&exemplar.encoding, encoding);
-                if nearest.is_none_or(|(_, least)| distance < least) {
-                    nearest = Some((person, distance));
-                }
-            }
-        }
-        nearest
+        self.distances(encoding).reduce(|nearest, other| if other.1 < nearest.1 { other } else { nearest })
     }
 }
 

@@ -11,10 +11,14 @@
 mod analysis;
 pub mod content;
 pub mod fold;
+pub mod judge;
 pub mod plan;
 pub mod proto;
+pub mod recent;
+mod scene;
 
 pub use analysis::{
     Analysis, ENCODING_LEN, Encoding, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace,
     Tile, Unusable,
 };
+pub use scene::{SCENE_BLOCKS, Scene};

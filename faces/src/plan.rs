@@ -239,6 +239,7 @@ impl Plan {
             height_px: self.height_px,
             faces: partial.faces.clone(),
             tiles_set_aside: partial.tiles_set_aside.clone(),
+            scene: partial.scene,
         })
     }
 

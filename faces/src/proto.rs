@@ -9,7 +9,7 @@ use crate::content::check_faces;
 use crate::{Analysis, FaceParams, Partial};
 
 /// Bumped whenever a message changes; agent and worker are released together and refuse each other otherwise.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// No message is longer than this, bytes: a frame at the largest payload bound and its envelope.
 pub const MESSAGE_BYTES_MAX: usize = 17 << 20;
 
@@ -126,17 +126,18 @@ impl UnitOutcome {
     /// unit further, and a state that something can follow. A worker that says something else is to be replaced.
     pub fn follows(&self, former: Option<&Partial>, picture_px_max: u32) -> bool {
         let units = former.map_or(0, Partial::units);
-        let same_size = |width_px, height_px| {
-            former.is_none_or(|former| (former.width_px, former.height_px) == (width_px, height_px))
+        let same_picture = |width_px, height_px, scene| {
+            former
+                .is_none_or(|former| (former.width_px, former.height_px, former.scene) == (width_px, height_px, scene))
         };
         match self {
             Self::Partial(partial) => {
                 partial.units() == units.saturating_add(1)
-                    && same_size(partial.width_px, partial.height_px)
+                    && same_picture(partial.width_px, partial.height_px, partial.scene)
                     && partial.is_sound(picture_px_max)
             }
             Self::Done(Analysis::Frame(frame)) => {
-                same_size(frame.width_px, frame.height_px) && check_faces(0, &frame.faces).is_ok()
+                same_picture(frame.width_px, frame.height_px, frame.scene) && check_faces(0, &frame.faces).is_ok()
             }
             Self::Done(Analysis::Unreadable { .. }) => true,
             Self::Done(Analysis::SetAside { .. }) => false,
@@ -145,7 +146,7 @@ impl UnitOutcome {
 }
 
 /// Times of a step, for people and for the benchmarks; µs of the machine's monotonic clock (`CLOCK_MONOTONIC`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StepTimes {
     /// Units done.
     pub units: u32,

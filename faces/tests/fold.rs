@@ -25,7 +25,7 @@ fn frame(sequence: u64, faces: Vec<Face>) -> Entry {
         digest: Digest::of(&sequence.to_le_bytes()),
         label: format!("{sequence}.jpg"),
     };
-    let analysis = FrameAnalysis { width_px: 640, height_px: 480, faces, tiles_set_aside: Vec::new() };
+    let analysis = FrameAnalysis { width_px: 640, height_px: 480, faces, tiles_set_aside: Vec::new(), scene: None };
     Entry { sequence, record, analysis: Some(Analysis::Frame(analysis)), engine: "test".into() }
 }
 

@@ -162,7 +162,7 @@ impl<'a> Bench<'a> {
             Order::Spawn(incarnation) => {
                 let (worker, _, ready) = SimWorker::spawn(incarnation, 0, 1_000, self.seed, false, &mut self.random);
                 self.worker = Some(worker);
-                self.node.on_worker(WorkerEvent::Said(incarnation, ready)).expect("no failure of the store");
+                self.node.on_worker(WorkerEvent::Said(incarnation, Box::new(ready))).expect("no failure of the store");
             }
             Order::Tell(message) => {
                 let now_us = self.io.borrow().now_us;
@@ -193,7 +193,7 @@ impl<'a> Bench<'a> {
             };
             match next {
                 Next::Says(message) => {
-                    let event = WorkerEvent::Said(worker.incarnation, *message);
+                    let event = WorkerEvent::Said(worker.incarnation, message);
                     self.node.on_worker(event).expect("no failure of the store");
                 }
                 Next::UnitEndsAt(at_us) => self.unit_ends_us = Some(at_us),

@@ -167,19 +167,21 @@ impl Site {
         self.camera = Some(self.rig.camera("camera", &setup).expect("a camera agent"));
     }
 
-    /// Starts a second camera whose stream never ends: it shows these photos in turn, `pause_s` apart.
+    /// Starts a second camera whose stream never ends: it shows these photos in turn, `pause_s` apart, and each is work.
     pub fn start_live_camera(&mut self, photos: &Path, pause_s: f64) -> Agent {
         let script =
             format!("while :; do for p in '{}'/*.jpg; do cat \"$p\"; sleep {pause_s}; done; done", photos.display());
         let mut source = toml::Table::new();
         source.insert("kind".into(), "command".into());
         source.insert("command".into(), ["sh", "-c", &script].map(toml::Value::from).to_vec().into());
+        let motion = [("still-interval-s".to_owned(), toml::Value::from(0))].into_iter().collect();
+        let tables = [("source", source), ("motion", motion)];
         let setup = CameraSetup {
             site: self.name.clone(),
             camera: name("live"),
             photos: photos.to_path_buf(),
             exit_when_done: false,
-            extra: [("source".to_owned(), toml::Value::Table(source))].into_iter().collect(),
+            extra: tables.map(|(name, table)| (name.to_owned(), toml::Value::Table(table))).into_iter().collect(),
         };
         self.rig.camera("live", &setup).expect("a live camera")
     }

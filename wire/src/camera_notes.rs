@@ -22,6 +22,9 @@ pub struct SourceCounters {
     pub frames: u64,
     /// Inputs that could not be read, and were passed over.
     pub unreadable: u64,
+    /// Pictures of a live source left out because nothing had moved in them.
+    #[serde(default)]
+    pub still: u64,
     /// Frames re-encoded because they exceeded the payload bound or were not JPEG.
     pub reencoded: u64,
     /// Frames dropped, never sent, because the spool was full.

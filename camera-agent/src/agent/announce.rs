@@ -95,6 +95,7 @@ impl Agent {
             counters: SourceCounters {
                 frames: report.frames,
                 unreadable: report.unreadable,
+                still: report.still,
                 reencoded: report.reencoded,
                 dropped: desk.dropped,
                 freed_on_one: self.freed_on_one,

@@ -12,7 +12,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::{oneshot, watch};
 
 use super::{Captured, Next, Source, SourceError};
-use crate::picture;
+use crate::luma::Cells;
+use crate::motion::{Gate, Verdict};
+use crate::picture::{self, Picture};
 use crate::spool::clerk::{Intake, Outcome};
 use crate::spool::{Input, NewFrame};
 
@@ -35,12 +37,21 @@ pub struct Report {
     pub frames: u64,
     /// Pictures passed over.
     pub unreadable: u64,
+    /// Pictures left out because nothing moved in them.
+    pub still: u64,
     /// Frames re-encoded.
     pub reencoded: u64,
     /// Times it failed and was opened again.
     pub reopened: u64,
     /// When the last picture came, µs of the monotonic clock; 0 before the first.
     pub last_picture_us: u64,
+}
+
+impl Report {
+    /// Pictures that were good, whether kept or left out.
+    fn given(&self) -> u64 {
+        self.frames + self.still
+    }
 }
 
 /// What a source is doing.
@@ -88,6 +99,8 @@ pub struct PumpConfig {
     pub image_interval: Option<Duration>,
     /// Whether the source has an end.
     pub finite: bool,
+    /// Of pictures in which nothing moves one is kept this often; `None` keeps them all. A finite source gives all of its pictures anyway.
+    pub still_interval: Option<Duration>,
 }
 
 /// A running pump; dropping it lets the thread end at its next picture.
@@ -112,6 +125,10 @@ impl Pump {
         let (stop, stopped) = blocking::channel();
         let (at_end, ended) = oneshot::channel();
         let leash = Arc::new(Leash::default());
+        let gate = config.still_interval.filter(|_| !config.finite).map(|interval| {
+            log::info!(still_interval_s = interval.as_secs(); "pictures in which nothing moves are left out but for one an interval, and counted");
+            Gate::new(u64::try_from(interval.as_micros()).unwrap_or(u64::MAX))
+        });
         let mut worker = Worker {
             opener,
             intake,
@@ -123,6 +140,7 @@ impl Pump {
             next_image: Instant::now(),
             next_warning: Instant::now(),
             unsaid: 0,
+            gate,
         };
         std::thread::Builder::new().name("source".into()).spawn(move || {
             // Code that reads devices and pictures may panic; an agent without its source must not seem well.
@@ -157,6 +175,8 @@ struct Worker {
     next_warning: Instant,
     /// Pictures passed over without a word since the last warning.
     unsaid: u64,
+    /// For live sources, unless it is switched off.
+    gate: Option<Gate>,
 }
 
 /// Why [`Worker::session`] ended without an error.
@@ -169,7 +189,7 @@ impl Worker {
     fn run(&mut self) {
         let mut pause = PAUSE_MIN;
         loop {
-            let frames_before = self.report.borrow().frames;
+            let given_before = self.report.borrow().given();
             match self.session() {
                 Ok(Finished::Stopped) => return,
                 Ok(Finished::End) => {
@@ -191,7 +211,7 @@ impl Worker {
                         report.phase = Phase::Trouble(why);
                         report.reopened += 1;
                     });
-                    if self.report.borrow().frames > frames_before {
+                    if self.report.borrow().given() > given_before {
                         pause = PAUSE_MIN;
                     }
                     if self.is_stopped_within(pause) {
@@ -236,6 +256,12 @@ impl Worker {
     /// False when the spool is closing.
     fn take(&mut self, captured: Captured) -> bool {
         let Captured { picture, captured_at_ms, label, input } = captured;
+        let now_us = monotonic_us();
+        let cells = self.gate.as_ref().and_then(|_| Cells::of(&picture));
+        if self.gate.as_mut().is_some_and(|gate| gate.judge(cells.as_ref(), now_us) == Verdict::Still) {
+            self.leave_out(picture);
+            return true;
+        }
         let prepared = match picture::prepare(picture, self.config.frame_bytes_max) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -246,6 +272,9 @@ impl Worker {
         let for_image = self.is_image_due().then(|| prepared.jpeg.clone());
         let frame = NewFrame { jpeg: prepared.jpeg, captured_at_ms, label, input };
         let outcome = self.intake.append(frame);
+        if let Some(gate) = self.gate.as_mut().filter(|_| outcome == Outcome::Kept) {
+            gate.kept(cells, now_us);
+        }
         self.report.send_modify(|report| {
             report.last_picture_us = monotonic_us();
             report.frames += u64::from(outcome == Outcome::Kept);
@@ -256,6 +285,21 @@ impl Worker {
             self.image.send_replace(Some(small));
         }
         outcome != Outcome::Closed
+    }
+
+    /// Nothing moved in this picture: it gets no number, and dashboards see it all the same.
+    fn leave_out(&mut self, picture: Picture) {
+        self.report.send_modify(|report| {
+            report.last_picture_us = monotonic_us();
+            report.still += 1;
+            report.phase = Phase::Running;
+        });
+        if self.is_image_due() {
+            let prepared = picture::prepare(picture, self.config.frame_bytes_max);
+            if let Some(small) = prepared.ok().and_then(|prepared| picture::small(&prepared.jpeg)) {
+                self.image.send_replace(Some(small));
+            }
+        }
     }
 
     /// False when the spool is closing.
@@ -304,7 +348,7 @@ mod tests {
         let identity = Identity { camera, class: ChainClass::Live, source: String::new() };
         let spool = Spool::open(folder.path(), &identity, Limits { bytes_max: 1 << 20, frames_max: 10 }, 0).unwrap();
         let clerk = Clerk::start(spool).unwrap();
-        let config = PumpConfig { frame_bytes_max: 1 << 16, image_interval: None, finite: false };
+        let config = PumpConfig { frame_bytes_max: 1 << 16, image_interval: None, finite: false, still_interval: None };
         let opener: Opener = Box::new(|_, _| panic!("a driver's library is wrong"));
         let mut pump = Pump::start(opener, clerk.intake(), config).unwrap();
         let failed = pump.report.wait_for(|report| matches!(report.phase, Phase::Failed(_)));

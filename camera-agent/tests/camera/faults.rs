@@ -7,6 +7,9 @@ use microlambda_wire::{ChainClass, Record};
 
 const FOLDER: &str = "kind = \"folder\"\npath = \"FOLDER/pictures\"\n[image]\ninterval-s = 0";
 
+/// The pictures of some tests are all the same.
+const EVERY_PICTURE: &str = "[motion]\nstill-interval-s = 0";
+
 fn numbered(count: u32) -> Vec<(String, Vec<u8>)> {
     (0..count).map(|n| (format!("{n:03}.jpg"), jpeg(160, 120, n))).collect()
 }
@@ -196,7 +199,7 @@ async fn an_agent_that_is_killed_leaves_its_last_will_and_no_command_behind() {
     let broker = Broker::start();
     let script =
         "echo $$ > FOLDER/pid.new; mv FOLDER/pid.new FOLDER/pid; while :; do cat FOLDER/frame.jpg; sleep 0.05; done";
-    let source = format!("kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]");
+    let source = format!("kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n{EVERY_PICTURE}");
     let setup = Setup::new(broker.port, &source);
     std::fs::write(setup.folder.path().join("frame.jpg"), jpeg(64, 48, 1)).unwrap();
     let mut agent = setup.run(&[]);
@@ -217,7 +220,9 @@ async fn a_command_that_fails_is_started_again_and_told_of() {
     let broker = Broker::start();
     let setup = Setup::new(
         broker.port,
-        "kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"cat FOLDER/frame.jpg; echo lens cap on >&2; exit 7\"]",
+        &format!(
+            "kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"cat FOLDER/frame.jpg; echo lens cap on >&2; exit 7\"]\n{EVERY_PICTURE}"
+        ),
     );
     std::fs::write(setup.folder.path().join("frame.jpg"), jpeg(64, 48, 1)).unwrap();
     let _agent = setup.run(&[]);

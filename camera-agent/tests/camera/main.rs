@@ -3,5 +3,6 @@
 
 mod faults;
 mod memory;
+mod motion;
 mod serving;
 mod support;

@@ -9,13 +9,13 @@ const FRAMES: u32 = 120;
 #[tokio::test]
 async fn a_live_agent_that_serves_two_nodes_stays_within_its_memory() {
     let broker = Broker::start();
-    let setup = Setup::new(broker.port, &Lens::source("").replace("interval-s = 0", "interval-s = 1"));
+    let setup = Setup::new(broker.port, &Lens::watched("[image]\ninterval-s = 1"));
     Lens::make(&setup);
     let agent = setup.run(&[]);
     let mut observer = Observer::new(broker.port).await;
     observer.head(|_| true).await;
     let mut lens = Lens::open(&setup).await;
-    let frames: Vec<Vec<u8>> = (0..8).map(|n| jpeg(1280, 720, n)).collect();
+    let frames: Vec<Vec<u8>> = (0..7).map(|n| jpeg(1280, 720, 5 * n)).collect();
     let frame = |n: u32| &frames[n as usize % frames.len()];
     // First live, frame by frame, then the whole backlog for another node at once.
     observer.want_for("n1", 0, FRAMES, 0, 60_000);

@@ -359,9 +359,14 @@ pub struct Lens {
 }
 
 impl Lens {
-    /// The `[source]` lines of a command that copies a named pipe, which is made in the setup's folder.
+    /// The `[source]` lines of a command that copies a named pipe, which is made in the setup's folder. Every picture is kept.
     pub fn source(tables: &str) -> String {
-        format!("kind = \"command\"\ncommand = [\"cat\", \"FOLDER/lens\"]\n[image]\ninterval-s = 0\n{tables}")
+        Self::watched("[image]\ninterval-s = 0\n[motion]\nstill-interval-s = 0\n") + tables
+    }
+
+    /// The same with the camera's defaults but for these tables.
+    pub fn watched(tables: &str) -> String {
+        format!("kind = \"command\"\ncommand = [\"cat\", \"FOLDER/lens\"]\n{tables}")
     }
 
     pub fn make(setup: &Setup) {
@@ -379,5 +384,10 @@ impl Lens {
 
     pub fn show(&mut self, jpeg: &[u8]) {
         self.pipe.write_all(jpeg).unwrap();
+    }
+
+    /// False once nobody looks any more.
+    pub fn try_show(&mut self, jpeg: &[u8]) -> bool {
+        self.pipe.write_all(jpeg).is_ok()
     }
 }

@@ -366,11 +366,13 @@ impl ChainRun {
             // The camera's own word counts.
             let same = self.buffered(sequence).is_none_or(|buffered| buffered.record == entry.record);
             let Some(step) = self.step.as_mut().filter(|_| same) else { return };
-            step.thumbnails.extend(thumbnails.into_iter().map(|(face, jpeg)| (sequence, face, jpeg)));
             step.partial = None;
             step.entries.push(entry);
             step.absorbed += 1;
             step.next_feed = step.next_feed.max(step.cursor());
+            for (face, jpeg) in thumbnails {
+                self.keep_picture(sequence, face, jpeg);
+            }
         }
     }
 

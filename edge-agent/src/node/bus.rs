@@ -4,7 +4,7 @@ use microlambda::sabotage::{self, Sabotage};
 use microlambda::{Event, Head};
 use microlambda_faces::content::Delta;
 use microlambda_wire::{
-    AheadNote, CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, GapReason, Name, NodeStatus,
+    AheadNote, Blob, CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, GapReason, Name, NodeStatus,
     Payload, Record, RecordNote, SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
 };
 
@@ -84,22 +84,29 @@ impl<S: Store, W: World> Node<S, W> {
                 }
                 Ok(())
             }
-            Topic::Face { face } => {
-                if let Some(note) = self.read::<FaceNote>(&topic_name("face", &face), payload)
-                    && self.chains.contains_key(&note.chain)
-                    && !note.thumbnail.0.is_empty()
-                    && self.store.thumbnail(face.as_str())?.is_none()
-                {
-                    self.book.keep_thumbnail(face.as_str(), &note.thumbnail.0, self.world.now_us());
-                }
-                Ok(())
-            }
+            Topic::Face { face } => match self.read::<FaceNote>(&topic_name("face", &face), payload) {
+                Some(note) if self.chains.contains_key(&note.chain) => self.face_note(face, note),
+                _ => Ok(()),
+            },
             Topic::NodeStatus { node } => match self.read::<NodeStatus>(&topic_name("status", &node), payload) {
                 Some(status) if status.node == node => self.peer_status(status, retain),
                 _ => Ok(()),
             },
             Topic::CameraStatus { .. } | Topic::CameraWant { .. } | Topic::CameraImage { .. } => Ok(()),
         }
+    }
+
+    /// A face as somebody published it: its picture is kept, or added if only this node has it.
+    fn face_note(&mut self, face: Name, note: FaceNote) -> Result<(), NodeError> {
+        match (note.thumbnail.0.is_empty(), self.store.thumbnail(face.as_str())?) {
+            (false, None) => self.book.keep_thumbnail(face.as_str(), &note.thumbnail.0, self.world.now_us()),
+            (true, Some(jpeg)) => {
+                let note = FaceNote { thumbnail: Blob(jpeg), ..note };
+                self.publish(&Topic::Face { face }, &note, true);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn read<T: Payload>(&mut self, what: &str, payload: &[u8]) -> Option<T> {
@@ -192,7 +199,7 @@ impl<S: Store, W: World> Node<S, W> {
         let Some(bytes) = bytes.filter(|_| head.beats(&run.chain.head())) else { return Ok(false) };
         match Delta::from_bytes(&bytes) {
             Ok(delta) if delta.head != head || delta.parent.version.sequence != run.boundary() => Ok(false),
-            Ok(delta) => self.fold_on_trial(chain, delta, Vec::new()),
+            Ok(delta) => self.fold_on_trial(chain, delta),
             Err(error) => {
                 self.refuse(&topic_name("continuation", chain), &error);
                 Ok(false)
@@ -333,7 +340,7 @@ impl<S: Store, W: World> Node<S, W> {
         if !delta.head.beats(&run.chain.head()) {
             return self.stage(&have, delta);
         }
-        if !self.fold_on_trial(&have.chain, delta, Vec::new())? {
+        if !self.fold_on_trial(&have.chain, delta)? {
             self.drop_pending(&have.chain);
             return Ok(());
         }

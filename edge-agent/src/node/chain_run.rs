@@ -14,6 +14,9 @@ const BUFFER_BYTES_MAX: usize = 6 << 20;
 /// Records kept per chain at most.
 const BUFFER_LEN_MAX: usize = 64;
 
+/// Pictures of faces kept per chain until their frames are folded, bytes; of more the oldest go, for they are for people only.
+const PICTURE_BYTES_MAX: usize = 4 << 20;
+
 /// A record that arrived and is not folded yet.
 pub(super) struct Buffered {
     pub record: Record,
@@ -26,7 +29,6 @@ pub(super) struct Pending {
     pub fold: FoldState,
     pub folded: Vec<Folded>,
     pub delta: Delta,
-    pub thumbnails: Vec<(u64, u32, Vec<u8>)>,
     pub timing: Option<StepTiming>,
 }
 
@@ -46,7 +48,6 @@ pub(super) struct Step {
     pub base: Head,
     pub entries: Vec<Entry>,
     pub partial: Option<PartialEntry>,
-    pub thumbnails: Vec<(u64, u32, Vec<u8>)>,
     /// When the step could first be claimed, µs.
     pub open_since_us: u64,
     /// Set when the worker got its `Start`, µs.
@@ -113,6 +114,8 @@ pub(super) struct ChainRun {
     pub frames_per_step_x16: u64,
     /// Size of the frames lately, bytes: rises at once, sinks slowly.
     frame_bytes: usize,
+    /// Pictures of faces that were encoded here: sequence, face, JPEG. Whoever folds their frame at last, these belong to it.
+    pictures: Vec<(u64, u32, Vec<u8>)>,
     buffer: BTreeMap<u64, Buffered>,
     buffer_bytes: usize,
 }
@@ -149,6 +152,7 @@ impl ChainRun {
             touched_us: now_us,
             frames_per_step_x16: 16,
             frame_bytes: 0,
+            pictures: Vec::new(),
             buffer: BTreeMap::new(),
             buffer_bytes: 0,
         }
@@ -218,8 +222,25 @@ impl ChainRun {
         }
     }
 
+    /// Keeps the picture of a face until its frame is folded.
+    pub fn keep_picture(&mut self, sequence: u64, face_index: u32, jpeg: Vec<u8>) {
+        self.pictures.retain(|(at, face, _)| (*at, *face) != (sequence, face_index));
+        self.pictures.push((sequence, face_index, jpeg));
+        let mut bytes: usize = self.pictures.iter().map(|(.., jpeg)| jpeg.len()).sum();
+        while bytes > PICTURE_BYTES_MAX {
+            bytes -= self.pictures.remove(0).2.len();
+        }
+    }
+
+    /// The pictures kept.
+    pub fn pictures(&self) -> &[(u64, u32, Vec<u8>)] {
+        &self.pictures
+    }
+
     /// Drops what is folded.
-    pub fn buffer_trim(&mut self) {
+    pub fn trim(&mut self) {
+        let boundary = self.boundary();
+        self.pictures.retain(|(sequence, ..)| *sequence >= boundary);
         let keep = self.buffer.split_off(&self.boundary());
         self.buffer = keep;
         self.buffer_bytes = self.buffer.values().map(|buffered| buffered.jpeg.len()).sum();

@@ -26,16 +26,11 @@ type Trial = (FoldState, Vec<Folded>);
 
 impl<S: Store, W: World> Node<S, W> {
     /// Folds a delta and keeps the result in `pending`; false (and the state unchanged) if it does not lead where it says.
-    pub(super) fn fold_on_trial(
-        &mut self,
-        chain: &Name,
-        delta: Delta,
-        thumbnails: Vec<(u64, u32, Vec<u8>)>,
-    ) -> Result<bool, NodeError> {
+    pub(super) fn fold_on_trial(&mut self, chain: &Name, delta: Delta) -> Result<bool, NodeError> {
         match self.try_fold(chain, &delta)? {
             Ok((fold, folded)) => {
                 if let Some(run) = self.chains.get_mut(chain) {
-                    run.pending = Some(Pending { fold, folded, delta, thumbnails, timing: None });
+                    run.pending = Some(Pending { fold, folded, delta, timing: None });
                 }
                 Ok(true)
             }
@@ -87,6 +82,9 @@ impl<S: Store, W: World> Node<S, W> {
             Commit::Result { then, .. } => self.commit_pending(chain, &own, then)?,
             Commit::Adopt { then, .. } => {
                 let holder = self.announcer.take().unwrap_or_default();
+                if then.is_some() {
+                    self.want_ahead(chain);
+                }
                 self.commit_pending(chain, &holder, then)?
             }
             Commit::Withdraw => {
@@ -131,7 +129,7 @@ impl<S: Store, W: World> Node<S, W> {
     ) -> Result<Option<Event>, NodeError> {
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         let Some(pending) = run.pending.take() else { return Ok(None) };
-        let Pending { fold, folded, delta, thumbnails, timing } = pending;
+        let Pending { fold, folded, delta, timing } = pending;
         if !delta.head.beats(&run.chain.head()) {
             return Ok(None);
         }
@@ -179,7 +177,7 @@ impl<S: Store, W: World> Node<S, W> {
             head: delta.head,
             holder,
             fold: &fold,
-            thumbnails: &thumbnails,
+            thumbnails: run.pictures(),
             then,
         })?;
         let now_us = self.world.now_us();
@@ -189,7 +187,7 @@ impl<S: Store, W: World> Node<S, W> {
         run.partial = delta.partial.clone();
         run.staged = None;
         run.open_since_us = now_us;
-        run.buffer_trim();
+        run.trim();
         run.ahead.moved_to(run.boundary());
         let own = holder == self.name.as_str();
         if own {
@@ -411,7 +409,7 @@ impl<S: Store, W: World> Node<S, W> {
                 }
             }
         };
-        Ok(self.fold_own(chain, base, entries, partial, Vec::new())?.is_some())
+        Ok(self.fold_own(chain, base, entries, partial)?.is_some())
     }
 
     /// Folds content made here and keeps it in `pending`; the head it leads to, or `None` if it cannot be folded.
@@ -421,7 +419,6 @@ impl<S: Store, W: World> Node<S, W> {
         base: Head,
         entries: Vec<Entry>,
         partial: Option<PartialEntry>,
-        thumbnails: Vec<(u64, u32, Vec<u8>)>,
     ) -> Result<Option<Head>, NodeError> {
         let fold = self.fold_at(chain, base.version.sequence)?.and_then(|mut fold| {
             let mut delta = Delta { parent: base, entries, partial, head: base };
@@ -432,7 +429,7 @@ impl<S: Store, W: World> Node<S, W> {
                 Some(partial) => fold.partial_head(partial).map_err(|error| error.to_string())?,
                 None => fold.head(),
             };
-            Ok(Pending { fold, folded, delta, thumbnails, timing: None })
+            Ok(Pending { fold, folded, delta, timing: None })
         });
         match fold {
             Ok(pending) => {

@@ -44,9 +44,22 @@ impl<S: Store, W: World> Node<S, W> {
 
     /// Asks the camera for what runs here, or will run soon, needs.
     pub(super) fn want_frames(&mut self, chain: &Name, now_us: u64) {
+        let from = self.chains.get(chain).map_or(0, super::chain_run::ChainRun::next_needed);
+        self.want_frames_from(chain, from, now_us);
+    }
+
+    /// Asks for what a step will need that follows content on its way to the disk: its frames travel meanwhile.
+    pub(super) fn want_ahead(&mut self, chain: &Name) {
+        let pending = self.chains.get(chain).and_then(|run| run.pending.as_ref());
+        if let Some(from) = pending.map(|pending| pending.fold.head().version.sequence) {
+            self.want_frames_from(chain, from, self.world.now_us());
+        }
+    }
+
+    fn want_frames_from(&mut self, chain: &Name, from: u64, now_us: u64) {
         let lease_us = self.lease_us();
         let Some(run) = self.chains.get(chain) else { return };
-        let (from, missing) = (run.next_needed(), run.next_missing());
+        let missing = run.first_missing(from);
         let open = run.want.filter(|want| want.expires_at_us > now_us && want.reaches(missing));
         let stalled = open.is_some() && run.stalls_at_us(lease_us, now_us).is_some_and(|at_us| at_us <= now_us);
         let credit = (run.frames_per_step_x16 / 8).clamp(*CREDIT.start(), *CREDIT.end()).min(run.frames_that_fit());

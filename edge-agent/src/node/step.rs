@@ -39,7 +39,6 @@ impl<S: Store, W: World> Node<S, W> {
             base,
             entries: Vec::new(),
             partial: begun.map(|partial| PartialEntry { sequence, partial }).or_else(|| run.partial.clone()),
-            thumbnails: thumbnails.into_iter().map(|(face, jpeg)| (sequence, face, jpeg)).collect(),
             open_since_us: run.open_since_us,
             running_since_us: None,
             next_feed: sequence,
@@ -48,6 +47,9 @@ impl<S: Store, W: World> Node<S, W> {
             told_no_more: false,
             input_deadline_us: now_us.saturating_add(INPUT_US),
         });
+        for (face, jpeg) in thumbnails {
+            run.keep_picture(sequence, face, jpeg);
+        }
         if run.ahead.holds(sequence) {
             // What is here is folded without the worker, which may be at something else.
             return self.end_step(chain, StepEnd::Finished, None);
@@ -139,7 +141,7 @@ impl<S: Store, W: World> Node<S, W> {
     /// As for [`Node::on_connected`].
     pub fn on_worker(&mut self, event: WorkerEvent) -> Result<(), NodeError> {
         let (incarnation, message) = match event {
-            WorkerEvent::Said(incarnation, message) => (incarnation, Ok(message)),
+            WorkerEvent::Said(incarnation, message) => (incarnation, Ok(*message)),
             WorkerEvent::Gone(incarnation, why) => (incarnation, Err(why)),
         };
         if incarnation != self.worker.incarnation {
@@ -222,9 +224,6 @@ impl<S: Store, W: World> Node<S, W> {
             UnitOutcome::Partial(partial) => partial.faces.len(),
             UnitOutcome::Done(analysis) => faces_of(analysis),
         };
-        if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
-            step.thumbnails.push((sequence, u32::try_from(index).unwrap_or(u32::MAX), jpeg));
-        }
         match outcome {
             UnitOutcome::Partial(partial) => step.partial = Some(PartialEntry { sequence, partial }),
             UnitOutcome::Done(analysis) => {
@@ -233,6 +232,9 @@ impl<S: Store, W: World> Node<S, W> {
                 step.fed.pop_front();
                 run.buffer_drop(sequence);
             }
+        }
+        if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
+            run.keep_picture(sequence, u32::try_from(index).unwrap_or(u32::MAX), jpeg);
         }
         match self.pump(&chain)? {
             Some(event) => self.drive(&chain, event),
@@ -381,7 +383,7 @@ impl<S: Store, W: World> Node<S, W> {
         let result = if nothing_new {
             started_from
         } else {
-            let folded = self.fold_own(chain, step.base, step.entries, step.partial, step.thumbnails)?;
+            let folded = self.fold_own(chain, step.base, step.entries, step.partial)?;
             if let Some(pending) = self.chains.get_mut(chain).and_then(|run| run.pending.as_mut()) {
                 pending.timing = times;
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use microlambda::{Attempt, Digest, Head, StepMode, Version};
 use microlambda_faces::content::{Entry, PartialEntry, from_bytes};
 use microlambda_faces::fold::{Exemplar, Gallery, Person};
+use microlambda_faces::recent::{RECENT_FRAMES_MAX, Recent, Seen};
 use microlambda_faces::{Analysis, ENCODING_LEN, Encoding, Face, FaceOutcome, Tile, Unusable};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{OptionalExtension, Row, params};
@@ -248,11 +249,43 @@ impl SqliteStore {
             let person = usize::try_from(person).ok().and_then(|person| gallery.people.get_mut(person));
             Arc::make_mut(person.ok_or_else(damaged)?).exemplars.push(Exemplar { sequence, face_index, encoding });
         }
+        gallery.recent = self.read_recent(chain, bound)?;
         if gallery.people.iter().any(|person| person.exemplars.is_empty()) { Err(damaged()) } else { Ok(gallery) }
     }
 
+    /// What the last records below `bound` showed.
+    fn read_recent(&self, chain: &Name, bound: i64) -> Result<Recent, StoreError> {
+        let read = || {
+            let id = chain_id(&self.connection, chain)?;
+            let query =
+                "SELECT sequence, body FROM entry WHERE chain = ?1 AND sequence < ?2 ORDER BY sequence DESC LIMIT ?3";
+            let mut statement = self.connection.prepare_cached(query)?;
+            let records = statement.query_map(params![id, bound, RECENT_FRAMES_MAX as i64], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))
+            })?;
+            let records = records.collect::<rusqlite::Result<Vec<_>>>()?;
+            let query = "SELECT face_index, person, distance FROM sighting WHERE chain = ?1 AND sequence = ?2 ORDER BY face_index";
+            let mut statement = self.connection.prepare_cached(query)?;
+            let mut recent = Vec::new();
+            for (sequence, body) in records.into_iter().rev() {
+                let seen = statement.query_map(params![id, sequence], |row| {
+                    Ok(Seen { face_index: row.get(0)?, person: unsigned(row, 1)? as usize, distance: row.get(2)? })
+                })?;
+                recent.push((body, seen.collect::<rusqlite::Result<Vec<_>>>()?));
+            }
+            Ok(recent)
+        };
+        let mut recent = Recent::default();
+        for (body, seen) in read().map_err(|source| self.sqlite(source))? {
+            let entry =
+                from_bytes::<Entry>(&body).map_err(|why| self.damaged(format!("an entry of chain {chain} ({why})")))?;
+            recent.push(&entry, &seen);
+        }
+        Ok(recent)
+    }
+
     pub(super) fn read_events_not_on_bus(&self) -> Result<Vec<EventNote>, StoreError> {
-        let rows = self.read_events("e.on_bus = 0", "e.chain, e.sequence, e.face_index", EVENTS_MAX)?;
+        let rows = self.read_events("e.on_bus = 0", "e.chain, e.sequence, e.face_index", EVENTS_MAX, None)?;
         Ok(rows.into_iter().map(|row| row.event).collect())
     }
 
@@ -262,19 +295,33 @@ impl SqliteStore {
     /// [`StoreError`] if the database cannot be read.
     pub fn events(&self, max: u64) -> Result<Vec<EventRow>, StoreError> {
         let newest = "e.captured_at_ms DESC, e.chain DESC, e.sequence DESC, e.face_index DESC";
-        let mut rows = self.read_events("1", newest, max)?;
+        let mut rows = self.read_events("1", newest, max, None)?;
         rows.reverse();
         Ok(rows)
     }
 
-    fn read_events(&self, condition: &str, order: &str, max: u64) -> Result<Vec<EventRow>, StoreError> {
+    /// The event of that id, if it is known here.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub fn event(&self, id: &str) -> Result<Option<EventRow>, StoreError> {
+        Ok(self.read_events("1", "e.id", 1, Some(id))?.pop())
+    }
+
+    fn read_events(
+        &self,
+        condition: &str,
+        order: &str,
+        max: u64,
+        id: Option<&str>,
+    ) -> Result<Vec<EventRow>, StoreError> {
         let read = || {
             let query = format!(
                 "SELECT e.id, e.kind, e.face, c.camera, c.name, e.sequence, e.face_index, e.captured_at_ms, e.label, e.on_bus
-                 FROM event e JOIN chain c ON c.id = e.chain WHERE {condition} AND e.superseded = 0 ORDER BY {order} LIMIT ?1"
+                 FROM event e JOIN chain c ON c.id = e.chain WHERE {condition} AND e.superseded = 0 AND (?2 IS NULL OR e.id = ?2) ORDER BY {order} LIMIT ?1"
             );
             let mut statement = self.connection.prepare_cached(&query)?;
-            let rows = statement.query_map([integer(max)?], |row| {
+            let rows = statement.query_map(params![integer(max)?, id], |row| {
                 let name = |column| {
                     let text: String = row.get(column)?;
                     Name::new(text).map_err(|e| {

@@ -83,7 +83,7 @@ impl Bench {
 
     /// The worker says something.
     pub fn worker_says(&mut self, message: FromWorker) {
-        self.node.on_worker(WorkerEvent::Said(self.spawned, message)).expect("no failure of the store");
+        self.node.on_worker(WorkerEvent::Said(self.spawned, Box::new(message))).expect("no failure of the store");
         self.node.tick().expect("no failure of the store");
         self.collect();
     }

@@ -346,7 +346,7 @@ impl Site {
                         self.outcome.steps += 1;
                     }
                     self.nodes[node].io.borrow_mut().worker_is_mad |= worker::is_garbage(&message);
-                    return self.feed(node, Input::Worker(Box::new(WorkerEvent::Said(incarnation, *message))));
+                    return self.feed(node, Input::Worker(Box::new(WorkerEvent::Said(incarnation, message))));
                 }
             }
             Happening::WorkerGone(node, incarnation, life) => {

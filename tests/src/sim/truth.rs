@@ -4,7 +4,9 @@ use microlambda::Digest;
 use microlambda_faces::content::Entry;
 use microlambda_faces::plan::{NextUnit, Plan};
 use microlambda_faces::proto::UnitOutcome;
-use microlambda_faces::{Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace};
+use microlambda_faces::{
+    Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SCENE_BLOCKS, Scene, SeenFace,
+};
 
 use microlambda_wire::Record;
 
@@ -25,6 +27,7 @@ pub struct Picture {
     /// A unit that no engine survives.
     pub poison_unit: Option<u32>,
     salt: u64,
+    scene: Scene,
 }
 
 /// The picture `number` of camera `camera`. With `poison` a few have a unit that always fails.
@@ -44,7 +47,14 @@ pub fn picture(seed: u64, camera: usize, number: u64, poison: bool) -> Picture {
     let salt = random.bits();
     let units = tiles + people.len() as u64;
     let poison_unit = (poison && units > 0 && random.permille(60)).then(|| random.below(units) as u32);
-    Picture { size_px, people, poison_unit, salt }
+    // The camera is turned every eleven pictures.
+    let block = |at: usize| if (at as u64 + number / 11).is_multiple_of(3) { 200 } else { 30 };
+    Picture { size_px, people, poison_unit, salt, scene: Scene(std::array::from_fn::<u8, SCENE_BLOCKS, _>(block)) }
+}
+
+/// When a picture is taken, ms since 1970: three in a row, and the next ones 40 s later.
+pub fn captured_at_ms(number: u64) -> u64 {
+    40_000 * (number / 3) + 300 * (number % 3)
 }
 
 /// The bytes of a picture: a JPEG as far as our envelope looks, that says which one it is.
@@ -62,10 +72,10 @@ pub fn which(jpeg: &[u8]) -> Option<(usize, u64)> {
     Some((usize::try_from(number(jpeg.get(6..14)?)?).ok()?, number(jpeg.get(14..22)?)?))
 }
 
-/// The finished record of picture `number`, 40 s behind the one before it.
+/// The finished record of picture `number`.
 pub fn entry(seed: u64, camera: usize, number: u64, kernel: u32) -> Entry {
     let digest = Digest::of(&jpeg(camera, number));
-    let record = Record::Frame { captured_at_ms: 40_000 * number, digest, label: number.to_string() };
+    let record = Record::Frame { captured_at_ms: captured_at_ms(number), digest, label: number.to_string() };
     let analysis = picture(seed, camera, number, false).analysis(kernel);
     Entry { sequence: number, record, analysis: Some(analysis), engine: format!("kernel {kernel}") }
 }
@@ -81,6 +91,9 @@ impl Picture {
         let plan = self.plan();
         if plan.tiles().is_empty() {
             return UnitOutcome::Done(Analysis::Unreadable { why: "the simulated picture cannot be read".into() });
+        }
+        if partial.units() == 0 {
+            partial.scene = Some(self.scene);
         }
         match plan.next_unit(partial) {
             NextUnit::Tile(index) => {
@@ -123,10 +136,15 @@ impl Picture {
         let mut encoding = vec![0.0_f32; ENCODING_LEN];
         let axis = usize::try_from(person).unwrap_or_default();
         encoding[axis] = 1.0;
-        // Now and then a pose that is worth keeping; always the noise of a camera.
-        encoding[20 + axis] = if (self.salt >> index).is_multiple_of(4) { 0.4 } else { 0.05 };
+        // Now and then a pose that is worth keeping, or one by which nobody is known; always the noise of a camera.
+        encoding[20 + axis] = match (self.salt >> index) % 8 {
+            0 | 4 => 0.4,
+            1 => 0.69,
+            _ => 0.05,
+        };
         encoding[40 + axis] = (self.salt >> (index * 8) & 0xff) as f32 / 5_000.0;
         encoding[100] = kernel as f32 * 1e-6;
-        Face { seen, sharpness: 50.0, outcome: FaceOutcome::Encoded(encoding.into_boxed_slice()) }
+        let sharpness = if (self.salt >> index) % 8 < 3 { 8.0 } else { 50.0 };
+        Face { seen, sharpness, outcome: FaceOutcome::Encoded(encoding.into_boxed_slice()) }
     }
 }

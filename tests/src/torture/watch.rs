@@ -143,6 +143,7 @@ impl Watch {
             dropped: sum.dropped + one.dropped,
             freed_on_one: sum.freed_on_one + one.freed_on_one,
             unreadable: sum.unreadable + one.unreadable,
+            still: sum.still + one.still,
             reencoded: sum.reencoded + one.reencoded,
             reopened: sum.reopened + one.reopened,
             refused_messages: sum.refused_messages + one.refused_messages,

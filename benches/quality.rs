@@ -1,0 +1,353 @@
+//! Who is reported on videos and photos, beside the truth: people missed, and people reported as new who were known.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use clap::Parser;
+use face_worker::{Dlib, EngineChoice, analyse};
+use image::RgbImage;
+use image::imageops::{FilterType, resize};
+use microlambda::Digest;
+use microlambda_benches::report::{Aim, Finding, publish, table};
+use microlambda_benches::video::{Cast, FACE_PX_MIN, Photos, Script, Shares, Shown, VISIBLE_MIN, is_of};
+use microlambda_benches::{Common, Error, Machine, data_dir, exit};
+use microlambda_faces::content::Entry;
+use microlambda_faces::fold::{FoldState, distance};
+use microlambda_faces::{Analysis, Encoding, Face, FaceOutcome, FaceParams};
+use microlambda_wire::{EventKind, Record};
+use serde::Serialize;
+
+/// Size of the videos, px.
+const SIZE_PX: (u32, u32) = (640, 360);
+/// Of the frames that hold somebody, %.
+const SHARE_PERCENT: usize = 70;
+/// Scales at which photos are shown.
+const SCALES: [f64; 4] = [1.0, 0.8, 0.65, 0.5];
+/// People in the reported photos, counted by eye (`docs/quality.md`).
+const PHOTO_PEOPLE: usize = 9;
+/// The seeds of both sets of videos lie apart.
+const REPORTED_SEED: u64 = 1_000_000;
+
+/// Counts who is reported on generated videos and on photos, by the fold and by the plainest rule, on people and seeds that chose no threshold.
+#[derive(Debug, Parser)]
+#[command(name = "quality")]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Videos of each set
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    videos: u64,
+    /// Frames of each video
+    #[arg(long, value_name = "N", default_value_t = 240)]
+    frames: usize,
+    /// Only the set that thresholds are chosen on
+    #[arg(long)]
+    calibration: bool,
+    /// Tell of each video who was taken for whom, and why
+    #[arg(long)]
+    tell: bool,
+}
+
+/// A usable face, and who it is; `None` where there is no face.
+struct Seen {
+    encoding: Encoding,
+    who: Option<String>,
+}
+
+/// What a rule made of a set of videos.
+#[derive(Debug, Clone, Default, Serialize)]
+struct Count {
+    /// People who were to be reported.
+    people: usize,
+    /// Reported for the first time.
+    found: usize,
+    /// Reported as new again.
+    again: usize,
+    /// Reported where there is no face.
+    no_face: usize,
+}
+
+impl Count {
+    fn add(&mut self, expected: &BTreeSet<String>, reported: &[Option<String>]) {
+        let known: BTreeSet<&String> = reported.iter().flatten().collect();
+        self.people += expected.len();
+        self.found += expected.iter().filter(|who| known.contains(who)).count();
+        self.again += reported.iter().flatten().count() - known.len();
+        self.no_face += reported.iter().filter(|who| who.is_none()).count();
+    }
+
+    fn missed(&self) -> usize {
+        self.people - self.found
+    }
+}
+
+/// A set of videos, counted by the fold and by the plain rule, and how far views of people are from each other.
+#[derive(Debug, Default, Serialize)]
+struct Set {
+    videos: u64,
+    frames: usize,
+    faces: usize,
+    fold: Count,
+    plain: Count,
+    /// Of pairs of views of one person within a video those beyond the threshold, in 1/1,000,000.
+    same_beyond_ppm: u64,
+    /// Of pairs of views of two people those within it, in 1/1,000,000.
+    different_within_ppm: u64,
+}
+
+/// The plainest rule: nearest of all encodings within the threshold, else new.
+#[derive(Default)]
+struct Plain(Vec<Encoding>);
+
+impl Plain {
+    /// Whether it is somebody new.
+    fn is_new(&mut self, params: &FaceParams, encoding: &Encoding) -> bool {
+        let known = self.0.iter().any(|other| distance(other, encoding) <= params.distance_max);
+        if !known {
+            self.0.push(encoding.clone());
+        }
+        !known
+    }
+}
+
+fn main() -> ExitCode {
+    exit(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    let machine = Machine::here();
+    let mut engine = Dlib::load_for(&data_dir().join("models"), EngineChoice::BuiltIn)?;
+    let calibration = set(args, &mut engine, Photos::Calibration, 0)?;
+    if args.calibration {
+        print!("{}", sets_table(&[("calibration", &calibration)]));
+        return Ok(());
+    }
+    let reported = set(args, &mut engine, Photos::Reported, REPORTED_SEED)?;
+    let stills = stills(&mut engine)?;
+    let aims = aims(&reported, &stills);
+    let text = format!(
+        "Videos of {}×{} px made of photos (`benches/src/video/`): people walk by, come up to the camera and stand still, turn their heads, in changing light, with\n\
+         motion blur, sensor noise and flicker; {} frames of each, {SHARE_PERCENT} % of them with somebody in it. A video is a chain of its own. People and seeds of the\n\
+         *reported* set chose no threshold. *Fold* is what edge agents do; *plain* is the nearest of all encodings within {}, else new, on the same\n\
+         analyses. To be reported is who has a face of {FACE_PX_MIN} px in full view at least once.\n\n{}\n\
+         Photos, each set in the order of names; {PHOTO_PEOPLE} people are in them:\n\n{}\n{}",
+        SIZE_PX.0,
+        SIZE_PX.1,
+        args.frames,
+        FaceParams::default().distance_max,
+        sets_table(&[("calibration", &calibration), ("reported", &reported)]),
+        stills_table(&stills),
+        Aim::list(&aims),
+    );
+    let figures =
+        serde_json::json!({ "calibration": calibration, "reported": reported, "stills": stills, "aims": aims });
+    publish(&args.common, &Finding { name: "quality", text, figures: &figures, machine: &machine })
+}
+
+fn aims(reported: &Set, stills: &[Still]) -> Vec<Aim> {
+    let Count { again, no_face, .. } = reported.fold;
+    let worse =
+        stills.iter().filter(|still| still.fold.abs_diff(PHOTO_PEOPLE) > still.plain.abs_diff(PHOTO_PEOPLE)).count();
+    vec![
+        Aim {
+            aim: "nobody on the reported videos is reported as new twice, and no face that is none".into(),
+            measured: format!(
+                "{again} twice, {no_face} none; plain: {} and {}",
+                reported.plain.again, reported.plain.no_face
+            ),
+            met: again + no_face == 0,
+        },
+        Aim {
+            aim: "nobody on the reported videos is missed".into(),
+            measured: format!(
+                "{} of {}; plain: {}",
+                reported.fold.missed(),
+                reported.fold.people,
+                reported.plain.missed()
+            ),
+            met: reported.fold.missed() == 0,
+        },
+        Aim {
+            aim: "on photos the count of people is no further off than the plain rule's".into(),
+            measured: format!("{worse} of {} sets further off", stills.len()),
+            met: worse == 0,
+        },
+    ]
+}
+
+/// Plays the videos of one set.
+fn set(args: &Args, engine: &mut Dlib, photos: Photos, seed: u64) -> Result<Set, Error> {
+    let cast = Cast::of(photos, SIZE_PX)?;
+    let params = FaceParams::default();
+    let mut set = Set { videos: args.videos, frames: args.frames, ..Set::default() };
+    let (mut same, mut different) = ((0_u64, 0_u64), (0_u64, 0_u64));
+    for video in 0..args.videos {
+        let script = Shares::default().script(&cast, video as usize, SHARE_PERCENT, args.frames, seed + video);
+        let (mut fold, mut plain) = (FoldState::genesis(params), Plain::default());
+        let (mut by_fold, mut by_plain) = (Vec::new(), Vec::new());
+        let (mut expected, mut seen) = (BTreeSet::new(), Vec::new());
+        for number in 0..script.frames {
+            let shown = script.shown(number);
+            expected.extend(shown.iter().filter(|face| in_full_view(face)).map(|face| face.name.to_owned()));
+            let analysis = analyse(engine, params, script.jpeg(number)?)?;
+            let faces = usable(&analysis, &shown);
+            for (_, face) in &faces {
+                if plain.is_new(&params, &face.encoding) {
+                    by_plain.push(face.who.clone());
+                }
+            }
+            if args.tell {
+                tell(&fold, at_ms(&script, number), &analysis, &faces);
+            }
+            let folded = fold.fold(&entry(number, at_ms(&script, number), analysis))?;
+            let new = folded.sightings.iter().filter(|seen| seen.event == Some(EventKind::NewFace));
+            for index in new.map(|seen| seen.face_index) {
+                let who = faces.iter().find(|(at, _)| *at == index).and_then(|(_, face)| face.who.clone());
+                by_fold.push(who);
+            }
+            seen.extend(faces.into_iter().map(|(_, face)| face));
+        }
+        set.faces += seen.len();
+        set.fold.add(&expected, &by_fold);
+        set.plain.add(&expected, &by_plain);
+        compare(&params, &seen, &mut same, &mut different);
+        if args.tell {
+            eprintln!("video {video}: expected {expected:?}, fold {by_fold:?}, plain {by_plain:?}");
+        }
+    }
+    let ppm = |(wrong, all): (u64, u64)| (wrong * 1_000_000).checked_div(all).unwrap_or(0);
+    (set.same_beyond_ppm, set.different_within_ppm) = (ppm(same), ppm(different));
+    Ok(set)
+}
+
+/// Prints each judgement of a frame beside who it is.
+fn tell(fold: &FoldState, captured_at_ms: u64, analysis: &Analysis, faces: &[(u32, Seen)]) {
+    let Analysis::Frame(frame) = analysis else { return };
+    for judged in fold.explain(captured_at_ms, frame) {
+        let who = faces.iter().find(|(at, _)| *at == judged.face_index).and_then(|(_, face)| face.who.as_deref());
+        let Face { seen, sharpness, .. } = &frame.faces[judged.face_index as usize];
+        let (px, score) = (seen.rect.width(), seen.score);
+        eprintln!(
+            "{captured_at_ms} {} {px} px score {score:.2} sharp {sharpness:.0} {judged:?}",
+            who.unwrap_or("nobody")
+        );
+    }
+}
+
+fn in_full_view(face: &Shown) -> bool {
+    face.face_px >= FACE_PX_MIN && face.visible >= VISIBLE_MIN
+}
+
+fn at_ms(script: &Script, number: usize) -> u64 {
+    (1_000.0 * number as f64 / script.fps) as u64
+}
+
+fn entry(number: usize, captured_at_ms: u64, analysis: Analysis) -> Entry {
+    let sequence = number as u64;
+    let record = Record::Frame { captured_at_ms, digest: Digest::of(&sequence.to_le_bytes()), label: String::new() };
+    Entry { sequence, record, analysis: Some(analysis), engine: String::new() }
+}
+
+/// The usable faces of a frame by their index, with who they are.
+fn usable(analysis: &Analysis, shown: &[Shown]) -> Vec<(u32, Seen)> {
+    let Analysis::Frame(frame) = analysis else { return Vec::new() };
+    let faces = frame.faces.iter().zip(0..).filter_map(|(face, index)| {
+        let FaceOutcome::Encoded(encoding) = &face.outcome else { return None };
+        let who = shown.iter().find(|there| is_of(&sides(face), there)).map(|there| there.name.to_owned());
+        Some((index, Seen { encoding: encoding.clone(), who }))
+    });
+    faces.collect()
+}
+
+fn sides(face: &Face) -> [f64; 4] {
+    let rect = face.seen.rect;
+    [rect.left, rect.top, rect.right, rect.bottom].map(f64::from)
+}
+
+/// Counts the pairs of views that the threshold takes for the wrong thing, and all.
+fn compare(params: &FaceParams, seen: &[Seen], same: &mut (u64, u64), different: &mut (u64, u64)) {
+    for (at, a) in seen.iter().enumerate() {
+        for b in &seen[..at] {
+            let (Some(who), Some(other)) = (&a.who, &b.who) else { continue };
+            let within = distance(&a.encoding, &b.encoding) <= params.distance_max;
+            let (pairs, wrong) = if who == other { (&mut *same, !within) } else { (&mut *different, within) };
+            pairs.0 += u64::from(wrong);
+            pairs.1 += 1;
+        }
+    }
+}
+
+/// How many people were counted on the photos at one scale, or at all of them.
+#[derive(Debug, Serialize)]
+struct Still {
+    scale: String,
+    fold: usize,
+    plain: usize,
+}
+
+fn stills(engine: &mut Dlib) -> Result<Vec<Still>, Error> {
+    let folder = data_dir().join("photos/people");
+    let mut names: Vec<_> = std::fs::read_dir(&folder)?.map(|file| Ok(file?.path())).collect::<Result<_, Error>>()?;
+    names.sort();
+    let photos = names.iter().map(|name| Ok(image::open(name)?.into_rgb8())).collect::<Result<Vec<_>, Error>>()?;
+    let params = FaceParams::default();
+    let (mut all, mut all_plain, mut number) = (FoldState::genesis(params), Plain::default(), 0);
+    let mut stills = Vec::new();
+    for scale in SCALES {
+        let (mut fold, mut plain) = (FoldState::genesis(params), Plain::default());
+        for (at, photo) in photos.iter().enumerate() {
+            let analysis = analyse(engine, params, scaled(photo, scale)?)?;
+            for (_, face) in usable(&analysis, &[]) {
+                plain.is_new(&params, &face.encoding);
+                all_plain.is_new(&params, &face.encoding);
+            }
+            fold.fold(&entry(at, 1_000 * at as u64, analysis.clone()))?;
+            all.fold(&entry(number, 1_000 * number as u64, analysis))?;
+            number += 1;
+        }
+        let counted = fold.gallery().people.len();
+        stills.push(Still { scale: format!("{scale:.2}"), fold: counted, plain: plain.0.len() });
+    }
+    stills.push(Still { scale: "all".into(), fold: all.gallery().people.len(), plain: all_plain.0.len() });
+    Ok(stills)
+}
+
+fn scaled(photo: &RgbImage, scale: f64) -> Result<Vec<u8>, Error> {
+    let side = |px: u32| ((f64::from(px) * scale).round() as u32).max(1);
+    let picture = resize(photo, side(photo.width()), side(photo.height()), FilterType::Lanczos3);
+    let mut png = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut png, image::ImageFormat::Png)?;
+    Ok(png.into_inner())
+}
+
+fn sets_table(sets: &[(&str, &Set)]) -> String {
+    let header = [
+        "set",
+        "videos",
+        "usable faces",
+        "one person's views beyond the threshold",
+        "two people's within",
+        "people",
+        "missed: fold",
+        "plain",
+        "new again: fold",
+        "plain",
+        "no face: fold",
+        "plain",
+    ];
+    let percent = |ppm: u64| format!("{:.2} %", ppm as f64 / 10_000.0);
+    let row = |(name, set): &(&str, &Set)| {
+        let Set { fold, plain, .. } = set;
+        let mut row = vec![(*name).to_owned(), set.videos.to_string(), set.faces.to_string()];
+        row.extend([percent(set.same_beyond_ppm), percent(set.different_within_ppm)]);
+        let counts = [fold.people, fold.missed(), plain.missed(), fold.again, plain.again, fold.no_face, plain.no_face];
+        row.extend(counts.map(|count| count.to_string()));
+        row
+    };
+    table(&header, &sets.iter().map(row).collect::<Vec<_>>())
+}
+
+fn stills_table(stills: &[Still]) -> String {
+    let row = |still: &Still| vec![still.scale.clone(), still.fold.to_string(), still.plain.to_string()];
+    table(&["scale", "people counted: fold", "plain"], &stills.iter().map(row).collect::<Vec<_>>())
+}

@@ -1,0 +1,158 @@
+//! Who a face is taken for, and why.
+//!
+//! A face near a kept encoding is that person's. One that is not may still be somebody just seen in an odd view: it is followed back through the last
+//! frames. Only what is left can be somebody new: at once if nobody known is anywhere near, or in a picture that continues no other, else after a
+//! vote of further views. So a walk past the camera is one person, and a single photo decides as it always did.
+
+use serde::Serialize;
+
+use crate::fold::{Gallery, PEOPLE_MAX, distance};
+use crate::{Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis};
+
+/// A view is clear from this detector score on: below lie profiles and faces half covered (`docs/quality.md`).
+pub const CLEAR_SCORE_MIN: f32 = 0.6;
+/// … and from this sharpness on: 90 % of encodings lie within 0.32 of the same face unblurred (`docs/quality.md`).
+pub const CLEAR_SHARPNESS_MIN: f32 = 10.0;
+/// A clear view is somebody new if nobody known is nearer than the threshold and this …
+const CLEAR_MARGIN: f64 = 0.05;
+/// … and one that is not clear if nobody is nearer than the threshold and this: views of the same person hardly ever are as far from each other.
+const UNCLEAR_MARGIN: f64 = 0.15;
+/// So many views, the last one counted, are enough for somebody new who is within these margins.
+pub const VIEWS_MIN: u32 = 3;
+
+/// Why a face was taken for whom it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// A kept encoding of that person is within the threshold.
+    Near,
+    /// It is too far from all of them, but goes on where that person was seen a moment before.
+    Followed,
+    /// Somebody new: the picture continues no other, so there is nothing to wait for.
+    NewAtOnce,
+    /// Somebody new: nobody known is anywhere near.
+    NewFar,
+    /// Somebody new: not far from somebody known, but seen often enough in a row.
+    NewByVote,
+    /// Nobody yet: further views have to confirm it.
+    Waiting,
+    /// Nobody: found too weakly to be evidence for somebody new.
+    Weak,
+    /// Nobody: the gallery is full.
+    Full,
+}
+
+impl Why {
+    /// Whether it makes somebody new.
+    pub fn is_new(self) -> bool {
+        matches!(self, Self::NewAtOnce | Self::NewFar | Self::NewByVote)
+    }
+}
+
+/// What was decided about a usable face, and on which grounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Judgement {
+    /// The face in its frame.
+    pub face_index: u32,
+    /// Whom it was taken for: index into [`Gallery::people`], counting those that are new in this frame.
+    pub person: Option<usize>,
+    /// Why.
+    pub why: Why,
+    /// The nearest person known before, and the distance.
+    pub nearest: Option<(usize, f64)>,
+    /// Who was surely there a moment ago, and how far that view is.
+    pub followed: Option<(usize, f64)>,
+    /// Views of it in a row, this one counted, if nobody is followed.
+    pub views: u32,
+    /// Whether it has moved by half of its size over these views.
+    pub moved: bool,
+    /// Whether it may be evidence for somebody new by itself.
+    pub strong: bool,
+    /// Whether the view is clear: score and sharpness.
+    pub clear: bool,
+}
+
+/// Judges the usable faces of a frame, in their order.
+pub(crate) fn judge(
+    params: &FaceParams,
+    gallery: &Gallery,
+    captured_at_ms: u64,
+    frame: &FrameAnalysis,
+) -> Vec<Judgement> {
+    let alone = !gallery.recent.continued_by(captured_at_ms, frame.scene.as_ref());
+    let usable = frame.faces.iter().zip(0_u32..).filter_map(|(face, index)| match &face.outcome {
+        FaceOutcome::Encoded(encoding) => Some((face, index, encoding)),
+        FaceOutcome::Unusable(_) => None,
+    });
+    let mut judged: Vec<(Judgement, &Face, &Encoding)> = usable
+        .map(|(face, face_index, encoding)| {
+            let nearest = gallery.nearest(encoding);
+            let person = nearest.filter(|(_, far)| *far <= params.distance_max).map(|(person, _)| person);
+            let strong = face.seen.score >= params.new_person_score_min;
+            let clear = face.seen.score >= CLEAR_SCORE_MIN && face.sharpness >= CLEAR_SHARPNESS_MIN;
+            let judgement = Judgement {
+                face_index,
+                person,
+                why: Why::Near,
+                nearest,
+                followed: None,
+                views: 0,
+                moved: false,
+                strong,
+                clear,
+            };
+            (judgement, face, encoding)
+        })
+        .collect();
+    let mut new: Vec<&Encoding> = Vec::new();
+    for at in 0..judged.len() {
+        let (mut judgement, face, encoding) = judged[at];
+        if judgement.person.is_some() {
+            continue;
+        }
+        let here: Vec<usize> = judged.iter().filter_map(|(other, _, _)| other.person).collect();
+        if !alone {
+            let trail = gallery.recent.trail(params, captured_at_ms, face.seen.rect, encoding);
+            // Whoever is in the picture already is not this one.
+            judgement.followed = trail.person.filter(|(person, _)| !here.contains(person));
+            (judgement.views, judgement.moved) = (trail.views + 1, trail.moved);
+        }
+        let twin = new.iter().position(|other| distance(other, encoding) <= params.distance_max);
+        (judgement.person, judgement.why) = match (twin, judgement.followed) {
+            (Some(twin), _) => (Some(gallery.people.len() + twin), Why::Near),
+            (None, Some((person, _))) => (Some(person), Why::Followed),
+            (None, None) => match unknown(params, gallery, &judgement, alone, new.len()) {
+                why if why.is_new() => (Some(gallery.people.len() + new.len()), why),
+                why => (None, why),
+            },
+        };
+        if judgement.why.is_new() {
+            new.push(encoding);
+        }
+        judged[at].0 = judgement;
+    }
+    judged.into_iter().map(|(judgement, _, _)| judgement).collect()
+}
+
+/// What becomes of a face that is nobody's.
+fn unknown(params: &FaceParams, gallery: &Gallery, judgement: &Judgement, alone: bool, new: usize) -> Why {
+    let beyond = |margin: f64| judgement.nearest.is_none_or(|(_, far)| far > params.distance_max + margin);
+    let far = beyond(if judgement.clear { CLEAR_MARGIN } else { UNCLEAR_MARGIN });
+    let vote = judgement.views >= VIEWS_MIN;
+    // What is found weakly again and again at one place may be a pattern on a wall.
+    let evidence = judgement.strong || (vote && judgement.moved && beyond(CLEAR_MARGIN));
+    if !evidence {
+        Why::Weak
+    } else if gallery.people.len() + new >= PEOPLE_MAX {
+        Why::Full
+    } else if alone {
+        Why::NewAtOnce
+    } else if judgement.strong && far {
+        Why::NewFar
+    } else if vote {
+        Why::NewByVote
+    } else {
+        Why::Waiting
+    }
+}

@@ -1,0 +1,227 @@
+//! Who a face is taken for: somebody near, somebody followed, somebody new.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use microlambda::{Digest, Head};
+use microlambda_faces::content::Entry;
+use microlambda_faces::fold::{FoldState, Gallery, Sighting};
+use microlambda_faces::judge::Why;
+use microlambda_faces::recent::{RECENT_FRAMES_MAX, Recent, Seen};
+use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, FrameAnalysis, Rect, SCENE_BLOCKS, Scene, SeenFace};
+use microlambda_wire::{EventKind, GapReason, Record};
+use proptest::prelude::*;
+
+/// A view of a face: whose, how far from that person's plain view, and how it was seen.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    person: usize,
+    turned: f32,
+    left_px: i32,
+    score: f32,
+    sharpness: f32,
+}
+
+const CLEAR: View = View { person: 1, turned: 0.0, left_px: 100, score: 1.5, sharpness: 60.0 };
+/// Usable, but no more.
+const POOR: View = View { score: 0.4, sharpness: 6.0, ..CLEAR };
+
+fn face(view: View) -> Face {
+    let mut encoding = vec![0.0; 128];
+    encoding[view.person] = 1.0;
+    encoding[64 + view.person] = view.turned;
+    let rect = Rect { left: view.left_px, top: 100, right: view.left_px + 59, bottom: 159 };
+    let seen = SeenFace { rect, score: view.score };
+    Face { seen, sharpness: view.sharpness, outcome: FaceOutcome::Encoded(encoding.into()) }
+}
+
+/// A frame, 200 ms behind the one before it, of the scene of that number.
+fn frame(sequence: u64, scene: usize, views: &[View]) -> Entry {
+    let scene =
+        Scene(std::array::from_fn::<u8, SCENE_BLOCKS, _>(|at| if (at + scene).is_multiple_of(3) { 200 } else { 20 }));
+    let faces = views.iter().copied().map(face).collect();
+    let analysis = FrameAnalysis { width_px: 640, height_px: 480, faces, scene: Some(scene), tiles_set_aside: vec![] };
+    let digest = Digest::of(&sequence.to_le_bytes());
+    let record = Record::Frame { captured_at_ms: 10_000 + 200 * sequence, digest, label: String::new() };
+    Entry { sequence, record, analysis: Some(Analysis::Frame(analysis)), engine: "test".into() }
+}
+
+/// Folds a video of one scene: why each face of each frame was taken for whom.
+fn judged(frames: &[&[View]]) -> (FoldState, Vec<Vec<Why>>) {
+    let mut state = FoldState::genesis(FaceParams::default());
+    let mut all = Vec::new();
+    for (views, sequence) in frames.iter().zip(0..) {
+        let entry = frame(sequence, 0, views);
+        let (Record::Frame { captured_at_ms, .. }, Some(Analysis::Frame(analysis))) = (&entry.record, &entry.analysis)
+        else {
+            unreachable!()
+        };
+        all.push(state.explain(*captured_at_ms, analysis).iter().map(|judgement| judgement.why).collect());
+        state.fold(&entry).unwrap();
+    }
+    (state, all)
+}
+
+#[test]
+fn a_person_seen_clearly_in_a_video_is_new_at_the_first_sight() {
+    let (state, why) = judged(&[&[], &[CLEAR], &[CLEAR]]);
+    assert_eq!(why, [vec![], vec![Why::NewFar], vec![Why::Near]]);
+    assert_eq!(state.gallery().people.len(), 1);
+}
+
+#[test]
+fn a_face_in_a_picture_that_continues_no_other_is_new_at_once_however_poor() {
+    let (_, why) = judged(&[&[POOR]]);
+    assert_eq!(why, [[Why::NewAtOnce]]);
+}
+
+#[test]
+fn a_poor_first_view_waits_and_the_person_is_new_once_in_a_clear_one() {
+    // Somebody else is known, whom a blurred face is like, too.
+    let (other, blurred) = (View { person: 1, ..CLEAR }, View { turned: 0.7, ..POOR });
+    let clear = View { turned: 1.2, ..CLEAR };
+    let (state, why) = judged(&[&[other], &[], &[blurred], &[clear], &[blurred]]);
+    assert_eq!(why[2..], [vec![Why::Waiting], vec![Why::NewFar], vec![Why::Near]]);
+    assert_eq!(state.gallery().people.len(), 2, "the blurred view alone makes nobody");
+}
+
+#[test]
+fn a_person_like_somebody_known_who_is_never_seen_clearly_is_new_after_three_views() {
+    let alike = View { turned: 0.7, ..POOR };
+    let (state, why) = judged(&[&[CLEAR], &[], &[alike], &[], &[alike], &[alike], &[alike]]);
+    assert_eq!(why[2..], [vec![Why::Waiting], vec![], vec![Why::Waiting], vec![Why::NewByVote], vec![Why::Near]]);
+    assert_eq!(state.gallery().people[1].first_sequence, 5);
+}
+
+#[test]
+fn somebody_whom_no_view_shows_well_is_new_once_seen_to_move() {
+    let at = |left_px: i32| View { score: 0.1, left_px, ..CLEAR };
+    let (_, standing) = judged(&[&[], &[at(100)], &[at(101)], &[at(102)], &[at(101)]]);
+    assert_eq!(standing[1..], [[Why::Weak], [Why::Weak], [Why::Weak], [Why::Weak]], "a pattern on a wall does that");
+    let (_, walking) = judged(&[&[], &[at(100)], &[at(140)], &[at(180)], &[at(220)]]);
+    assert_eq!(walking[1..], [[Why::Weak], [Why::Weak], [Why::NewByVote], [Why::Near]]);
+}
+
+#[test]
+fn a_match_close_to_the_threshold_is_no_ground_to_follow_somebody() {
+    let at = |turned: f32| View { turned, ..CLEAR };
+    // The second view is 0.58 from somebody known, and the third, much like it, 0.61: three such views are somebody else.
+    let (state, why) = judged(&[&[at(0.0)], &[at(0.61)], &[at(0.58)], &[at(0.61)]]);
+    assert_eq!(why[1..], [[Why::Waiting], [Why::Near], [Why::NewByVote]]);
+    assert_eq!(state.gallery().people.len(), 2);
+}
+
+#[test]
+fn somebody_who_turns_is_followed_and_the_new_view_is_kept() {
+    let at = |turned: f32| View { turned, ..CLEAR };
+    // The last view is 0.66 from the first, but 0.36 from the one before it.
+    let (state, why) = judged(&[&[at(0.0)], &[at(0.3)], &[at(0.66)], &[at(0.66)]]);
+    assert_eq!(why, [[Why::NewAtOnce], [Why::Near], [Why::Near], [Why::Near]]);
+    assert_eq!(state.gallery().people.len(), 1);
+    let far = View { turned: 0.65, ..POOR };
+    let (state, why) = judged(&[&[at(0.0)], &[at(0.29)], &[far], &[far]]);
+    assert_eq!(why[1..], [[Why::Near], [Why::Followed], [Why::Followed]]);
+    assert_eq!(state.gallery().people[0].exemplars.len(), 1, "a poor view is not kept");
+    assert_eq!(state.gallery().people[0].frames, 4);
+}
+
+#[test]
+fn a_face_too_far_away_to_be_the_one_before_is_not_followed() {
+    let (turning, turned) = (View { turned: 0.29, ..CLEAR }, View { turned: 0.65, left_px: 560, ..POOR });
+    let (_, why) = judged(&[&[CLEAR], &[turning], &[turned]]);
+    assert_eq!(why[2], [Why::Waiting]);
+}
+
+#[test]
+fn whoever_is_still_in_the_picture_is_not_followed_to_a_second_face() {
+    let beside = View { turned: 0.65, left_px: 180, ..CLEAR };
+    let (state, why) = judged(&[&[CLEAR], &[CLEAR, beside]]);
+    assert_eq!(why[1], [Why::Near, Why::Waiting], "within the margin of somebody known, so it takes a vote");
+    assert_eq!(state.gallery().people.len(), 1);
+}
+
+#[test]
+fn two_people_who_pass_each_other_stay_two() {
+    let at = |person: usize, left_px: i32| View { person, left_px, ..CLEAR };
+    let frames: Vec<[View; 2]> = (0..8).map(|n| [at(1, 50 + 60 * n), at(2, 500 - 60 * n)]).collect();
+    let frames: Vec<&[View]> = frames.iter().map(|views| views.as_slice()).collect();
+    let (state, _) = judged(&frames);
+    assert_eq!(state.gallery().people.iter().map(|person| person.frames).collect::<Vec<_>>(), [8, 8]);
+}
+
+#[test]
+fn nothing_is_followed_into_another_scene_or_past_a_gap() {
+    let (turning, turned) = (View { turned: 0.29, ..CLEAR }, View { turned: 0.65, ..POOR });
+    let mut state = FoldState::genesis(FaceParams::default());
+    state.fold(&frame(0, 0, &[CLEAR])).unwrap();
+    state.fold(&frame(1, 0, &[turning])).unwrap();
+    let gap = Record::Gap { count: 1, reason: GapReason::SpoolFull };
+    let mut past_gap = state.clone();
+    past_gap.fold(&Entry { sequence: 2, record: gap, analysis: None, engine: String::new() }).unwrap();
+    let news = |state: &mut FoldState, entry: Entry| state.fold(&entry).unwrap().sightings[0].event;
+    assert_eq!(news(&mut past_gap, frame(3, 0, &[turned])), Some(EventKind::NewFace));
+    assert_eq!(news(&mut state.clone(), frame(2, 1, &[turned])), Some(EventKind::NewFace));
+    assert_eq!(news(&mut state, frame(2, 0, &[turned])), None);
+}
+
+#[test]
+fn one_face_found_twice_in_a_picture_is_one_person() {
+    let (state, why) = judged(&[&[CLEAR, View { left_px: 110, turned: 0.1, ..CLEAR }]]);
+    assert_eq!(why, [[Why::NewAtOnce, Why::Near]]);
+    assert_eq!((state.gallery().people.len(), state.gallery().people[0].frames), (1, 1));
+}
+
+fn any_view() -> impl Strategy<Value = View> {
+    let turned = prop::sample::select(vec![0.0_f32, 0.2, 0.4, 0.62, 0.7, 0.9]);
+    let seen = prop::sample::select(vec![(1.5_f32, 60.0_f32), (0.4, 6.0), (0.1, 60.0)]);
+    (1..4_usize, turned, 0..500_i32, seen).prop_map(|(person, turned, left_px, (score, sharpness))| View {
+        person,
+        turned,
+        left_px,
+        score,
+        sharpness,
+    })
+}
+
+proptest! {
+    /// What a store does: it keeps records, people and sightings, and makes the rest from the last records.
+    #[test]
+    fn the_last_records_are_all_there_is_to_remember(
+        frames in prop::collection::vec((0..40_usize, prop::collection::vec(any_view(), 0..4)), 1..30),
+    ) {
+        let mut state = FoldState::genesis(FaceParams::default());
+        let mut past: Vec<(Entry, Vec<Seen>)> = Vec::new();
+        for ((scene, views), sequence) in frames.into_iter().zip(0..) {
+            // Mostly the same scene, so that there is something to follow.
+            let entry = frame(sequence, if scene < 36 { 0 } else { scene }, &views);
+            let folded = state.fold(&entry).unwrap();
+            let seen = |s: &Sighting| Seen { face_index: s.face_index, person: s.person, distance: s.distance };
+            past.push((entry, folded.sightings.iter().map(seen).collect()));
+            let mut recent = Recent::default();
+            for (entry, people) in &past[past.len().saturating_sub(RECENT_FRAMES_MAX)..] {
+                recent.push(entry, people);
+            }
+            let gallery = Gallery { people: state.gallery().people.clone(), recent };
+            prop_assert_eq!(&gallery, state.gallery());
+            let head: Head = state.head();
+            state = FoldState::restore(FaceParams::default(), head, gallery);
+        }
+    }
+
+    /// Whatever is seen, each face is somebody's at most once, people are numbered as they come, and those known stay known.
+    #[test]
+    fn judgements_and_sightings_agree(frames in prop::collection::vec(prop::collection::vec(any_view(), 0..5), 1..20)) {
+        let mut state = FoldState::genesis(FaceParams::default());
+        for (views, sequence) in frames.iter().zip(0..) {
+            let entry = frame(sequence, 0, views);
+            let Some(Analysis::Frame(analysis)) = &entry.analysis else { unreachable!() };
+            let before = state.gallery().people.len();
+            let judgements = state.explain(10_000 + 200 * sequence, analysis);
+            let folded = state.fold(&entry).unwrap();
+            prop_assert_eq!(judgements.len(), views.len());
+            let people: Vec<usize> = judgements.iter().filter_map(|judgement| judgement.person).collect();
+            prop_assert_eq!(people, folded.sightings.iter().map(|seen| seen.person).collect::<Vec<_>>());
+            let new = judgements.iter().filter(|judgement| judgement.why.is_new()).count();
+            prop_assert_eq!(state.gallery().people.len(), before + new);
+            prop_assert!(folded.sightings.iter().all(|seen| seen.person < before + new));
+        }
+    }
+}
