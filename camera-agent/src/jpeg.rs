@@ -1,6 +1,10 @@
 //! JPEG as bytes: where a picture ends, how large it is, and the tables some cameras leave out.
 //!
-//! ITU-T T.81, annex B. Nothing here decodes a picture.
+//! ITU-T T.81, annex B. Nothing here decodes a picture in full.
+
+mod blocks;
+
+pub use blocks::{Blocks, luma_blocks};
 
 /// Code of the marker that starts a picture.
 const SOI: u8 = 0xd8;

@@ -1,7 +1,5 @@
 //! A picture as a coarse grid of brightness: all that is needed to see whether something moved.
 
-use jpeg_decoder::{Decoder, PixelFormat};
-
 use crate::jpeg;
 use crate::picture::{DECODE_PIXELS_MAX, Picture};
 
@@ -9,8 +7,6 @@ use crate::picture::{DECODE_PIXELS_MAX, Picture};
 pub const CELL_PIXELS: u32 = 16;
 /// A block of JPEG, pixels: its mean is stored by itself, so that nothing finer need be computed.
 const BLOCK_PIXELS: u32 = 8;
-/// What the decoder may put out, bytes: [`DECODE_PIXELS_MAX`] at an eighth, three channels.
-const DECODER_BYTES_MAX: usize = 2 << 20;
 
 /// Means of brightness, 0 to 255, of square cells; those at the right and lower edge may be cut.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,19 +52,8 @@ impl Cells {
             mended = jpeg::with_huffman_tables(bytes.to_vec());
             &mended
         };
-        let mut decoder = Decoder::new(bytes);
-        decoder.set_max_decoding_buffer_size(DECODER_BYTES_MAX);
-        // The smallest scale at which a side has as much as this: an eighth, at which a block is its mean.
-        let (width, height) = decoder.scale(1, 1).ok()?;
-        let blocks = decoder.decode().ok()?;
-        let (width, height) = (u32::from(width), u32::from(height));
-        match decoder.info()?.pixel_format {
-            PixelFormat::L8 => {
-                Self::averaged(width, height, CELL_PIXELS / BLOCK_PIXELS, &blocks, 1, |luma| luma[0].into())
-            }
-            PixelFormat::RGB24 => Self::of_rgb(width, height, &blocks, CELL_PIXELS / BLOCK_PIXELS),
-            PixelFormat::L16 | PixelFormat::CMYK32 => None,
-        }
+        let blocks = jpeg::luma_blocks(bytes)?;
+        Self::averaged(blocks.width, blocks.height, CELL_PIXELS / BLOCK_PIXELS, &blocks.means, 1, |mean| mean[0].into())
     }
 
     fn of_rgb(width: u32, height: u32, rgb: &[u8], cell_pixels: u32) -> Option<Self> {
