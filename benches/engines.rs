@@ -2,15 +2,14 @@
 
 #![expect(unsafe_code, reason = "the processor's peak is measured with OpenBLAS itself")]
 
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
 use face_worker::{AlignedFace, Dlib, ENVIRONMENT, Engine, EngineChoice, Pixels, decode};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
-use microlambda_benches::{Common, Error, Machine, data_dir, exit};
+use microlambda_benches::{Common, Error, Machine, data_dir, exit, restart_with};
 use microlambda_faces::fold::distance;
 use microlambda_faces::plan::clipped;
 use serde::Serialize;
@@ -87,13 +86,8 @@ unsafe extern "C" {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if ENVIRONMENT.iter().any(|(name, value)| !std::env::var(name).is_ok_and(|set| set == *value)) {
-        // OpenBLAS counts its threads before `main`.
-        let program = std::env::current_exe().unwrap_or_default();
-        let error = Command::new(program).args(std::env::args_os().skip(1)).envs(ENVIRONMENT).exec();
-        return exit(Err(error.into()));
-    }
-    exit(run(&args))
+    // OpenBLAS counts its threads before `main`.
+    exit(restart_with(&ENVIRONMENT).and_then(|()| run(&args)))
 }
 
 fn run(args: &Args) -> Result<(), Error> {

@@ -10,13 +10,15 @@ pub mod figure;
 pub mod inference;
 mod machine;
 pub mod pictures;
+pub mod reference;
 pub mod report;
 mod site;
 pub mod stats;
 pub mod video;
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 pub use machine::{Machine, load_average};
 pub use site::{GRACE_MS, Outcome, Site, StepSeen};
@@ -54,6 +56,18 @@ pub fn exit(result: Result<(), Error>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Starts this program anew unless these variables are set as they are to be: libraries read some before `main`.
+///
+/// # Errors
+/// It cannot be started; else it does not come back.
+pub fn restart_with(environment: &[(&str, &str)]) -> Result<(), Error> {
+    if environment.iter().all(|(name, value)| std::env::var(name).is_ok_and(|set| set == *value)) {
+        return Ok(());
+    }
+    let environment = environment.iter().copied();
+    Err(Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).envs(environment).exec().into())
 }
 
 /// µs as ms.

@@ -17,6 +17,7 @@ const SECTIONS: [(&str, &str); 8] = [
     ("memory", "Memory at 1280×720"),
     ("engines", "Engines: the built-in one beside dlib's"),
     ("quality", "Quality: who is reported on videos and photos"),
+    ("video", "Video: the whole pipeline beside Python's face_recognition"),
 ];
 
 const PREFACE: &str = "\

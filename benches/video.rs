@@ -1,0 +1,395 @@
+//! Whole videos with people who walk by: our pipeline beside Python's `face_recognition`, picture by picture in turn.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use camera_agent::luma::Cells;
+use camera_agent::motion::{Gate, Verdict};
+use camera_agent::picture::Picture;
+use clap::Parser;
+use face_worker::{Cache, Dlib, ENVIRONMENT, EngineChoice, FaceLambda, Frame, Progress};
+use microlambda::{Lambda as _, Next};
+use microlambda_benches::reference::{Look, Reference};
+use microlambda_benches::report::{Aim, Finding, publish, table};
+use microlambda_benches::stats::Stats;
+use microlambda_benches::video::{Cast, Photos, Recall, Script, Shares};
+use microlambda_benches::{Common, Error, Machine, data_dir, exit, restart_with};
+use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE};
+use microlambda_faces::{Analysis, FaceOutcome, FaceParams};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+/// Width and height of the videos, px.
+const SIZE_PX: (u32, u32) = (1_280, 720);
+/// Of the frames hold a moving face, %.
+const SHARES_PERCENT: [usize; 4] = [0, 25, 50, 100];
+/// As the camera agent's default, µs.
+const STILL_INTERVAL_US: u64 = 5_000_000;
+/// Of Python's processor time that the whole video with half of its frames busy may take.
+const VIDEO_RATIO_MAX: f64 = 0.1;
+/// Of Python's time that one search may take.
+const SEARCH_RATIO_MAX: f64 = 0.35;
+/// Of Python's time that landmarks and encoding of one face may take.
+const ENCODE_RATIO_MAX: f64 = 0.45;
+/// The video that the first aim is about, %.
+const AIM_SHARE_PERCENT: usize = 50;
+
+/// Whole videos, part of whose frames hold a moving face, through gate, decoder, search and encoder, beside Python's face_recognition.
+#[derive(Debug, Parser)]
+#[command(name = "video")]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Frames of each video
+    #[arg(long, value_name = "N", default_value_t = 160)]
+    frames: usize,
+    /// Frames that a walk takes
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    frames_per_walk: usize,
+    /// Decides who walks where, and the noise
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Measure our side alone
+    #[arg(long)]
+    alone: bool,
+}
+
+/// Our pipeline in one thread, as camera agent and worker run it.
+struct Pipeline {
+    gate: Gate,
+    engine: Dlib,
+    /// Boxes of the last picture that was kept: they stand for the still ones after it.
+    boxes: Vec<[f64; 4]>,
+}
+
+/// What a picture cost on our side, ms; without a search if nothing moved.
+#[derive(Debug, Default)]
+struct OurLook {
+    gate_ms: f64,
+    searched: Option<Searched>,
+    cpu_ms: f64,
+    wall_ms: f64,
+}
+
+#[derive(Debug, Default)]
+struct Searched {
+    decode_ms: f64,
+    search_ms: f64,
+    encode_ms: f64,
+    encoded: usize,
+}
+
+/// One side's cost of a whole video.
+#[derive(Debug, Default, Serialize)]
+struct Side {
+    cpu_ms: f64,
+    wall_ms: f64,
+    recall: Recall,
+}
+
+/// What one video came to.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    share_percent: usize,
+    background: usize,
+    frames: usize,
+    busy: usize,
+    busy_kept: usize,
+    quiet_kept: usize,
+    ours: Side,
+    theirs: Option<Side>,
+}
+
+/// Times of single steps over all videos, ms; searches and encodings of both sides are those of the same pictures.
+#[derive(Debug, Default)]
+struct Steps {
+    gate: Vec<f64>,
+    decode: [Vec<f64>; 2],
+    search: [Vec<f64>; 2],
+    encode: [Vec<f64>; 2],
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    // OpenBLAS counts its threads before `main`.
+    exit(restart_with(&ENVIRONMENT).and_then(|()| run(&args)))
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    let machine = Machine::here();
+    let cast = Cast::of(Photos::Reported, SIZE_PX)?;
+    let mut reference = if args.alone { Err("--alone".into()) } else { Reference::start() };
+    if let Err(why) = &reference {
+        eprintln!("our side alone is measured: {why}");
+    }
+    let shares = Shares { frames_per_walk: args.frames_per_walk, ..Shares::default() };
+    let mut pipeline = Pipeline::new()?;
+    let (mut steps, mut outcomes) = (Steps::default(), Vec::new());
+    for (background, share_percent) in SHARES_PERCENT.into_iter().enumerate() {
+        // Each video has a background of its own.
+        let script = shares.script(&cast, background, share_percent, args.frames, args.seed);
+        outcomes.push(watch(&script, (share_percent, background), &mut pipeline, reference.as_mut().ok(), &mut steps)?);
+    }
+    let aims = aims(&outcomes, &steps);
+    let name = reference.as_ref().map_or_else(|why| format!("not run ({why})"), |reference| reference.name.clone());
+    let text = text(args, &outcomes, &steps, &aims, &name)?;
+    let figures = serde_json::json!({ "reference": name, "videos": outcomes, "steps": steps.figures(), "aims": aims });
+    publish(&args.common, &Finding { name: "video", text, figures: &figures, machine: &machine })
+}
+
+/// Plays one video to both sides, each frame to one and then to the other.
+fn watch(
+    script: &Script,
+    (share_percent, background): (usize, usize),
+    pipeline: &mut Pipeline,
+    mut reference: Option<&mut Reference>,
+    steps: &mut Steps,
+) -> Result<Outcome, Error> {
+    pipeline.begin();
+    let theirs = reference.is_some().then(Side::default);
+    let (frames, ours) = (script.frames, Side::default());
+    let (busy, busy_kept, quiet_kept) = (0, 0, 0);
+    let mut outcome = Outcome { share_percent, background, frames, busy, busy_kept, quiet_kept, ours, theirs };
+    for number in 0..script.frames {
+        let (jpeg, shown) = (script.jpeg(number)?, script.shown(number));
+        let at_us = (number as f64 * 1e6 / script.fps) as u64;
+        let look = pipeline.look(jpeg.clone(), at_us)?;
+        let their_look = match reference.as_mut() {
+            Some(reference) => Some(timed(|| reference.look(&jpeg))?),
+            None => None,
+        };
+        outcome.busy += usize::from(!shown.is_empty());
+        outcome.busy_kept += usize::from(!shown.is_empty() && look.searched.is_some());
+        outcome.quiet_kept += usize::from(shown.is_empty() && look.searched.is_some());
+        outcome.ours.add(look.cpu_ms, look.wall_ms);
+        outcome.ours.recall.add(&shown, &pipeline.boxes);
+        if let (Some(side), Some((look, wall_ms))) = (&mut outcome.theirs, &their_look) {
+            side.add(look.cpu_ms, *wall_ms);
+            side.recall.add(&shown, &look.boxes);
+        }
+        steps.add(&look, their_look.as_ref().map(|(look, _)| look));
+    }
+    Ok(outcome)
+}
+
+impl Pipeline {
+    fn new() -> Result<Self, Error> {
+        let engine = Dlib::load_for(&data_dir().join("models"), EngineChoice::BuiltIn)?;
+        Ok(Self { gate: Gate::new(STILL_INTERVAL_US), engine, boxes: Vec::new() })
+    }
+
+    /// Another video.
+    fn begin(&mut self) {
+        (self.gate, self.boxes) = (Gate::new(STILL_INTERVAL_US), Vec::new());
+    }
+
+    fn look(&mut self, jpeg: Vec<u8>, at_us: u64) -> Result<OurLook, Error> {
+        let (begun, cpu_ms) = (Instant::now(), process_cpu_ms());
+        let picture = Picture::File(jpeg);
+        let cells = Cells::of(&picture);
+        let verdict = self.gate.judge(cells.as_ref(), at_us);
+        let mut look = OurLook { gate_ms: ms_since(begun), ..OurLook::default() };
+        if let (Verdict::Moved | Verdict::Due, Picture::File(bytes)) = (verdict, picture) {
+            self.gate.kept(cells, at_us);
+            look.searched = Some(self.analyse(bytes)?);
+        }
+        (look.cpu_ms, look.wall_ms) = (process_cpu_ms() - cpu_ms, ms_since(begun));
+        Ok(look)
+    }
+
+    /// The face lambda from the first unit to the last, each measured by its class.
+    fn analyse(&mut self, bytes: Vec<u8>) -> Result<Searched, Error> {
+        let frame = Some(Frame { sequence: 0, bytes });
+        let mut lambda = FaceLambda::new(&mut self.engine, FaceParams::default(), frame, Cache::default());
+        let (mut state, mut searched) = (Progress::default(), Searched::default());
+        while let Next::Unit(cost) = lambda.next(&state) {
+            if cost.prepare.is_some() {
+                searched.decode_ms += timed(|| lambda.prepare(&state))?.1;
+            }
+            let ((), unit_ms) = timed(|| lambda.advance(&mut state))?;
+            match cost.run.0 {
+                CLASS_DETECT => searched.search_ms += unit_ms,
+                CLASS_ENCODE => searched.encode_ms += unit_ms,
+                _ => {}
+            }
+        }
+        let Some((_, Analysis::Frame(analysis))) = state.finished.pop() else { return Err("no analysis".into()) };
+        let sides = |face: &microlambda_faces::Face| {
+            let rect = face.seen.rect;
+            [rect.left, rect.top, rect.right, rect.bottom].map(f64::from)
+        };
+        self.boxes = analysis.faces.iter().map(sides).collect();
+        let is_encoded = |face: &&microlambda_faces::Face| matches!(face.outcome, FaceOutcome::Encoded(_));
+        searched.encoded = analysis.faces.iter().filter(is_encoded).count();
+        Ok(searched)
+    }
+}
+
+impl Side {
+    fn add(&mut self, cpu_ms: f64, wall_ms: f64) {
+        self.cpu_ms += cpu_ms;
+        self.wall_ms += wall_ms;
+    }
+}
+
+impl Steps {
+    fn add(&mut self, ours: &OurLook, theirs: Option<&Look>) {
+        self.gate.push(ours.gate_ms);
+        let Some(searched) = &ours.searched else { return };
+        self.decode[0].push(searched.decode_ms);
+        self.search[0].push(searched.search_ms);
+        if let Some(look) = theirs {
+            self.decode[1].push(look.decode_ms);
+            self.search[1].push(look.search_ms);
+        }
+        // Only pictures of which both encode as much tell what a face costs.
+        let theirs = theirs.map(|look| (look.encode_ms, look.boxes.len()));
+        if searched.encoded > 0 && theirs.is_none_or(|(_, faces)| faces == searched.encoded) {
+            self.encode[0].push(searched.encode_ms / searched.encoded as f64);
+            self.encode[1].extend(theirs.map(|(ms, faces)| ms / faces as f64));
+        }
+    }
+
+    /// Our time by theirs, picture by picture.
+    fn ratio([ours, theirs]: &[Vec<f64>; 2]) -> Option<Stats> {
+        Stats::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
+    }
+
+    fn figures(&self) -> serde_json::Value {
+        let stats = |values: &Vec<f64>| Stats::of(values.iter().copied());
+        let both = |values: &[Vec<f64>; 2]| serde_json::json!({ "ours_ms": stats(&values[0]), "theirs_ms": stats(&values[1]), "ratio": Self::ratio(values) });
+        serde_json::json!({
+            "gate_ms": stats(&self.gate), "decode": both(&self.decode), "search": both(&self.search), "encode_a_face": both(&self.encode),
+        })
+    }
+}
+
+impl Outcome {
+    /// Our processor time by theirs.
+    fn ratio(&self) -> Option<f64> {
+        Some(self.ours.cpu_ms / self.theirs.as_ref()?.cpu_ms)
+    }
+}
+
+fn aims(outcomes: &[Outcome], steps: &Steps) -> Vec<Aim> {
+    let at_most = |aim: String, measured: Option<f64>, most: f64| {
+        let measured = measured?;
+        Some(Aim { aim, measured: format!("{measured:.3}"), met: measured <= most })
+    };
+    let half = outcomes.iter().find(|outcome| outcome.share_percent == AIM_SHARE_PERCENT);
+    let sum = |found: fn(&Outcome) -> Option<Recall>| {
+        let recalls: Option<Vec<Recall>> = outcomes.iter().map(found).collect();
+        let (faces, found) = recalls?.iter().fold((0, 0), |(faces, found), one| (faces + one.faces, found + one.found));
+        Some(100.0 * found as f64 / f64::max(faces as f64, 1.0))
+    };
+    let ours = sum(|outcome| Some(outcome.ours.recall));
+    let theirs = sum(|outcome| outcome.theirs.as_ref().map(|side| side.recall));
+    let recall = ours.zip(theirs).map(|(ours, theirs)| Aim {
+        aim: "as many of the faces found as by Python, or more".into(),
+        measured: format!("{ours:.1} % and {theirs:.1} %"),
+        met: ours >= theirs,
+    });
+    let whole = format!(
+        "the whole video with {AIM_SHARE_PERCENT} % of its frames busy in at most {VIDEO_RATIO_MAX} of Python's processor time"
+    );
+    let search = format!("a search in at most {SEARCH_RATIO_MAX} of Python's time");
+    let encode = format!("landmarks and encoding of a face in at most {ENCODE_RATIO_MAX} of Python's time");
+    let p50 = |values| Steps::ratio(values).map(|stats| stats.p50);
+    [
+        at_most(whole, half.and_then(Outcome::ratio), VIDEO_RATIO_MAX),
+        at_most(search, p50(&steps.search), SEARCH_RATIO_MAX),
+        at_most(encode, p50(&steps.encode), ENCODE_RATIO_MAX),
+        recall,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn text(args: &Args, outcomes: &[Outcome], steps: &Steps, aims: &[Aim], reference: &str) -> Result<String, Error> {
+    let cells = |outcome: &Outcome| {
+        let a_frame = |side: &Side, ms: fn(&Side) -> f64| format!("{:.1}", ms(side) / outcome.frames as f64);
+        let theirs = outcome.theirs.as_ref();
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".into());
+        let recall = |side: &Side| format!("{:.1} % of {}", side.recall.percent(), side.recall.faces);
+        let quiet = outcome.frames - outcome.busy;
+        vec![
+            format!("{} %", outcome.share_percent),
+            format!("{} of {}", outcome.busy_kept, outcome.busy),
+            format!("{} of {quiet}", outcome.quiet_kept),
+            format!("{} ({})", a_frame(&outcome.ours, |side| side.cpu_ms), a_frame(&outcome.ours, |side| side.wall_ms)),
+            or_none(
+                theirs.map(|side| {
+                    format!("{} ({})", a_frame(side, |side| side.cpu_ms), a_frame(side, |side| side.wall_ms))
+                }),
+            ),
+            or_none(outcome.ratio().map(|ratio| format!("{ratio:.3}"))),
+            recall(&outcome.ours),
+            or_none(theirs.map(recall)),
+            format!(
+                "{} and {}",
+                outcome.ours.recall.false_boxes,
+                or_none(theirs.map(|side| side.recall.false_boxes.to_string()))
+            ),
+        ]
+    };
+    let header = [
+        "busy",
+        "kept of busy",
+        "kept of quiet",
+        "ours: processor (wall), ms a frame",
+        "Python's",
+        "ratio",
+        "faces found",
+        "by Python",
+        "false boxes",
+    ];
+    let step = |name: &str, both: &[Vec<f64>; 2]| {
+        let p50 = |values: &Vec<f64>| {
+            Stats::of(values.iter().copied()).map_or_else(|| "–".into(), |stats| format!("{:.2}", stats.p50))
+        };
+        let ratio =
+            Steps::ratio(both).map_or_else(|| "–".into(), |ratio| format!("{:.3} ({:.3})", ratio.p50, ratio.p99));
+        vec![name.to_owned(), p50(&both[0]), p50(&both[1]), ratio]
+    };
+    let gate = Stats::of(steps.gate.iter().copied()).ok_or("no frame: --frames is at least 1")?;
+    let rows = [
+        step("decoding", &steps.decode),
+        step("search", &steps.search),
+        step("landmarks and encoding, a face", &steps.encode),
+    ];
+    Ok(format!(
+        "Videos of {} frames of {}×{} px at 10 a second as JPEG, made of the reported photos: a share of the frames holds one or two people who walk by,\n\
+         come nearer or stand for a moment, with faces of 42 to 170 px, turning, blurred by motion and lit in their own ways; noise (3 steps of 255) and flicker (4 %) are in\n\
+         every frame. *Ours* is the camera agent's gate and the worker's lambda in one thread; Python's side is {reference}, with the\n\
+         defaults (HOG, one upsampling, 5-point landmarks), one thread, the same JPEG right after ours. The processor time is the process's. Asked for are faces of\n\
+         40 px and more that are in full view; in a frame that the gate leaves out what was found in the last one kept stands. *False boxes* are where there is no\n\
+         face.\n\n{}\n\
+         The gate takes {:.2} ms at p50 and {:.2} ms at p99. The other steps at p50, ms, of pictures that both sides looked at, and their ratio at p50 (p99):\n\n{}\n{}",
+        args.frames,
+        SIZE_PX.0,
+        SIZE_PX.1,
+        table(&header, &outcomes.iter().map(cells).collect::<Vec<_>>()),
+        gate.p50,
+        gate.p99,
+        table(&["step", "ours", "Python's", "ratio"], &rows),
+        Aim::list(aims),
+    ))
+}
+
+/// What `work` gives, and what it took, ms.
+fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
+    let begun = Instant::now();
+    let result = work()?;
+    Ok((result, ms_since(begun)))
+}
+
+fn ms_since(begun: Instant) -> f64 {
+    begun.elapsed().as_secs_f64() * 1e3
+}
+
+/// Of all threads of this process, ms.
+fn process_cpu_ms() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
+}
