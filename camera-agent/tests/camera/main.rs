@@ -1,6 +1,7 @@
 //! The camera agent as a process, against a real broker.
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod blocks;
 mod faults;
 mod memory;
 mod motion;
