@@ -104,6 +104,20 @@ pub fn from_bytes<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ContentE
     }
 }
 
+/// Encodes what has to fit a message.
+fn to_bounded<T: Serialize>(value: &T) -> Result<Vec<u8>, ContentError> {
+    let bytes = to_bytes(value)?;
+    if bytes.len() > DELTA_BYTES_MAX { Err(ContentError::TooLong { bytes: bytes.len() }) } else { Ok(bytes) }
+}
+
+/// Decodes what came in a message.
+fn from_bounded<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ContentError> {
+    if bytes.len() > DELTA_BYTES_MAX {
+        return Err(ContentError::TooLong { bytes: bytes.len() });
+    }
+    from_bytes(bytes)
+}
+
 /// Analyses that were made ahead of the chain's order, for whoever folds them: no state, and of no order.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Ahead {
@@ -119,8 +133,7 @@ impl Ahead {
     /// # Errors
     /// [`ContentError::TooLong`] if it has to be sent in parts.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ContentError> {
-        let bytes = to_bytes(self)?;
-        if bytes.len() > DELTA_BYTES_MAX { Err(ContentError::TooLong { bytes: bytes.len() }) } else { Ok(bytes) }
+        to_bounded(self)
     }
 
     /// Decodes, and checks all that can be checked without the frames.
@@ -128,10 +141,7 @@ impl Ahead {
     /// # Errors
     /// [`ContentError`] says what is wrong; nothing of it may be used then.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ContentError> {
-        if bytes.len() > DELTA_BYTES_MAX {
-            return Err(ContentError::TooLong { bytes: bytes.len() });
-        }
-        let ahead: Self = from_bytes(bytes)?;
+        let ahead: Self = from_bounded(bytes)?;
         ahead.check()?;
         Ok(ahead)
     }
@@ -179,8 +189,7 @@ impl Delta {
     /// # Errors
     /// [`ContentError::TooLong`] if it has to be sent in parts.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ContentError> {
-        let bytes = to_bytes(self)?;
-        if bytes.len() > DELTA_BYTES_MAX { Err(ContentError::TooLong { bytes: bytes.len() }) } else { Ok(bytes) }
+        to_bounded(self)
     }
 
     /// Decodes and checks the order of the records. The digests are checked by folding.
@@ -188,10 +197,7 @@ impl Delta {
     /// # Errors
     /// [`ContentError`] says what is wrong; nothing of it may be used then.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ContentError> {
-        if bytes.len() > DELTA_BYTES_MAX {
-            return Err(ContentError::TooLong { bytes: bytes.len() });
-        }
-        let delta: Self = from_bytes(bytes)?;
+        let delta: Self = from_bounded(bytes)?;
         delta.check()?;
         Ok(delta)
     }
