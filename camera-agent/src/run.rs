@@ -12,7 +12,7 @@ use crate::config::{Config, SourceConfig};
 use crate::source::pump::{Opener, Pump, PumpConfig};
 use crate::source::{command, folder, v4l2};
 use crate::spool::clerk::Clerk;
-use crate::spool::{Identity, Opened, Spool};
+use crate::spool::{Identity, Opened, Spool, SpoolError};
 
 /// How to run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -83,7 +83,16 @@ fn open_spool(config: &Config, options: Options) -> Result<Opened, RunError> {
     }
     let identity =
         Identity { camera: config.camera.clone(), class: config.source.class(), source: config.source.describe() };
-    let opened = Spool::open_or_renew(&config.state_dir, &identity, config.spool, unix_ms())?;
+    let open = || Spool::open_or_renew(&config.state_dir, &identity, config.spool, unix_ms());
+    let opened = match open() {
+        // A package starts its service with the configuration that it brings: nothing was done for that yet.
+        Err(SpoolError::Other { holds, untouched: true, .. }) => {
+            log::info!("the spool was made for {holds} and never held anything: it is replaced");
+            crate::spool::replace(&config.state_dir)?;
+            open()?
+        }
+        opened => opened?,
+    };
     let view = opened.spool.view();
     log::info!(
         chain:% = view.chain, oldest = view.oldest, next = view.next, frames = view.frames, bytes = view.bytes;

@@ -54,6 +54,8 @@ pub enum SpoolError {
         holds: String,
         /// What was asked for.
         asked: String,
+        /// Whether it never held a record.
+        untouched: bool,
     },
     /// A newer program made it.
     #[error("the spool in {folder} has format {found}, this program knows {known}: install the newer program again")]

@@ -89,6 +89,7 @@ impl Spool {
                 folder: folder.display().to_string(),
                 holds: held.describe(),
                 asked: identity.describe(),
+                untouched: spool.view().next == 0,
             });
         }
         Ok(spool)

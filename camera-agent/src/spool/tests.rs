@@ -280,6 +280,22 @@ fn another_camera_class_or_input_is_refused_until_a_new_job_is_asked_for() {
 }
 
 #[test]
+fn a_spool_that_never_held_anything_says_so_to_whoever_asks_for_something_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let untouched = || match Spool::open(folder.path(), &identity(ChainClass::Batch), ROOMY, 0) {
+        Err(SpoolError::Other { untouched, .. }) => untouched,
+        opened => panic!("{:?}", opened.err()),
+    };
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    drop(spool);
+    assert!(untouched());
+    spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 0..1);
+    drop(spool);
+    assert!(!untouched());
+}
+
+#[test]
 fn a_spool_of_a_newer_program_is_refused_and_stays_where_it_is() {
     let folder = tempfile::tempdir().unwrap();
     drop(open(&folder, ChainClass::Live, ROOMY));
