@@ -25,7 +25,7 @@ impl Cells {
     /// whatever is damaged.
     pub fn of(picture: &Picture) -> Option<Self> {
         match picture {
-            Picture::Rgb { width, height, pixels } => Self::of_rgb(*width, *height, pixels, CELL_PIXELS),
+            Picture::Rgb { width, height, pixels } => Self::of_rgb(*width, *height, pixels),
             Picture::File(bytes) => Self::of_jpeg(bytes),
         }
     }
@@ -56,9 +56,9 @@ impl Cells {
         Self::averaged(blocks.width, blocks.height, CELL_PIXELS / BLOCK_PIXELS, &blocks.means, 1, |mean| mean[0].into())
     }
 
-    fn of_rgb(width: u32, height: u32, rgb: &[u8], cell_pixels: u32) -> Option<Self> {
+    fn of_rgb(width: u32, height: u32, rgb: &[u8]) -> Option<Self> {
         // ITU-R BT.601, as JPEG has it, in parts of 256.
-        Self::averaged(width, height, cell_pixels, rgb, 3, |rgb| {
+        Self::averaged(width, height, CELL_PIXELS, rgb, 3, |rgb| {
             77 * u32::from(rgb[0]) + 150 * u32::from(rgb[1]) + 29 * u32::from(rgb[2])
         })
         .map(|cells| Self { means: cells.means.into_iter().map(|mean| mean / 256.0).collect(), ..cells })

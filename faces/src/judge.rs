@@ -50,8 +50,7 @@ impl Why {
 }
 
 /// What was decided about a usable face, and on which grounds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judgement {
     /// The face in its frame.
     pub face_index: u32,

@@ -122,6 +122,15 @@ pub enum UnitOutcome {
 }
 
 impl UnitOutcome {
+    /// Faces done so far; a picture that comes with the outcome is of the last of them.
+    pub fn faces(&self) -> usize {
+        match self {
+            Self::Partial(partial) => partial.faces.len(),
+            Self::Done(Analysis::Frame(frame)) => frame.faces.len(),
+            Self::Done(Analysis::Unreadable { .. } | Analysis::SetAside { .. }) => 0,
+        }
+    }
+
     /// Whether a worker in its right mind can say this of a frame whose state was `former` (`None` before its first unit): one
     /// unit further, and a state that something can follow. A worker that says something else is to be replaced.
     pub fn follows(&self, former: Option<&Partial>, picture_px_max: u32) -> bool {

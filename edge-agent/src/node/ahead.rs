@@ -12,7 +12,7 @@ use microlambda_faces::proto::{StepTimes, ToWorker, UnitOutcome};
 use microlambda_faces::{Analysis, FaceOutcome};
 use microlambda_wire::{AheadNote, Blob, ChainClass, Name, Record, Topic};
 
-use super::ahead_of::{AheadEnd, HELD_LEN_MAX, faces_of};
+use super::ahead_of::{AheadEnd, HELD_LEN_MAX};
 use super::chain_run::{ChainRun, Step};
 use super::slot::Work;
 use super::step::{FEED_AHEAD, INPUT_US};
@@ -193,10 +193,7 @@ impl<S: Store, W: World> Node<S, W> {
             self.world.kill_worker();
             return self.worker_gone("the worker's answer cannot follow from the state it was given");
         }
-        let faces = match &outcome {
-            UnitOutcome::Partial(partial) => partial.faces.len(),
-            UnitOutcome::Done(analysis) => faces_of(analysis),
-        };
+        let faces = outcome.faces();
         if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
             ahead.thumbnails.push((u32::try_from(index).unwrap_or(u32::MAX), jpeg));
         }

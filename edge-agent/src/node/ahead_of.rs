@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use microlambda::fanout::Fanout;
+use microlambda_faces::Partial;
 use microlambda_faces::content::{Ahead, Entry, to_bytes};
-use microlambda_faces::{Analysis, Partial};
 use microlambda_wire::Record;
 
 /// Analyses kept per chain at most, bytes: as many as frames in the buffer.
@@ -267,13 +267,5 @@ impl AheadOf {
         let pause = Some(self.not_before_us);
         let over = self.fanout.next_end_us(now_us);
         [input, pause, over].into_iter().flatten().filter(|at_us| *at_us > now_us).min().unwrap_or(u64::MAX)
-    }
-}
-
-/// Faces that an analysis shows.
-pub(super) fn faces_of(analysis: &Analysis) -> usize {
-    match analysis {
-        Analysis::Frame(frame) => frame.faces.len(),
-        Analysis::Unreadable { .. } | Analysis::SetAside { .. } => 0,
     }
 }

@@ -7,7 +7,6 @@ use microlambda_faces::content::{Entry, PartialEntry};
 use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
 use microlambda_wire::{Name, Record, StepTiming};
 
-use super::ahead_of::faces_of;
 use super::chain_run::{ChainRun, Step};
 use super::slot::{KILL_SLACK_US, Work};
 use super::{Node, NodeError, World};
@@ -220,10 +219,7 @@ impl<S: Store, W: World> Node<S, W> {
             self.world.kill_worker();
             return self.worker_gone("the worker's answer cannot follow from the state it was given");
         }
-        let faces = match &outcome {
-            UnitOutcome::Partial(partial) => partial.faces.len(),
-            UnitOutcome::Done(analysis) => faces_of(analysis),
-        };
+        let faces = outcome.faces();
         match outcome {
             UnitOutcome::Partial(partial) => step.partial = Some(PartialEntry { sequence, partial }),
             UnitOutcome::Done(analysis) => {
