@@ -23,6 +23,9 @@ pub(super) const SCHEMA: &str = include_str!("schema.sql");
 /// Pages kept in memory, KiB: the working set of a commit, no more.
 const CACHE_KIB: i64 = 1_024;
 
+/// Statements that are kept compiled: all that a step takes.
+const STATEMENTS_MAX: usize = 48;
+
 /// A [`Store`] in one SQLite file of a state directory, which it locks while open.
 pub struct SqliteStore {
     pub(super) connection: Connection,
@@ -95,6 +98,7 @@ impl SqliteStore {
         connection.pragma_update(None, "synchronous", synchronous)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         connection.pragma_update(None, "wal_autocheckpoint", 256)
     }
 
@@ -232,7 +236,7 @@ impl Store for SqliteStore {
     fn note_bus(&mut self, events: &[String], thumbnails: &[(String, Vec<u8>)]) -> Result<(), StoreError> {
         self.write(|tx| {
             for event in events {
-                tx.execute("UPDATE event SET on_bus = 1 WHERE id = ?1", [event])?;
+                tx.prepare_cached("UPDATE event SET on_bus = 1 WHERE id = ?1")?.execute([event])?;
             }
             thumbnails.iter().try_for_each(|(face, jpeg)| write_thumbnail(tx, face, jpeg))
         })
@@ -295,11 +299,10 @@ fn blob<T: serde::Serialize>(value: &T) -> rusqlite::Result<Vec<u8>> {
 
 fn write_attempt(tx: &Transaction<'_>, chain: i64, attempt: Option<&Attempt>) -> rusqlite::Result<()> {
     match attempt {
-        None => tx.execute("DELETE FROM attempt WHERE chain = ?1", [chain])?,
-        Some(attempt) => tx.execute(
-            "INSERT OR REPLACE INTO attempt (chain, digest, epoch, one_unit) VALUES (?1, ?2, ?3, ?4)",
-            params![chain, attempt.step.digest.0, attempt.epoch, attempt.mode == StepMode::OneUnit],
-        )?,
+        None => tx.prepare_cached("DELETE FROM attempt WHERE chain = ?1")?.execute([chain])?,
+        Some(attempt) => tx
+            .prepare_cached("INSERT OR REPLACE INTO attempt (chain, digest, epoch, one_unit) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![chain, attempt.step.digest.0, attempt.epoch, attempt.mode == StepMode::OneUnit])?,
     };
     Ok(())
 }
@@ -312,15 +315,7 @@ fn write_thumbnail(tx: &Transaction<'_>, face: &str, jpeg: &[u8]) -> rusqlite::R
 fn write_advance(tx: &Transaction<'_>, advance: &Advance<'_>) -> rusqlite::Result<()> {
     let id = chain_id(tx, advance.chain)?;
     let from = integer(advance.from_sequence)?;
-    for statement in [
-        "DELETE FROM entry WHERE chain = ?1 AND sequence >= ?2",
-        "DELETE FROM sighting WHERE chain = ?1 AND sequence >= ?2",
-        "DELETE FROM exemplar WHERE chain = ?1 AND sequence >= ?2",
-        "DELETE FROM person WHERE chain = ?1 AND first_sequence >= ?2",
-        "UPDATE event SET superseded = 1 WHERE chain = ?1 AND sequence >= ?2",
-    ] {
-        tx.prepare_cached(statement)?.execute(params![id, from])?;
-    }
+    take_back(tx, id, from)?;
     for (entry, folded) in &advance.entries {
         write_entry(tx, id, advance, entry, folded)?;
     }
@@ -348,6 +343,25 @@ fn write_advance(tx: &Transaction<'_>, advance: &Advance<'_>) -> rusqlite::Resul
     ])?;
     write_attempt(tx, id, advance.then.as_ref())?;
     tx.prepare_cached("DELETE FROM failure WHERE chain = ?1")?.execute([id])?;
+    Ok(())
+}
+
+/// Takes back what records from `from` on have led to. Everything else comes with an entry, so that there is hardly ever anything to look for: the
+/// tables of people and events are not in the order of records.
+fn take_back(tx: &Transaction<'_>, chain: i64, from: i64) -> rusqlite::Result<()> {
+    let query = "SELECT EXISTS (SELECT 1 FROM entry WHERE chain = ?1 AND sequence >= ?2)";
+    if !tx.prepare_cached(query)?.query_row([chain, from], |row| row.get::<_, bool>(0))? {
+        return Ok(());
+    }
+    for statement in [
+        "DELETE FROM entry WHERE chain = ?1 AND sequence >= ?2",
+        "DELETE FROM sighting WHERE chain = ?1 AND sequence >= ?2",
+        "DELETE FROM exemplar WHERE chain = ?1 AND sequence >= ?2",
+        "DELETE FROM person WHERE chain = ?1 AND first_sequence >= ?2",
+        "UPDATE event SET superseded = 1 WHERE chain = ?1 AND sequence >= ?2",
+    ] {
+        tx.prepare_cached(statement)?.execute([chain, from])?;
+    }
     Ok(())
 }
 
