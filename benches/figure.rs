@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use microlambda::DigestBuilder;
 use microlambda_benches::faults::Random;
-use microlambda_benches::figure::line::{LINES, LONG, Line, UNLIMITED_MS};
+use microlambda_benches::figure::line::{LINES, LONG, LimitEnd, Line, UNLIMITED_MS};
 use microlambda_benches::figure::plot;
 use microlambda_benches::figure::raw::{Calibration, Parameters, Raw, Row};
 use microlambda_benches::figure::stand::Stand;
@@ -192,7 +192,8 @@ impl Bench {
         let mut stands = vec![(Line::of(LONG)?, long)];
         for line in LINES.iter().filter(|line| line.key != LONG) {
             let r_limit_ms = calibration.r_limit_ms.get(line.key).copied().ok_or("no limit for a line")?;
-            stands.push((line, Stand::new(line, r_limit_ms, &folders.of(folders.least()))?));
+            let warm_up = if line.end == LimitEnd::Killed { folders.least() } else { most };
+            stands.push((line, Stand::new(line, r_limit_ms, &folders.of(warm_up))?));
         }
         let before_us: u64 = stands.iter().map(|(_, stand)| stand.cpu_us()).sum();
         std::thread::sleep(IDLE);
@@ -200,12 +201,7 @@ impl Bench {
         if known.is_none() {
             calibration.idle_share = used_us as f64 / IDLE.as_micros() as f64;
         }
-        let mut bench = Self { stands, calibration, folders };
-        // Each worker and each budget has seen all pictures before the first trial that counts.
-        for turn in 0..bench.stands.len() {
-            bench.trial(turn, most)?;
-        }
-        Ok(bench)
+        Ok(Self { stands, calibration, folders })
     }
 
     fn trial(&mut self, line: usize, images: usize) -> Result<Trial, Error> {
@@ -224,6 +220,10 @@ impl Bench {
             .collect();
         for last in (1..order.len()).rev() {
             order.swap(last, random.below(last as u64 + 1) as usize);
+        }
+        // A line that is killed starts anew in every trial.
+        for (_, stand) in self.stands.iter_mut().filter(|(line, _)| line.end == LimitEnd::Continued) {
+            stand.renew()?;
         }
         let mut rows = Vec::new();
         for (turn, (line, images)) in order.into_iter().enumerate() {

@@ -80,8 +80,8 @@ pub fn text(raw: &Raw, calibration: &Calibration, results: &Results, note: &str)
         "{note}![Mean time and ratio against the number of images](figure.svg)\n\n\
          A workload is a folder of so many pictures of {width_px}×{height_px} px, cut from the real photos of the data set (a picture with people, one\n\
          without, by turns), on the spool of a camera agent. Camera agent, edge agents, their workers and mosquitto are the real processes, on\n\
-         loopback. Edge agents and workers stay warm; each line has a broker and agents of its own, which wait while another line is\n\
-         measured and then use {:.1} % of one core all together. A trial is a new job of a new camera agent whose spool was filled before.\n\
+         loopback. Each line has a broker and agents of its own, with warm workers; they wait while another line is\n\
+         measured and then use {:.1} % of one core all together. All of them are started anew in every block, so that one process's luck is no line's. A trial is a new job of a new camera agent whose spool was filled before.\n\
          **Its time** is, for all lines, from the receipt of the camera's first head, which makes the job visible, to the receipt of the job's\n\
          output, which a node says once the final state is durable, by one observer on the same broker.\n\n\
          One image costs {image_ms:.1} ms on average (in the median of five long invocations before the first block); `r_limit` is that times the\n\
