@@ -316,7 +316,7 @@ impl Session {
 
     fn frame(&self, sequence: u64) -> ToWorker {
         let index = usize::try_from(sequence).unwrap_or(0) % self.pictures.len();
-        ToWorker::Frame { sequence, jpeg: self.pictures[index].clone(), more: true }
+        ToWorker::Frame { sequence, jpeg: self.pictures[index].clone(), moved: None, more: true }
     }
 
     /// How long the worker's main thread has waited for a core so far, µs: the second field of its `schedstat`.

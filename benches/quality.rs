@@ -3,13 +3,18 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+use camera_agent::luma::Cells;
+use camera_agent::motion::{Gate, Verdict};
+use camera_agent::picture::Picture;
 use clap::Parser;
-use face_worker::{Dlib, EngineChoice, analyse};
+use face_worker::{Dlib, EngineChoice, Frame, analyse, analyse_frame};
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use microlambda::Digest;
 use microlambda_benches::report::{Aim, Finding, publish, table};
-use microlambda_benches::video::{Cast, FACE_PX_MIN, Photos, Script, Shares, Shown, VISIBLE_MIN, is_of};
+use microlambda_benches::video::{
+    Cast, FACE_PX_MIN, Photos, STILL_INTERVAL_US, Script, Shares, Shown, VISIBLE_MIN, is_of,
+};
 use microlambda_benches::{Common, Error, Machine, data_dir, exit};
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, distance};
@@ -127,7 +132,8 @@ fn run(args: &Args) -> Result<(), Error> {
     let aims = aims(&reported, &stills);
     let text = format!(
         "Videos of {}×{} px made of photos (`benches/src/video/`): people walk by, come up to the camera and stand still, turn their heads, in changing light, with\n\
-         motion blur, sensor noise and flicker; {} frames of each, {SHARE_PERCENT} % of them with somebody in it. A video is a chain of its own. People and seeds of the\n\
+         motion blur, sensor noise and flicker; {} frames of each, {SHARE_PERCENT} % of them with somebody in it. The camera agent's gate leaves still ones out and says where something\n\
+         moved in the others; only there they are searched. A video is a chain of its own. People and seeds of the\n\
          *reported* set chose no threshold. *Fold* is what edge agents do; *plain* is the nearest of all encodings within {}, else new, on the same\n\
          analyses. To be reported is who has a face of {FACE_PX_MIN} px in full view at least once.\n\n{}\n\
          Photos, each set in the order of names; {PHOTO_PEOPLE} people are in them:\n\n{}\n{}",
@@ -185,11 +191,19 @@ fn set(args: &Args, engine: &mut Dlib, photos: Photos, seed: u64) -> Result<Set,
         let script = Shares::default().script(&cast, video as usize, SHARE_PERCENT, args.frames, seed + video);
         let (mut fold, mut plain) = (FoldState::genesis(params), Plain::default());
         let (mut by_fold, mut by_plain) = (Vec::new(), Vec::new());
+        let (mut gate, mut sequence) = (Gate::new(STILL_INTERVAL_US), 0);
         let (mut expected, mut seen) = (BTreeSet::new(), Vec::new());
         for number in 0..script.frames {
             let shown = script.shown(number);
             expected.extend(shown.iter().filter(|face| in_full_view(face)).map(|face| face.name.to_owned()));
-            let analysis = analyse(engine, params, script.jpeg(number)?)?;
+            let bytes = script.jpeg(number)?;
+            let at_us = 1_000 * at_ms(&script, number);
+            if gate.judge(Cells::of(&Picture::File(bytes.clone())), at_us) == Verdict::Still {
+                continue;
+            }
+            let moved = gate.moved();
+            gate.kept();
+            let analysis = analyse_frame(engine, params, Frame { sequence, bytes, moved })?;
             let faces = usable(&analysis, &shown);
             for (_, face) in &faces {
                 if plain.is_new(&params, &face.encoding) {
@@ -199,7 +213,8 @@ fn set(args: &Args, engine: &mut Dlib, photos: Photos, seed: u64) -> Result<Set,
             if args.tell {
                 tell(&fold, at_ms(&script, number), &analysis, &faces);
             }
-            let folded = fold.fold(&entry(number, at_ms(&script, number), analysis))?;
+            let folded = fold.fold(&entry(sequence, at_ms(&script, number), analysis))?;
+            sequence += 1;
             let new = folded.sightings.iter().filter(|seen| seen.event == Some(EventKind::NewFace));
             for index in new.map(|seen| seen.face_index) {
                 let who = faces.iter().find(|(at, _)| *at == index).and_then(|(_, face)| face.who.clone());
@@ -242,9 +257,13 @@ fn at_ms(script: &Script, number: usize) -> u64 {
     (1_000.0 * number as f64 / script.fps) as u64
 }
 
-fn entry(number: usize, captured_at_ms: u64, analysis: Analysis) -> Entry {
-    let sequence = number as u64;
-    let record = Record::Frame { captured_at_ms, digest: Digest::of(&sequence.to_le_bytes()), label: String::new() };
+fn entry(sequence: u64, captured_at_ms: u64, analysis: Analysis) -> Entry {
+    let record = Record::Frame {
+        captured_at_ms,
+        digest: Digest::of(&sequence.to_le_bytes()),
+        label: String::new(),
+        moved: None,
+    };
     Entry { sequence, record, analysis: Some(analysis), engine: String::new() }
 }
 
@@ -301,8 +320,9 @@ fn stills(engine: &mut Dlib) -> Result<Vec<Still>, Error> {
                 plain.is_new(&params, &face.encoding);
                 all_plain.is_new(&params, &face.encoding);
             }
-            fold.fold(&entry(at, 1_000 * at as u64, analysis.clone()))?;
-            all.fold(&entry(number, 1_000 * number as u64, analysis))?;
+            let at = at as u64;
+            fold.fold(&entry(at, 1_000 * at, analysis.clone()))?;
+            all.fold(&entry(number, 1_000 * number, analysis))?;
             number += 1;
         }
         let counted = fold.gallery().people.len();

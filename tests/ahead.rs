@@ -78,7 +78,7 @@ fn ahead(node: &str, records: std::ops::Range<u64>, found: Option<Vec<Entry>>) -
 fn found(numbers: std::ops::Range<u64>) -> Vec<Entry> {
     let record = |number: u64| {
         let digest = Digest::of(&truth::jpeg(0, number));
-        microlambda_wire::Record::Frame { captured_at_ms: 2_000, digest, label: format!("{number:03}") }
+        microlambda_wire::Record::Frame { captured_at_ms: 2_000, digest, label: format!("{number:03}"), moved: None }
     };
     let analysis = |number| Some(truth::picture(5, 0, number, false).analysis(0));
     let entry =

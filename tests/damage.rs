@@ -179,7 +179,7 @@ fn spool_image() -> (Image, Vec<String>) {
     let mut spool = Spool::open_or_renew(dir.path(), &identity(), LIMITS, 1).expect("a spool").spool;
     for number in 0..FRAMES {
         let jpeg = (0..2_000 + number * 100).map(|at| (at ^ number) as u8).collect();
-        let frame = NewFrame { jpeg, captured_at_ms: number, label: format!("{number}.jpg"), input: None };
+        let frame = NewFrame { jpeg, captured_at_ms: number, label: format!("{number}.jpg"), moved: None, input: None };
         spool.append(&frame).expect("a transaction");
     }
     spool.read(7).expect("a read");

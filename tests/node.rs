@@ -320,6 +320,7 @@ fn frames_are_asked_for_by_what_fits_the_buffer() {
         captured_at_ms: 1,
         digest: Digest::of(&jpeg),
         label: String::new(),
+        moved: None,
     };
     let topic = Topic::CameraFrame { camera: name("door"), node: name("a") }.build(&prefix());
     let payload = write_frame_meta(&jpeg, &meta).expect("a frame");

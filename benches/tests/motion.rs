@@ -18,9 +18,9 @@ fn kept(script: &Script) -> Vec<bool> {
     let judge = |number: usize| {
         let cells = Cells::of(&Picture::File(script.jpeg(number).unwrap()));
         assert!(cells.is_some(), "a camera's JPEG can be judged");
-        let is_kept = gate.judge(cells.as_ref(), number as u64) == Verdict::Moved;
+        let is_kept = gate.judge(cells, number as u64) == Verdict::Moved;
         if is_kept {
-            gate.kept(cells, number as u64);
+            gate.kept();
         }
         is_kept
     };

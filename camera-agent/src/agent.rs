@@ -367,7 +367,7 @@ impl Agent {
         let (camera, node) = (self.config.camera.clone(), node.clone());
         let Stored { sequence, record, jpeg } = stored;
         let (topic, payload) = match (record, jpeg) {
-            (microlambda_wire::Record::Frame { captured_at_ms, digest, label }, Some(jpeg)) => {
+            (microlambda_wire::Record::Frame { captured_at_ms, digest, label, moved }, Some(jpeg)) => {
                 let meta = FrameMeta {
                     v: 1,
                     camera: camera.clone(),
@@ -377,6 +377,7 @@ impl Agent {
                     captured_at_ms,
                     digest,
                     label,
+                    moved,
                 };
                 let frame = write_frame_meta(&jpeg, &meta).map_err(|error| error.to_string())?;
                 (Topic::CameraFrame { camera, node }, frame)

@@ -1,10 +1,17 @@
-//! Whether something moved since the last picture that was kept.
+//! Whether something moved since the last picture that was kept, and where.
 //!
 //! A camera looks at a still scene most of the time. Pictures that show nothing new are left out before they get a number: the camera is
 //! the only sequencer of its chain, so what follows from the frames it did take is the same wherever and however they are worked off.
 //!
 //! Two pictures are compared cell by cell, after whatever happened to the light as a whole has been taken out of the difference. What is
 //! left is held against the noise of each cell, learnt from one picture to the next. Pure: cells and time are arguments.
+//!
+//! Of a picture that is kept only the parts in which something moved need be searched for faces. Each cell is compared with what it looked like
+//! when it was last among these, so that whatever creeps or fades in is searched in the end, and all of the picture is searched once an interval.
+
+mod areas;
+
+use microlambda_wire::Areas;
 
 use crate::luma::Cells;
 
@@ -36,10 +43,14 @@ const BAND_MEAN_MIN: f32 = 16.0;
 /// A line is put through brightnesses only where they spread by this standard deviation: noise would bend it else.
 const SPREAD_MIN: f32 = 4.0;
 
+/// Where something moved is searched in so many further pictures: somebody new who has stopped is seen as often as it takes to be sure
+/// (`VIEWS_MIN` of the face lambda), and sharper than in motion.
+const LINGER_PICTURES: u8 = 3;
+
 /// What is to be done with a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Something moved since the last one that was kept, or it cannot be told.
+    /// Something moved since the last one that was kept, or a moment ago, or it cannot be told.
     Moved,
     /// Nothing moved, but the last one was kept long enough ago.
     Due,
@@ -51,7 +62,8 @@ pub enum Verdict {
 #[derive(Debug, Clone)]
 pub struct Gate {
     still_interval_us: u64,
-    kept: Option<(Option<Cells>, u64)>,
+    reference: Option<Reference>,
+    judged: Option<Judged>,
     former: Option<Cells>,
     /// Mean absolute difference of each cell from one picture to the next.
     noise: Vec<f32>,
@@ -59,38 +71,92 @@ pub struct Gate {
     seen: f32,
 }
 
+/// What pictures are compared with: each cell as it was when it was searched last, in the light of the picture that was kept last.
+#[derive(Debug, Clone)]
+struct Reference {
+    /// `None` if a picture that could not be seen was kept.
+    cells: Option<Cells>,
+    kept_at_us: u64,
+    /// When all of a picture was searched last.
+    whole_at_us: u64,
+    /// Pictures kept since something moved in each cell.
+    quiet: Vec<u8>,
+}
+
+/// The picture judged last, as it is to be kept.
+#[derive(Debug, Clone)]
+struct Judged {
+    reference: Reference,
+    moved: Option<Areas>,
+}
+
 impl Gate {
     /// A gate that lets a picture through every `still_interval_us` though nothing moves.
     pub fn new(still_interval_us: u64) -> Self {
-        Self { still_interval_us, kept: None, former: None, noise: Vec::new(), seen: 0.0 }
+        Self { still_interval_us, reference: None, judged: None, former: None, noise: Vec::new(), seen: 0.0 }
     }
 
     /// Judges a picture; `None` stands for one that cannot be seen. To be called once for each picture.
-    pub fn judge(&mut self, cells: Option<&Cells>, now_us: u64) -> Verdict {
-        let Some(cells) = cells else {
+    pub fn judge(&mut self, cells: Option<Cells>, now_us: u64) -> Verdict {
+        if let Some(cells) = &cells {
+            self.learn(cells);
+        } else {
             self.former = None;
+        }
+        let compared = cells.as_ref().and_then(|cells| {
+            let reference = self.reference.as_ref()?;
+            Some((reference, difference(reference.cells.as_ref()?, cells)?))
+        });
+        let Some((reference, difference)) = compared else {
+            self.judged = Some(Judged::whole(cells, now_us));
             return Verdict::Moved;
         };
-        self.learn(cells);
-        match &self.kept {
-            Some((Some(kept), at_us)) => match difference(kept, cells) {
-                Some(difference) if !self.shows_motion(&difference, cells.columns()) => {
-                    if now_us.saturating_sub(*at_us) >= self.still_interval_us { Verdict::Due } else { Verdict::Still }
-                }
-                _ => Verdict::Moved,
-            },
-            _ => Verdict::Moved,
+        let columns = cells.as_ref().map_or(1, Cells::columns);
+        let moved = self.moving(&difference, columns);
+        let mut quiet: Vec<u8> = reference.quiet.iter().map(|pictures| pictures.saturating_add(1)).collect();
+        for (quiet, _) in quiet.iter_mut().zip(&moved).filter(|(_, moved)| **moved) {
+            *quiet = 0;
         }
+        let asked: Vec<bool> = quiet.iter().map(|pictures| *pictures <= LINGER_PICTURES).collect();
+        let since = |at_us: u64| now_us.saturating_sub(at_us) >= self.still_interval_us;
+        let verdict = if asked.contains(&true) {
+            Verdict::Moved
+        } else if since(reference.kept_at_us) {
+            Verdict::Due
+        } else {
+            Verdict::Still
+        };
+        let moved = if since(reference.whole_at_us) { None } else { areas::around(&asked, columns) };
+        self.judged = Some(match (cells, moved) {
+            (Some(cells), Some((moved, searched))) => {
+                let expected = difference.iter().zip(cells.means()).map(|(change, mean)| mean - change.by);
+                let means = cells.means().iter().zip(expected).zip(searched);
+                let means = means.map(|((mean, expected), searched)| if searched { *mean } else { expected }).collect();
+                let (cells, whole_at_us) = (Cells::new(columns, means), reference.whole_at_us);
+                Judged { reference: Reference { cells, kept_at_us: now_us, whole_at_us, quiet }, moved: Some(moved) }
+            }
+            (cells, _) => {
+                let mut judged = Judged::whole(cells, now_us);
+                judged.reference.quiet = quiet;
+                judged
+            }
+        });
+        verdict
     }
 
-    /// The picture just judged was kept: what follows is compared with it. To be called when it is durable; until then it may be
+    /// Where something moved in the picture judged last; `None` if all of it is to be searched.
+    pub fn moved(&self) -> Option<Areas> {
+        self.judged.as_ref()?.moved.clone()
+    }
+
+    /// The picture judged last was kept: what follows is compared with it. To be called when it is durable; until then it may be
     /// lost, and the next one must show what it showed.
-    pub fn kept(&mut self, cells: Option<Cells>, now_us: u64) {
-        self.kept = Some((cells, now_us));
+    pub fn kept(&mut self) {
+        self.reference = self.judged.take().map(|judged| judged.reference).or(self.reference.take());
     }
 
-    /// Two neighbours, so that a single lamp or a dead pixel is not enough.
-    fn shows_motion(&self, difference: &[Change], columns: usize) -> bool {
+    /// The cells in which something moved and that have such a neighbour: a single lamp or a dead pixel is not enough.
+    fn moving(&self, difference: &[Change], columns: usize) -> Vec<bool> {
         let typical = self.typical_noise();
         let moved: Vec<bool> = (difference.iter().zip(&self.noise))
             .map(|(change, noise)| {
@@ -98,14 +164,8 @@ impl Gate {
                 change.by.abs() > MOVED_MIN.max(MOVED_SIGMAS * sigma) + change.tone_error
             })
             .collect();
-        let is_moved = |row: usize, column: usize| moved.get(row * columns + column) == Some(&true);
-        moved.iter().enumerate().filter(|(_, moved)| **moved).any(|(at, _)| {
-            let (row, column) = (at / columns, at % columns);
-            // Of eight neighbours these four are enough: the others find this cell.
-            column + 1 < columns && (is_moved(row, column + 1) || is_moved(row + 1, column + 1))
-                || is_moved(row + 1, column)
-                || column > 0 && is_moved(row + 1, column - 1)
-        })
+        let has_neighbour = |at: usize| areas::neighbours(at, columns, moved.len()).any(|other| moved[other]);
+        moved.iter().enumerate().map(|(at, is_moved)| *is_moved && has_neighbour(at)).collect()
     }
 
     /// Takes what changed since the former picture for noise, as far as it can be.
@@ -128,6 +188,14 @@ impl Gate {
 
     fn typical_noise(&self) -> f32 {
         median(self.noise.clone()).unwrap_or(0.0).max(NOISE_MIN)
+    }
+}
+
+impl Judged {
+    /// All of a picture is searched.
+    fn whole(cells: Option<Cells>, now_us: u64) -> Self {
+        let quiet = vec![u8::MAX; cells.as_ref().map_or(0, |cells| cells.means().len())];
+        Self { reference: Reference { cells, kept_at_us: now_us, whole_at_us: now_us, quiet }, moved: None }
     }
 }
 

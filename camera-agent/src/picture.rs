@@ -46,6 +46,8 @@ pub struct Prepared {
     pub jpeg: Vec<u8>,
     /// True if these are not the source's own bytes.
     pub reencoded: bool,
+    /// True if it has fewer pixels than the source's picture.
+    pub scaled: bool,
 }
 
 /// Why a picture is passed over; each says what to do.
@@ -119,7 +121,7 @@ fn prepare_jpeg(bytes: Vec<u8>, bytes_max: usize) -> Result<Prepared, PictureErr
     check_size(header.width, header.height, PASS_PIXELS_MAX, "")?;
     let bytes = jpeg::with_huffman_tables(bytes);
     if bytes.len() <= bytes_max {
-        return Ok(Prepared { jpeg: bytes, reencoded: false });
+        return Ok(Prepared { jpeg: bytes, reencoded: false, scaled: false });
     }
     let image = decode(&bytes, ImageFormat::Jpeg, ", or raise bytes-max in [frame] so that it passes as it is")?;
     drop(bytes);
@@ -167,7 +169,7 @@ fn encode_to_fit(image: &DynamicImage, bytes_max: usize) -> Result<Prepared, Pic
         for quality in QUALITIES {
             let jpeg = encode(current, quality).map_err(|error| PictureError::Undecodable(error.to_string()))?;
             if jpeg.len() <= bytes_max {
-                return Ok(Prepared { jpeg, reencoded: true });
+                return Ok(Prepared { jpeg, reencoded: true, scaled: scaled.is_some() });
             }
         }
         let (width, height) = (current.width() * 3 / 4, current.height() * 3 / 4);
@@ -229,7 +231,7 @@ mod tests {
     #[test]
     fn a_jpeg_within_the_bound_keeps_its_bytes() {
         let jpeg = photo_jpeg(320, 240, 1);
-        assert_eq!(file(jpeg.clone(), jpeg.len()), Ok(Prepared { jpeg, reencoded: false }));
+        assert_eq!(file(jpeg.clone(), jpeg.len()), Ok(Prepared { jpeg, reencoded: false, scaled: false }));
     }
 
     #[test]
@@ -257,7 +259,11 @@ mod tests {
     fn a_jpeg_cut_behind_its_header_passes_and_one_cut_inside_does_not() {
         let jpeg = photo_jpeg(320, 240, 1);
         let cut = jpeg[..jpeg.len() / 2].to_vec();
-        assert_eq!(file(cut.clone(), ROOMY), Ok(Prepared { jpeg: cut, reencoded: false }), "the worker decides");
+        assert_eq!(
+            file(cut.clone(), ROOMY),
+            Ok(Prepared { jpeg: cut, reencoded: false, scaled: false }),
+            "the worker decides"
+        );
         assert_eq!(file(jpeg[..100].to_vec(), ROOMY), Err(PictureError::BadHeader));
     }
 
@@ -281,7 +287,7 @@ mod tests {
         jpeg[sof + 5..sof + 9].copy_from_slice(&[0x17, 0x00, 0x21, 0xff]);
         let (width, height) = (0x21ff, 0x1700);
         assert!(width * height > 50_000_000);
-        assert_eq!(file(jpeg.clone(), ROOMY), Ok(Prepared { jpeg: jpeg.clone(), reencoded: false }));
+        assert_eq!(file(jpeg.clone(), ROOMY), Ok(Prepared { jpeg: jpeg.clone(), reencoded: false, scaled: false }));
         let error = file(jpeg.clone(), jpeg.len() - 1).unwrap_err();
         assert!(error.to_string().contains("24 megapixels") && error.to_string().contains("bytes-max"), "{error}");
         jpeg[sof + 5..sof + 9].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);

@@ -4,7 +4,7 @@ use microlambda_faces::fold::{FoldState, Gallery, event_id, lambda_digest};
 use microlambda_faces::judge::{self, Judgement, Why};
 use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, FrameAnalysis, Rect};
 use microlambda_runtime::printable;
-use microlambda_wire::{Name, Record};
+use microlambda_wire::{Area, Areas, Name, Record};
 use serde::Serialize;
 
 use crate::cli::CommandError;
@@ -56,6 +56,10 @@ struct Explanation {
     followed: Option<Before>,
     /// Views of the face in a row, this one counted, if nobody was followed.
     views: u32,
+    /// Whether it has moved by half of its size over these views.
+    moved: bool,
+    /// Where alone the picture was searched, [left, top, width, height] in px; `null` if all of it was.
+    searched: Option<Areas>,
     decision: Why,
 }
 
@@ -79,7 +83,8 @@ fn of(store: &SqliteStore, params: &FaceParams, row: EventRow) -> Result<Explana
     }
     let (entries, _) = store.entries(&chain, sequence, 1)?;
     let entry = entries.into_iter().next().filter(|entry| entry.sequence == sequence).ok_or_else(lacks)?;
-    let (Record::Frame { captured_at_ms, .. }, Some(Analysis::Frame(frame))) = (&entry.record, &entry.analysis) else {
+    let (Record::Frame { captured_at_ms, moved, .. }, Some(Analysis::Frame(frame))) = (&entry.record, &entry.analysis)
+    else {
         return Err(lacks());
     };
     let boundary = store.boundary(&chain, sequence)?.ok_or_else(lacks)?;
@@ -88,7 +93,8 @@ fn of(store: &SqliteStore, params: &FaceParams, row: EventRow) -> Result<Explana
     let judgement = judgements.iter().find(|judgement| judgement.face_index == face_index).ok_or_else(lacks)?;
     let face = frame.faces.get(face_index as usize).ok_or_else(lacks)?;
     let faces = judgements.len();
-    Ok(explanation(row, &chain, fold.gallery(), frame, face, judgement, faces))
+    let told = explanation(row, &chain, fold.gallery(), frame, face, judgement, faces);
+    Ok(Explanation { searched: moved.clone(), ..told })
 }
 
 fn explanation(
@@ -128,6 +134,8 @@ fn explanation(
         nearest: nearest.into_iter().map(known).collect(),
         followed: judgement.followed.map(|(person, distance)| Before { face: id(person), distance }),
         views: judgement.views,
+        moved: judgement.moved,
+        searched: None,
         decision: judgement.why,
     }
 }
@@ -138,6 +146,10 @@ fn text(params: &FaceParams, told: &Explanation) -> String {
     let mut text = event_line(&told.event);
     text += &format!("  face      {face_px} px at ({}, {}) of {width_px}×{height_px}, ", rect.left, rect.top);
     text += &format!("{} usable in the picture\n", told.faces);
+    if let Some(areas) = &told.searched {
+        let areas: Vec<String> = areas.iter().map(area_text).collect();
+        text += &format!("  searched  where something moved: {}\n", areas.join(", "));
+    }
     text += &format!(
         "  score     {score:.2}: {} for somebody new from {}, clear from {}\n",
         if told.strong { "evidence" } else { "no evidence" },
@@ -161,9 +173,14 @@ fn text(params: &FaceParams, told: &Explanation) -> String {
         text += &format!("  before    {face} was there a moment ago, that view is {distance:.3} away\n");
     }
     if told.views > 0 {
-        text += &format!("  vote      {} of {} views in a row\n", told.views, judge::VIEWS_MIN);
+        let moved = if told.moved { "over which it moved" } else { "over which it hardly moved" };
+        text += &format!("  vote      {} of {} views in a row, {moved}\n", told.views, judge::VIEWS_MIN);
     }
     text + &format!("  decision  {}\n", sentence(told.decision))
+}
+
+fn area_text(area: Area) -> String {
+    format!("{}×{} px at ({}, {})", area.width_px, area.height_px, area.left_px, area.top_px)
 }
 
 fn sentence(why: Why) -> &'static str {

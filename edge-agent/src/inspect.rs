@@ -131,7 +131,7 @@ impl Session {
     async fn analyse(&mut self, step: u64, picture: Vec<u8>, params: FaceParams) -> Result<Analysis, String> {
         let r_limit_us = u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
         let start = ToWorker::Start { step, r_limit_us, units_max: u32::MAX, costs: Vec::new(), params, resume: None };
-        let frame = ToWorker::Frame { sequence: 0, jpeg: picture, more: false };
+        let frame = ToWorker::Frame { sequence: 0, jpeg: picture, moved: None, more: false };
         if !self.worker.send(&start) || !self.worker.send(&frame) {
             return Err("the worker does not take the picture".into());
         }

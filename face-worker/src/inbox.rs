@@ -176,10 +176,10 @@ impl Inbox {
 
     fn take_message(&mut self, message: ToWorker, received_us: u64) {
         match message {
-            ToWorker::Frame { sequence, jpeg, more } => {
+            ToWorker::Frame { sequence, jpeg, moved, more } => {
                 if !self.stopped {
                     self.more = more;
-                    self.frames.push_back(Frame { sequence, bytes: jpeg });
+                    self.frames.push_back(Frame { sequence, bytes: jpeg, moved });
                 }
             }
             ToWorker::NoMoreFrames => self.more = false,

@@ -4,7 +4,7 @@ use microlambda::{Lambda, Next, UnitCost};
 use microlambda_faces::plan::{NextUnit, Plan, TileArea};
 use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE};
 use microlambda_faces::{
-    Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, Scene, SeenFace, Unusable,
+    Analysis, Areas, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, Scene, SeenFace, Unusable,
 };
 
 use crate::engine::{Engine, EngineError};
@@ -18,6 +18,8 @@ pub struct Frame {
     pub sequence: u64,
     /// A JPEG or PNG picture.
     pub bytes: Vec<u8>,
+    /// Where alone something may be new in it; `None` for all of it.
+    pub moved: Option<Areas>,
 }
 
 /// Where frames come from, in the order of their sequence numbers.
@@ -110,7 +112,7 @@ impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
         if self.current.is_none() {
             let frame = self.frames.next_frame()?;
             self.current = Some(match self.cache.0.take() {
-                Some((px_max, old)) if px_max == self.params.picture_px_max && old.frame.bytes == frame.bytes => {
+                Some((px_max, old)) if px_max == self.params.picture_px_max && is_same(&old.frame, &frame) => {
                     Current { frame, ..old }
                 }
                 _ => open_frame(frame, self.params.picture_px_max),
@@ -268,15 +270,19 @@ pub enum UnitError {
     NotPrepared,
 }
 
+/// Whether one frame's work is the other's, whatever their numbers.
+fn is_same(a: &Frame, b: &Frame) -> bool {
+    a.moved == b.moved && a.bytes == b.bytes
+}
+
 fn open_frame<P>(frame: Frame, picture_px_max: u32) -> Current<P> {
     match picture::header(&frame.bytes) {
-        Ok(header) => Current {
-            plan: Plan::of(header.width_px, header.height_px, picture_px_max),
-            pixels: header.pixels(),
-            frame,
-            unreadable: None,
-            decoded: None,
-        },
+        Ok(header) => {
+            // Cameras say what moved in the picture as they store it.
+            let moved = frame.moved.as_ref().filter(|_| !header.is_turned);
+            let plan = Plan::of_moved(header.width_px, header.height_px, picture_px_max, moved);
+            Current { plan, pixels: header.pixels(), frame, unreadable: None, decoded: None }
+        }
         Err(error) => {
             Current { plan: Plan::of(0, 0, picture_px_max), pixels: 0, frame, unreadable: Some(error), decoded: None }
         }
@@ -306,12 +312,20 @@ impl Frames for Option<Frame> {
     }
 }
 
-/// Analyses one picture from beginning to end, without a limit.
+/// Analyses all of one picture from beginning to end, without a limit.
 ///
 /// # Errors
 /// If a unit fails.
 pub fn analyse<E: Engine>(engine: &mut E, params: FaceParams, bytes: Vec<u8>) -> Result<Analysis, UnitError> {
-    let mut lambda = FaceLambda::new(engine, params, Some(Frame { sequence: 0, bytes }), Cache::default());
+    analyse_frame(engine, params, Frame { sequence: 0, bytes, moved: None })
+}
+
+/// Analyses one frame from beginning to end, without a limit.
+///
+/// # Errors
+/// If a unit fails.
+pub fn analyse_frame<E: Engine>(engine: &mut E, params: FaceParams, frame: Frame) -> Result<Analysis, UnitError> {
+    let mut lambda = FaceLambda::new(engine, params, Some(frame), Cache::default());
     let mut state = Progress::default();
     while let Next::Unit(cost) = lambda.next(&state) {
         if cost.prepare.is_some() {

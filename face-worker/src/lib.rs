@@ -22,7 +22,7 @@ mod thumbnail;
 pub use engine::{AlignedFace, Dlib, Engine, EngineChoice, EngineError, LoadError};
 pub use ffi::{Chip, DlibError};
 pub use inbox::{FRAME_WAIT_US_MAX, Inbox, InboxError, Reader, Start, inbox};
-pub use lambda::{Cache, FaceLambda, Frame, Frames, Progress, UnitError, analyse};
+pub use lambda::{Cache, FaceLambda, Frame, Frames, Progress, UnitError, analyse, analyse_frame};
 pub use models::{ENCODER_MODEL, LANDMARK_MODEL, Model, ModelError};
 pub use picture::{DECODE_PX_MAX, Header, PictureError, Pixels, Pyramid, SIDE_PX_MAX, decode, header};
 pub use run::{Args, ENVIRONMENT, RunError, run};

@@ -111,6 +111,8 @@ pub struct Header {
     pub width_px: u32,
     /// Rows of the upright picture.
     pub height_px: u32,
+    /// Whether the picture as stored is not upright.
+    pub is_turned: bool,
 }
 
 impl Header {
@@ -127,14 +129,15 @@ impl Header {
 pub fn header(bytes: &[u8]) -> Result<Header, PictureError> {
     let (decoder, orientation) = decoder(bytes)?;
     let (width_px, height_px) = decoder.dimensions();
+    let is_turned = orientation != Orientation::NoTransforms;
     let upright = match orientation {
         Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
-            Header { width_px: height_px, height_px: width_px }
+            Header { width_px: height_px, height_px: width_px, is_turned }
         }
         Orientation::NoTransforms
         | Orientation::Rotate180
         | Orientation::FlipHorizontal
-        | Orientation::FlipVertical => Header { width_px, height_px },
+        | Orientation::FlipVertical => Header { width_px, height_px, is_turned },
     };
     Ok(upright)
 }
@@ -286,7 +289,7 @@ mod tests {
         let turned = jpeg(64, 32, 6);
         let upright = decode(&turned).expect("decodes");
         assert_eq!((upright.width_px(), upright.height_px()), (32, 64));
-        assert_eq!(header(&turned), Ok(Header { width_px: 32, height_px: 64 }));
+        assert_eq!(header(&turned), Ok(Header { width_px: 32, height_px: 64, is_turned: true }));
         let below = upright.rgb().len() - 3;
         assert!(upright.rgb()[0] > 200 && upright.rgb()[below] < 50);
         let mirrored = decode(&jpeg(64, 32, 2)).expect("decodes");

@@ -23,7 +23,7 @@ fn an_analysis_cut_after_every_unit_and_taken_up_by_a_fresh_worker_is_the_same()
         while state.finished.is_empty() {
             // A state as another node receives it, and nothing else of the former worker.
             state = Progress { partial: state.partial.take(), finished: Vec::new() };
-            let source = Some(Frame { sequence: 0, bytes: picture.clone() });
+            let source = Some(Frame { sequence: 0, bytes: picture.clone(), moved: None });
             let mut lambda = FaceLambda::new(&mut engine, params, source, Cache::default());
             let limit = StepLimit { r_limit_us: u64::MAX, units_max: 1 };
             let report = run_step(&mut lambda, &mut state, &mut Budget::default(), limit, &mut || 0).expect("a unit");
@@ -50,7 +50,7 @@ fn a_step_that_ends_by_time_leaves_a_state_from_which_the_rest_gives_the_same() 
             (Progress::default(), Budget::default(), Cache::default(), 0);
         let mut now_us = 0;
         loop {
-            let source = Some(Frame { sequence: 0, bytes: picture.clone() });
+            let source = Some(Frame { sequence: 0, bytes: picture.clone(), moved: None });
             let mut lambda = FaceLambda::new(&mut engine, params, source, cache);
             let mut clock = || {
                 now_us += 1_000;
@@ -78,14 +78,14 @@ fn a_step_that_ends_by_time_leaves_a_state_from_which_the_rest_gives_the_same() 
 fn the_next_step_on_the_same_frame_does_not_decode_it_again() {
     let mut engine = Dlib::load(&models()).expect("models");
     let picture = photo("people/t1.jpg");
-    let source = Some(Frame { sequence: 0, bytes: picture.clone() });
+    let source = Some(Frame { sequence: 0, bytes: picture.clone(), moved: None });
     let mut lambda = FaceLambda::new(&mut engine, FaceParams::default(), source, Cache::default());
     let mut state = Progress::default();
     let limit = StepLimit { r_limit_us: u64::MAX, units_max: 1 };
     run_step(&mut lambda, &mut state, &mut Budget::default(), limit, &mut || 0).expect("a unit");
     let cache = lambda.into_cache();
     for (cache, decodes) in [(cache, false), (Cache::default(), true)] {
-        let source = Some(Frame { sequence: 0, bytes: picture.clone() });
+        let source = Some(Frame { sequence: 0, bytes: picture.clone(), moved: None });
         let mut lambda = FaceLambda::new(&mut engine, FaceParams::default(), source, cache);
         let microlambda::Next::Unit(cost) = lambda.next(&state) else { panic!("units are left") };
         assert_eq!(cost.prepare.is_some(), decodes);

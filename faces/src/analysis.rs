@@ -1,5 +1,6 @@
 //! What a frame showed: recorded once, kept and replicated, never recomputed.
 
+use microlambda_wire::{Area, Areas};
 use serde::{Deserialize, Serialize};
 
 use crate::Scene;
@@ -51,6 +52,18 @@ impl Rect {
             top: self.top.max(other.top),
             right: self.right.min(other.right),
             bottom: self.bottom.min(other.bottom),
+        }
+    }
+}
+
+impl From<Area> for Rect {
+    fn from(area: Area) -> Self {
+        let last = |first: u16, length: u16| i32::from(first) + i32::from(length) - 1;
+        Self {
+            left: area.left_px.into(),
+            top: area.top_px.into(),
+            right: last(area.left_px, area.width_px),
+            bottom: last(area.top_px, area.height_px),
         }
     }
 }
@@ -204,6 +217,8 @@ pub struct Partial {
     pub tiles_set_aside: Vec<Tile>,
     /// As [`FrameAnalysis::scene`], from the first unit on.
     pub scene: Option<Scene>,
+    /// Where alone the picture is searched; `None` for all of it.
+    pub moved: Option<Areas>,
 }
 
 impl Partial {
@@ -212,9 +227,14 @@ impl Partial {
         self.tiles_done.saturating_add(u32::try_from(self.faces.len()).unwrap_or(u32::MAX))
     }
 
+    /// The plan that it is a state of.
+    pub fn plan(&self, picture_px_max: u32) -> Plan {
+        Plan::of_moved(self.width_px, self.height_px, picture_px_max, self.moved.as_ref())
+    }
+
     /// Whether it can be the state of some picture between two of its units.
     pub fn is_sound(&self, picture_px_max: u32) -> bool {
-        let plan = Plan::of(self.width_px, self.height_px, picture_px_max);
+        let plan = self.plan(picture_px_max);
         self.units() > 0 && plan.accepts(self) && plan.next_unit(self) != NextUnit::Finished
     }
 }

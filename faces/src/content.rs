@@ -80,7 +80,7 @@ pub enum ContentError {
 }
 
 /// First byte of every encoded delta, analysis and partial.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 /// Encodes for the store and the bus.
 pub fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, ContentError> {

@@ -123,7 +123,7 @@ pub enum FoldError {
 
 /// Digest of the lambda's identity: nodes that differ in it cannot share a chain.
 pub fn lambda_digest(params: &FaceParams) -> Digest {
-    DigestBuilder::new("microlambda faces 2")
+    DigestBuilder::new("microlambda faces 3")
         .number(params.distance_max.to_bits())
         .number(u64::from(params.face_px_min))
         .number(u64::from(params.sharpness_min.to_bits()))

@@ -1,11 +1,16 @@
 //! How a picture is cut into tiles, and how what the tiles found becomes one list of faces.
 //!
-//! The plan is a function of the picture's size alone, so that units do not depend on `r_limit`: level `k` is the picture
+//! The plan is a function of the picture's size and of where something moved, so that units do not depend on `r_limit`: level `k` is the picture
 //! halved `k` times, each level is cut into overlapping tiles, and the last level is one tile. Small faces are
 //! found in the fine levels, large ones in the coarse levels. A detection that touches an edge which cuts
 //! through the picture is dropped, because a neighbour or the next level holds that face whole.
+//!
+//! Of a picture of which only parts may show something new, each level is searched around these parts, as far as a face that reaches into one
+//! of them may extend.
 
 use std::cmp::Ordering;
+
+use microlambda_wire::{Area, Areas};
 
 use crate::{FACES_MAX, Face, FaceOutcome, FrameAnalysis, Partial, Rect, SeenFace, Tile, Unusable};
 
@@ -20,6 +25,14 @@ pub const FACE_PX_MAX: u32 = TILE_OVERLAP_PX - 2 * EDGE_MARGIN_PX.unsigned_abs()
 /// A level whose shorter side is below this holds no face that the level before it does not, px: the detector's smallest
 /// face in a picture enlarged twice.
 pub const LEVEL_SIDE_PX_MIN: u32 = 40;
+
+/// A face up to this size that reaches into a part that moved lies whole in what is searched, px of the level: twice the detector's smallest,
+/// which the next level finds as well.
+const MOVED_FACE_PX: u32 = 2 * LEVEL_SIDE_PX_MIN;
+/// Around a part that moved so much is searched as well, px of the level.
+const MOVED_MARGIN_PX: u32 = MOVED_FACE_PX + EDGE_MARGIN_PX.unsigned_abs();
+/// Areas start and end at multiples of this, px of the level: the detector's cells lie as they lie in the whole tile.
+const AREA_STEP_PX: u32 = 8;
 
 /// So many detections are kept until the merge, the surest: thousands of times what pictures show. A state inside a frame has to
 /// fit a message.
@@ -98,13 +111,40 @@ pub struct Plan {
     height_px: u32,
     first_level: u32,
     tiles: Vec<TileArea>,
+    moved: Option<Areas>,
+}
+
+/// A part of a level that is searched: its two edges across and down, px; the second of each is not inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Field {
+    across: (u32, u32),
+    down: (u32, u32),
+}
+
+impl Field {
+    fn pixels(&self) -> u64 {
+        u64::from(self.across.1 - self.across.0) * u64::from(self.down.1 - self.down.0)
+    }
+
+    /// The smallest field around both.
+    fn around(&self, other: &Self) -> Self {
+        let both = |a: (u32, u32), b: (u32, u32)| (a.0.min(b.0), a.1.max(b.1));
+        Self { across: both(self.across, other.across), down: both(self.down, other.down) }
+    }
 }
 
 impl Plan {
     /// The plan of a picture of this size. Levels of more than `picture_px_max` pixels are left out: a larger
     /// picture is scaled down first, and its boxes are still those of the picture as it came.
     pub fn of(width_px: u32, height_px: u32, picture_px_max: u32) -> Self {
-        let mut plan = Self { width_px, height_px, first_level: 0, tiles: Vec::new() };
+        Self::of_moved(width_px, height_px, picture_px_max, None)
+    }
+
+    /// The same for a picture in which only `moved` may show something new; areas outside of the picture count for nothing, and if all of them are
+    /// the whole picture is searched.
+    pub fn of_moved(width_px: u32, height_px: u32, picture_px_max: u32, moved: Option<&Areas>) -> Self {
+        let moved = moved.filter(|areas| areas.iter().any(|area| starts_inside(area, width_px, height_px)));
+        let mut plan = Self { width_px, height_px, first_level: 0, tiles: Vec::new(), moved: moved.cloned() };
         let (mut width, mut height, mut level) = (width_px, height_px, 0);
         if width == 0 || height == 0 {
             return plan;
@@ -114,16 +154,17 @@ impl Plan {
         }
         plan.first_level = level;
         loop {
-            plan.push_level(level, width, height);
-            if width <= TILE_SIDE_PX_MAX && height <= TILE_SIDE_PX_MAX {
-                break;
+            let (next_width, next_height) = (halved(width), halved(height));
+            let is_last = width <= TILE_SIDE_PX_MAX && height <= TILE_SIDE_PX_MAX
+                || next_width.min(next_height) < LEVEL_SIDE_PX_MIN;
+            for field in plan.fields(level, (width, height), is_last) {
+                plan.push_field(level, (width, height), field);
             }
-            (width, height, level) = (halved(width), halved(height), level + 1);
-            if width.min(height) < LEVEL_SIDE_PX_MIN {
-                break;
+            if is_last {
+                return plan;
             }
+            (width, height, level) = (next_width, next_height, level + 1);
         }
-        plan
     }
 
     /// How often the picture is halved before anything else: 0 unless it has more pixels than the bound.
@@ -168,7 +209,7 @@ impl Plan {
 
     /// The state of a picture of which nothing is done yet.
     pub fn begin(&self) -> Partial {
-        Partial { width_px: self.width_px, height_px: self.height_px, ..Partial::default() }
+        Partial { width_px: self.width_px, height_px: self.height_px, moved: self.moved.clone(), ..Partial::default() }
     }
 
     /// Whether `partial` can be a state of this picture: sizes, counts and boxes agree with the plan.
@@ -178,7 +219,7 @@ impl Plan {
             let rect = clipped(face.rect, self.width_px, self.height_px);
             rect == face.rect && rect.left < rect.right && rect.top < rect.bottom && face.score.is_finite()
         };
-        (partial.width_px, partial.height_px) == (self.width_px, self.height_px)
+        (partial.width_px, partial.height_px, &partial.moved) == (self.width_px, self.height_px, &self.moved)
             && searched <= self.tiles.len()
             && partial.tiles_set_aside.len() <= searched
             && (searched == self.tiles.len() || (partial.to_encode.is_empty() && partial.faces.is_empty()))
@@ -243,19 +284,39 @@ impl Plan {
         })
     }
 
-    fn push_level(&mut self, level: u32, width: u32, height: u32) {
-        let (columns, tile_width) = cuts(width);
-        let (rows, tile_height) = cuts(height);
-        for &top_px in &rows {
-            for &left_px in &columns {
+    /// What is searched of a level.
+    fn fields(&self, level: u32, (width, height): (u32, u32), is_last: bool) -> Vec<Field> {
+        let whole = Field { across: (0, width), down: (0, height) };
+        let Some(moved) = &self.moved else { return vec![whole] };
+        let grown = |area: Area| {
+            // On the last level faces may be of any size; one that moved has moved at its edges.
+            let longer_px = u32::from(area.width_px.max(area.height_px)) >> level.min(31);
+            let margin_px = if is_last { MOVED_MARGIN_PX.max(longer_px / 2) } else { MOVED_MARGIN_PX };
+            field_of(area, level, (width, height), margin_px)
+        };
+        let inside = moved.iter().filter(|area| starts_inside(*area, self.width_px, self.height_px));
+        let mut fields: Vec<Field> = inside.map(grown).collect();
+        while let Some((a, b)) = pair_to_join(&fields) {
+            let other = fields.swap_remove(b);
+            fields[a] = fields[a].around(&other);
+        }
+        if fields.iter().map(Field::pixels).sum::<u64>() >= whole.pixels() { vec![whole] } else { fields }
+    }
+
+    fn push_field(&mut self, level: u32, (level_width_px, level_height_px): (u32, u32), field: Field) {
+        let (columns, width_px) = cuts(field.across.1 - field.across.0);
+        let (rows, height_px) = cuts(field.down.1 - field.down.0);
+        for row in &rows {
+            for column in &columns {
+                let (left_px, top_px) = (field.across.0 + column, field.down.0 + row);
                 self.tiles.push(TileArea {
                     level,
                     left_px,
                     top_px,
-                    width_px: tile_width,
-                    height_px: tile_height,
-                    level_width_px: width,
-                    level_height_px: height,
+                    width_px,
+                    height_px,
+                    level_width_px,
+                    level_height_px,
                 });
             }
         }
@@ -281,6 +342,31 @@ fn cuts(side_px: u32) -> (Vec<u32>, u32) {
     let length = (side_px + (tiles - 1) * TILE_OVERLAP_PX).div_ceil(tiles);
     let start = |i: u32| u64::from(i) * u64::from(side_px - length) / u64::from(tiles - 1);
     ((0..tiles).map(|i| u32::try_from(start(i)).unwrap_or(u32::MAX)).collect(), length)
+}
+
+fn starts_inside(area: Area, width_px: u32, height_px: u32) -> bool {
+    u32::from(area.left_px) < width_px && u32::from(area.top_px) < height_px
+}
+
+/// An area of the picture with a margin, as a part of a level.
+fn field_of(area: Area, level: u32, (width, height): (u32, u32), margin_px: u32) -> Field {
+    let side = |start: u16, length: u16, level_px: u32| {
+        let (first, end) = (u32::from(start), u32::from(start) + u32::from(length));
+        // A level leaves an odd last column or row of the one before out.
+        let first = (first >> level.min(31)).min(level_px - 1);
+        let end = end.div_ceil(1 << level.min(31));
+        let from = first.saturating_sub(margin_px) / AREA_STEP_PX * AREA_STEP_PX;
+        (from, (end + margin_px).next_multiple_of(AREA_STEP_PX).min(level_px))
+    };
+    Field { across: side(area.left_px, area.width_px, width), down: side(area.top_px, area.height_px, height) }
+}
+
+/// Two fields that are no more to search as one.
+fn pair_to_join(fields: &[Field]) -> Option<(usize, usize)> {
+    let pairs = (0..fields.len()).flat_map(|a| (a + 1..fields.len()).map(move |b| (a, b)));
+    let mut cheaper =
+        pairs.filter(|&(a, b)| fields[a].around(&fields[b]).pixels() <= fields[a].pixels() + fields[b].pixels());
+    cheaper.next()
 }
 
 fn surest_first(a: &SeenFace, b: &SeenFace) -> Ordering {

@@ -3,13 +3,14 @@
 //! The agent's side treats what comes back as hostile: [`body_bytes`] bounds every message before it is read.
 
 use microlambda::{CostClass, CostTable, StepReport, Stop};
+use microlambda_wire::Areas;
 use serde::{Deserialize, Serialize};
 
 use crate::content::check_faces;
 use crate::{Analysis, FaceParams, Partial};
 
 /// Bumped whenever a message changes; agent and worker are released together and refuse each other otherwise.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// No message is longer than this, bytes: a frame at the largest payload bound and its envelope.
 pub const MESSAGE_BYTES_MAX: usize = 17 << 20;
 
@@ -52,6 +53,8 @@ pub enum ToWorker {
         sequence: u64,
         /// A JPEG picture.
         jpeg: Vec<u8>,
+        /// Where alone something may be new in it; `None` for all of it.
+        moved: Option<Areas>,
         /// False if no further frame is known: the step ends after this one instead of waiting.
         more: bool,
     },
@@ -143,6 +146,7 @@ impl UnitOutcome {
             Self::Partial(partial) => {
                 partial.units() == units.saturating_add(1)
                     && same_picture(partial.width_px, partial.height_px, partial.scene)
+                    && former.is_none_or(|former| former.moved == partial.moved)
                     && partial.is_sound(picture_px_max)
             }
             Self::Done(Analysis::Frame(frame)) => {

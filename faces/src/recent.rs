@@ -5,14 +5,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use microlambda_wire::Record;
+use microlambda_wire::{Areas, Record};
 
 use crate::content::Entry;
 use crate::fold::{CONFIDENT_PART, distance};
 use crate::{Analysis, Encoding, FaceOutcome, FaceParams, Rect, Scene};
 
-/// Frames looked back on. A face is found in most frames of a walk, but seldom missed in more than three in a row.
-pub const RECENT_FRAMES_MAX: usize = 10;
+/// Frames that are remembered: more than a camera takes in `still-interval-s` at its default and 10 a second, for after that it has all of a
+/// picture searched.
+pub const RECENT_FRAMES_MAX: usize = 64;
+/// Of them so many are looked back on that were searched where the face is; in the others it looked as before. A face is found in most
+/// frames of a walk, but seldom missed in more than three in a row.
+const LOOKED_MAX: usize = 10;
 /// Frames further apart in time do not continue each other, ms: longer than a camera leaves out pictures in which nothing moves.
 const PAUSE_MS_MAX: u64 = 10_000;
 /// Two views of one person a moment apart are nearer than the threshold by this: they are of the same pose, in the same light. On generated
@@ -38,7 +42,16 @@ struct RecentFace {
 struct RecentFrame {
     captured_at_ms: u64,
     scene: Scene,
+    /// Where alone it was searched, if not everywhere.
+    moved: Option<Areas>,
     faces: Vec<RecentFace>,
+}
+
+impl RecentFrame {
+    fn was_searched_at(&self, rect: Rect) -> bool {
+        let touches = |area| rect.intersect(&Rect::from(area)).area() > 0;
+        self.moved.as_ref().is_none_or(|areas| areas.iter().any(touches))
+    }
 }
 
 /// Whom a face of a record was taken for, as stores keep it.
@@ -86,13 +99,13 @@ impl Recent {
     /// it began.
     pub fn push(&mut self, entry: &Entry, seen: &[Seen]) {
         let frame = match (&entry.record, &entry.analysis) {
-            (Record::Frame { captured_at_ms, .. }, Some(Analysis::Frame(analysis))) => {
-                Some((*captured_at_ms, analysis))
+            (Record::Frame { captured_at_ms, moved, .. }, Some(Analysis::Frame(analysis))) => {
+                Some((*captured_at_ms, moved, analysis))
             }
             _ => None,
         };
-        let Some((captured_at_ms, analysis, scene)) = frame.and_then(|(at, found)| Some((at, found, found.scene?)))
-        else {
+        let frame = frame.and_then(|(at, moved, found)| Some((at, moved.clone(), found, found.scene?)));
+        let Some((captured_at_ms, moved, analysis, scene)) = frame else {
             self.0.clear();
             return;
         };
@@ -104,7 +117,7 @@ impl Recent {
             let seen = seen.iter().find(|seen| seen.face_index == index).copied();
             Some(RecentFace { rect: face.seen.rect, encoding: encoding.clone(), seen })
         });
-        self.0.push_back(Arc::new(RecentFrame { captured_at_ms, scene, faces: faces.collect() }));
+        self.0.push_back(Arc::new(RecentFrame { captured_at_ms, scene, moved, faces: faces.collect() }));
         while self.0.len() > RECENT_FRAMES_MAX {
             self.0.pop_front();
         }
@@ -114,7 +127,12 @@ impl Recent {
     pub(crate) fn trail(&self, params: &FaceParams, captured_at_ms: u64, rect: Rect, encoding: &[f32]) -> Trail {
         let mut trail = Trail::default();
         let (first, mut at_ms, mut rect, mut encoding) = (rect, captured_at_ms, rect, encoding);
+        let mut looked = 0;
         for frame in self.0.iter().rev() {
+            looked += usize::from(frame.was_searched_at(rect));
+            if looked > LOOKED_MAX {
+                break;
+            }
             let near =
                 frame.faces.iter().filter(|face| in_reach(rect, face.rect, at_ms.abs_diff(frame.captured_at_ms)));
             let views = near.map(|face| (face, distance(&face.encoding, encoding)));

@@ -24,6 +24,7 @@ fn frame(sequence: u64, faces: Vec<Face>) -> Entry {
         captured_at_ms: 1_000 * sequence,
         digest: Digest::of(&sequence.to_le_bytes()),
         label: format!("{sequence}.jpg"),
+        moved: None,
     };
     let analysis = FrameAnalysis { width_px: 640, height_px: 480, faces, tiles_set_aside: Vec::new(), scene: None };
     Entry { sequence, record, analysis: Some(Analysis::Frame(analysis)), engine: "test".into() }

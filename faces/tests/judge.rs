@@ -7,7 +7,7 @@ use microlambda_faces::fold::{FoldState, Gallery, Sighting};
 use microlambda_faces::judge::Why;
 use microlambda_faces::recent::{RECENT_FRAMES_MAX, Recent, Seen};
 use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, FrameAnalysis, Rect, SCENE_BLOCKS, Scene, SeenFace};
-use microlambda_wire::{EventKind, GapReason, Record};
+use microlambda_wire::{Area, Areas, EventKind, GapReason, Record};
 use proptest::prelude::*;
 
 /// A view of a face: whose, how far from that person's plain view, and how it was seen.
@@ -35,12 +35,18 @@ fn face(view: View) -> Face {
 
 /// A frame, 200 ms behind the one before it, of the scene of that number.
 fn frame(sequence: u64, scene: usize, views: &[View]) -> Entry {
+    frame_of(sequence, scene, views, None)
+}
+
+/// One that was searched there alone: left, top, width, height.
+fn frame_of(sequence: u64, scene: usize, views: &[View], moved: Option<[u16; 4]>) -> Entry {
+    let moved = moved.map(|sides| Areas::try_from(vec![Area::try_from(sides).unwrap()]).unwrap());
     let scene =
         Scene(std::array::from_fn::<u8, SCENE_BLOCKS, _>(|at| if (at + scene).is_multiple_of(3) { 200 } else { 20 }));
     let faces = views.iter().copied().map(face).collect();
     let analysis = FrameAnalysis { width_px: 640, height_px: 480, faces, scene: Some(scene), tiles_set_aside: vec![] };
     let digest = Digest::of(&sequence.to_le_bytes());
-    let record = Record::Frame { captured_at_ms: 10_000 + 200 * sequence, digest, label: String::new() };
+    let record = Record::Frame { captured_at_ms: 10_000 + 200 * sequence, digest, label: String::new(), moved };
     Entry { sequence, record, analysis: Some(Analysis::Frame(analysis)), engine: "test".into() }
 }
 
@@ -107,6 +113,27 @@ fn a_match_close_to_the_threshold_is_no_ground_to_follow_somebody() {
     let (state, why) = judged(&[&[at(0.0)], &[at(0.61)], &[at(0.58)], &[at(0.61)]]);
     assert_eq!(why[1..], [[Why::Waiting], [Why::Near], [Why::NewByVote]]);
     assert_eq!(state.gallery().people.len(), 2);
+}
+
+#[test]
+fn somebody_who_stood_still_while_others_moved_is_followed_as_if_nothing_had_happened() {
+    let at = |turned: f32| View { turned, ..CLEAR };
+    let frames: Vec<Entry> = (0..40)
+        .map(|sequence| match sequence {
+            0 => frame(0, 0, &[at(0.0)]),
+            1 => frame(1, 0, &[at(0.29)]),
+            // Somebody walks about on the right; on the left nothing is searched.
+            2..39 => frame_of(sequence, 0, &[View { person: 2, left_px: 400, ..CLEAR }], Some([380, 80, 120, 120])),
+            _ => frame_of(sequence, 0, &[at(0.65)], Some([80, 80, 120, 120])),
+        })
+        .collect();
+    let mut state = FoldState::genesis(FaceParams::default());
+    for entry in &frames[..39] {
+        state.fold(entry).unwrap();
+    }
+    let Some(Analysis::Frame(last)) = &frames[39].analysis else { unreachable!() };
+    let judged = state.explain(10_000 + 200 * 39, last);
+    assert_eq!(judged.iter().map(|judgement| judgement.why).collect::<Vec<_>>(), [Why::Followed]);
 }
 
 #[test]
@@ -182,16 +209,19 @@ fn any_view() -> impl Strategy<Value = View> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     /// What a store does: it keeps records, people and sightings, and makes the rest from the last records.
     #[test]
     fn the_last_records_are_all_there_is_to_remember(
-        frames in prop::collection::vec((0..40_usize, prop::collection::vec(any_view(), 0..4)), 1..30),
+        frames in prop::collection::vec((0..400_usize, prop::collection::vec(any_view(), 0..4), prop::option::of(0..600_u16)), 1..100),
     ) {
         let mut state = FoldState::genesis(FaceParams::default());
         let mut past: Vec<(Entry, Vec<Seen>)> = Vec::new();
-        for ((scene, views), sequence) in frames.into_iter().zip(0..) {
+        for ((scene, views, moved), sequence) in frames.into_iter().zip(0..) {
             // Mostly the same scene, so that there is something to follow.
-            let entry = frame(sequence, if scene < 36 { 0 } else { scene }, &views);
+            let moved = moved.map(|left_px| [left_px, 80, 200, 200]);
+            let entry = frame_of(sequence, if scene < 396 { 0 } else { scene }, &views, moved);
             let folded = state.fold(&entry).unwrap();
             let seen = |s: &Sighting| Seen { face_index: s.face_index, person: s.person, distance: s.distance };
             past.push((entry, folded.sightings.iter().map(seen).collect()));

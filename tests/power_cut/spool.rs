@@ -69,7 +69,7 @@ fn rows(folder: &Path) -> Result<Vec<Value>, String> {
 fn frame(number: u64, random: &mut Random) -> NewFrame {
     let jpeg: Vec<u8> = (0..random.between(500, 12_000)).map(|at| (at ^ number) as u8).collect();
     let input = Input { label: format!("{number}.jpg"), digest: Digest::of(&jpeg), modified_at_ms: 7, input_bytes: 9 };
-    NewFrame { jpeg, captured_at_ms: 1_000 + number, label: format!("{number}.jpg"), input: Some(input) }
+    NewFrame { jpeg, captured_at_ms: 1_000 + number, label: format!("{number}.jpg"), moved: None, input: Some(input) }
 }
 
 fn write(seed: u64, sabotage: Option<Sabotage>) -> (Written, Recording) {

@@ -5,7 +5,7 @@
 use microlambda::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::{LABEL_BYTES_MAX, Name, SEQUENCE_MAX, TIME_MS_MAX};
+use crate::{Areas, LABEL_BYTES_MAX, Name, Record, SEQUENCE_MAX, TIME_MS_MAX};
 
 /// No metadata segment is longer, bytes.
 pub const META_BYTES_MAX: usize = 2_048;
@@ -36,6 +36,16 @@ pub struct FrameMeta {
     /// Where it came from, for people: a file's name, or empty; at most 200 bytes.
     #[serde(default)]
     pub label: String,
+    /// Of a live camera: where something moved since the frames before; absent if the whole picture is to be searched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Areas>,
+}
+
+impl FrameMeta {
+    /// The record that the frame carries.
+    pub fn into_record(self) -> Record {
+        Record::Frame { captured_at_ms: self.captured_at_ms, digest: self.digest, label: self.label, moved: self.moved }
+    }
 }
 
 /// The bytes are not a frame of ours.

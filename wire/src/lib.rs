@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod area;
 mod camera_notes;
 mod chain_notes;
 mod frame;
@@ -14,6 +15,7 @@ mod payload;
 mod record;
 mod topic;
 
+pub use area::{AREAS_MAX, Area, Areas};
 pub use camera_notes::{CameraHead, CameraStatus, ChainClass, EndMark, RecordNote, SourceCounters, Want};
 pub use chain_notes::{
     AheadNote, ChainLag, ChainOrigin, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary,

@@ -3,6 +3,8 @@
 use microlambda::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::Areas;
+
 /// No frame's label is longer, bytes.
 pub const LABEL_BYTES_MAX: usize = 200;
 
@@ -26,6 +28,9 @@ pub enum Record {
         digest: Digest,
         /// Where it came from, for people: a file's name, or empty.
         label: String,
+        /// Of a live camera: where something moved since the frames before it. The rest looks as it did there and need not be searched again;
+        /// `None` if all of it has to be.
+        moved: Option<Areas>,
     },
     /// `count` numbers, from this record's own on, whose frames were never sent and are gone.
     Gap {
@@ -74,12 +79,13 @@ impl Record {
     pub fn canonical_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
         match self {
-            Self::Frame { captured_at_ms, digest, label } => {
-                bytes.push(0);
+            Self::Frame { captured_at_ms, digest, label, moved } => {
+                bytes.push(if moved.is_some() { 4 } else { 0 });
                 bytes.extend(captured_at_ms.to_le_bytes());
                 bytes.extend(digest.0);
                 bytes.extend((label.len() as u64).to_le_bytes());
                 bytes.extend(label.as_bytes());
+                bytes.extend(moved.iter().flat_map(Areas::canonical_bytes));
             }
             Self::Gap { count, reason } => {
                 bytes.push(1);
@@ -110,19 +116,7 @@ impl Record {
     pub fn from_canonical_bytes(bytes: &[u8]) -> Result<Self, String> {
         let (kind, rest) = bytes.split_first().ok_or("an empty record")?;
         match kind {
-            0 => {
-                let (captured_at_ms, rest) = take_u64(rest)?;
-                let (digest, rest) = take_digest(rest)?;
-                let (label_bytes, label) = take_u64(rest)?;
-                let label = std::str::from_utf8(label).map_err(|e| e.to_string())?.to_owned();
-                if label.len() as u64 != label_bytes || label.len() > LABEL_BYTES_MAX {
-                    return Err(format!("a label of {label_bytes} bytes in a record of {}", bytes.len()));
-                }
-                if captured_at_ms > TIME_MS_MAX {
-                    return Err(format!("a frame taken at {captured_at_ms} ms: at most {TIME_MS_MAX} are accepted"));
-                }
-                Ok(Self::Frame { captured_at_ms, digest, label })
-            }
+            0 | 4 => read_frame(rest, *kind == 4),
             1 => match take_u64(rest)? {
                 (count @ 1.., [0]) => Ok(Self::Gap { count, reason: GapReason::SpoolFull }),
                 (count @ 1.., [1]) => Ok(Self::Gap { count, reason: GapReason::Unused }),
@@ -146,6 +140,26 @@ impl Record {
     }
 }
 
+/// A frame behind the byte of its kind.
+fn read_frame(bytes: &[u8], has_moved: bool) -> Result<Record, String> {
+    let (captured_at_ms, rest) = take_u64(bytes)?;
+    let (digest, rest) = take_digest(rest)?;
+    let (label_bytes, rest) = take_u64(rest)?;
+    let is_bounded = label_bytes <= LABEL_BYTES_MAX as u64;
+    let cut = usize::try_from(label_bytes).ok().filter(|_| is_bounded).and_then(|at| rest.split_at_checked(at));
+    let (label, rest) = cut.ok_or_else(|| format!("a label of {label_bytes} bytes in a record of {}", bytes.len()))?;
+    let label = std::str::from_utf8(label).map_err(|e| e.to_string())?.to_owned();
+    if captured_at_ms > TIME_MS_MAX {
+        return Err(format!("a frame taken at {captured_at_ms} ms: at most {TIME_MS_MAX} are accepted"));
+    }
+    let moved = match (has_moved, rest) {
+        (true, areas) => Some(Areas::from_canonical_bytes(areas)?),
+        (false, []) => None,
+        (false, _) => return Err("bytes behind a frame".into()),
+    };
+    Ok(Record::Frame { captured_at_ms, digest, label, moved })
+}
+
 fn take_u64(bytes: &[u8]) -> Result<(u64, &[u8]), String> {
     let (number, rest) = bytes.split_first_chunk::<8>().ok_or("a record cut short")?;
     Ok((u64::from_le_bytes(*number), rest))
@@ -161,12 +175,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Area;
 
     proptest! {
         #[test]
         fn every_record_survives_its_canonical_form(at in 0..=TIME_MS_MAX, digest: [u8; 32], label in "[a-z.]{0,40}", count in 1_u64..) {
+            let areas = Areas::try_from(vec![Area { left_px: 3, top_px: digest[0].into(), width_px: 16, height_px: 32 }]).unwrap();
             for record in [
-                Record::Frame { captured_at_ms: at, digest: Digest(digest), label },
+                Record::Frame { captured_at_ms: at, digest: Digest(digest), label: label.clone(), moved: None },
+                Record::Frame { captured_at_ms: at, digest: Digest(digest), label, moved: Some(areas) },
                 Record::Gap { count, reason: GapReason::SpoolFull },
                 Record::Gap { count, reason: GapReason::Unused },
                 Record::End { count, manifest: Digest(digest) },

@@ -3,9 +3,10 @@
 
 use microlambda::{Claim, Digest, Head, Version};
 use microlambda_wire::{
-    AheadNote, Blob, CameraHead, CameraStatus, ChainClass, ClaimNote, Continuation, DoneNote, EventNote, FaceNote,
-    FrameError, FrameMeta, Name, NodeStatus, Payload, PayloadError, Record, RecordNote, SyncHave, SyncWant, Topic,
-    TopicError, TopicPrefix, Want, from_payload, read_frame_meta, strip_frame_meta, to_payload, write_frame_meta,
+    AheadNote, Areas, Blob, CameraHead, CameraStatus, ChainClass, ClaimNote, Continuation, DoneNote, EventNote,
+    FaceNote, FrameError, FrameMeta, Name, NodeStatus, Payload, PayloadError, Record, RecordNote, SyncHave, SyncWant,
+    Topic, TopicError, TopicPrefix, Want, from_payload, read_frame_meta, strip_frame_meta, to_payload,
+    write_frame_meta,
 };
 use proptest::prelude::*;
 
@@ -49,6 +50,7 @@ fn meta(jpeg: &[u8]) -> FrameMeta {
         captured_at_ms: 1_700_000_000_000,
         digest: Digest::of(jpeg),
         label: "a.jpg".into(),
+        moved: Areas::from_canonical_bytes(&[16, 0, 0, 0, 48, 0, 64, 0]).ok(),
     }
 }
 
@@ -239,6 +241,6 @@ fn numbers_and_times_that_no_store_holds_are_refused() {
     let picture = jpeg(b"one");
     let frame = write_frame_meta(&picture, &FrameMeta { captured_at_ms: beyond, ..meta(&picture) }).unwrap();
     assert!(matches!(strip_frame_meta(&frame), Err(FrameError::Malformed(_))));
-    let record = Record::Frame { captured_at_ms: beyond, digest, label: String::new() };
+    let record = Record::Frame { captured_at_ms: beyond, digest, label: String::new(), moved: None };
     assert!(Record::from_canonical_bytes(&record.canonical_bytes()).is_err());
 }

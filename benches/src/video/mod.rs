@@ -26,6 +26,9 @@ use crate::Error;
 /// Quality of the frames, as cameras choose it.
 const JPEG_QUALITY: u8 = 85;
 
+/// How often all of a picture is searched, as by the camera agent's default, µs.
+pub const STILL_INTERVAL_US: u64 = 5_000_000;
+
 /// A whole video.
 #[derive(Debug, Clone)]
 pub struct Script {

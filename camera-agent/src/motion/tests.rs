@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::luma::CELL_PIXELS;
 
 const COLUMNS: usize = 80;
 const ROWS: usize = 45;
@@ -58,11 +59,39 @@ impl Scene {
 
 /// Judges a picture and keeps it if it is to be kept.
 fn look(gate: &mut Gate, cells: Cells, now_us: u64) -> Verdict {
-    let verdict = gate.judge(Some(&cells), now_us);
+    let verdict = gate.judge(Some(cells), now_us);
     if verdict != Verdict::Still {
-        gate.kept(Some(cells), now_us);
+        gate.kept();
     }
     verdict
+}
+
+/// The verdict on a picture after those in which a scene that has come to rest is looked at again.
+fn at_rest(gate: &mut Gate, mut cells: impl FnMut() -> Cells, now_us: u64) -> Verdict {
+    for _ in 0..LINGER_PICTURES {
+        assert_eq!(look(gate, cells(), now_us), Verdict::Moved);
+    }
+    look(gate, cells(), now_us)
+}
+
+/// Whether all of a face lies in what is searched.
+fn is_searched(moved: Option<&Areas>, x: f32, y: f32, cells: f32) -> bool {
+    let px = |cells: f32| (cells * CELL_PIXELS as f32) as u16;
+    moved.is_none_or(|areas| {
+        areas.iter().any(|area| {
+            px(x) >= area.left_px
+                && px(x + cells) <= area.left_px + area.width_px
+                && px(y) >= area.top_px
+                && px(y + cells) <= area.top_px + area.height_px
+        })
+    })
+}
+
+/// Cells that are searched of a picture.
+fn searched_cells(gate: &Gate) -> u32 {
+    let cells = |px: u16| u32::from(px) / CELL_PIXELS;
+    let moved = gate.moved().expect("not all of the picture");
+    moved.iter().map(|area| cells(area.width_px) * cells(area.height_px)).sum()
 }
 
 /// A gate that has seen a still scene for three seconds.
@@ -96,13 +125,15 @@ fn an_interval_of_nothing_keeps_every_picture() {
 fn what_cannot_be_seen_or_compared_is_kept() {
     let mut scene = Scene::new(2);
     let (mut gate, now_us) = settled(&mut scene, 0.3);
-    assert_eq!(gate.judge(None, now_us), Verdict::Moved);
+    assert_eq!((gate.judge(None, now_us), gate.moved()), (Verdict::Moved, None));
     let other_size = Cells::new(COLUMNS / 2, vec![100.0; COLUMNS * ROWS]).unwrap();
     assert_eq!(look(&mut gate, other_size, now_us), Verdict::Moved);
     assert_eq!(look(&mut gate, scene.seen(1.0, 0.3), now_us), Verdict::Moved, "back at the former size");
     assert_eq!(look(&mut gate, scene.seen(1.0, 0.3), now_us), Verdict::Still);
-    gate.kept(None, now_us);
+    gate.judge(None, now_us);
+    gate.kept();
     assert_eq!(look(&mut gate, scene.seen(1.0, 0.3), now_us), Verdict::Moved, "the last one kept could not be seen");
+    assert_eq!(gate.moved(), None);
 }
 
 #[test]
@@ -111,9 +142,55 @@ fn a_picture_that_was_lost_is_made_up_for_by_the_next() {
     let (mut gate, now_us) = settled(&mut scene, 0.3);
     let mut with_face = scene.with(40.0, 2.5, 30.0, 20.0);
     // Judged as moved, but the spool had no room for it.
-    assert_eq!(gate.judge(Some(&with_face.seen(1.0, 0.3)), now_us), Verdict::Moved);
-    assert_eq!(look(&mut gate, with_face.seen(1.0, 0.3), now_us), Verdict::Moved);
-    assert_eq!(look(&mut gate, with_face.seen(1.0, 0.3), now_us), Verdict::Still);
+    assert_eq!(gate.judge(Some(with_face.seen(1.0, 0.3)), now_us), Verdict::Moved);
+    assert_eq!(gate.judge(Some(with_face.seen(1.0, 0.3)), now_us), Verdict::Moved);
+    assert!(is_searched(gate.moved().as_ref(), 30.0, 20.0, 2.5));
+    gate.kept();
+    assert_eq!(at_rest(&mut gate, || with_face.seen(1.0, 0.3), now_us), Verdict::Still);
+}
+
+#[test]
+fn only_where_something_moved_is_searched_and_all_of_it_once_an_interval() {
+    let mut scene = Scene::new(3);
+    let (mut gate, now_us) = settled(&mut scene, 0.3);
+    let mut whole = Vec::new();
+    for picture in 0..100 {
+        let (x, at_us) = (10.0 + picture as f32 / 2.0, now_us + picture * FRAME_US);
+        assert_eq!(look(&mut gate, scene.with(40.0, 2.5, x, 20.0).seen(1.0, 0.3), at_us), Verdict::Moved);
+        // `kept` has taken the picture's areas along: they are asked for before.
+        gate.judge(Some(scene.with(40.0, 2.5, x + 0.5, 20.0).seen(1.0, 0.3)), at_us + FRAME_US);
+        match gate.moved() {
+            None => whole.push(picture),
+            Some(moved) => {
+                assert!(is_searched(Some(&moved), x + 0.5, 20.0, 2.5), "picture {picture}: {moved:?}");
+                assert!(searched_cells(&gate) <= 60, "picture {picture}: {moved:?}");
+            }
+        }
+    }
+    assert_eq!(whole, [19, 69], "all of the first one was searched, and one every 5 s after it");
+}
+
+#[test]
+fn who_creeps_beside_one_who_runs_is_searched_too() {
+    let mut scene = Scene::new(4);
+    let (mut gate, now_us) = settled(&mut scene, 0.3);
+    let (mut creeps, mut searched) = (60.0, Vec::new());
+    for picture in 0..40_u64 {
+        // An eighth of a pixel a picture, while somebody else keeps every picture from being still.
+        creeps += 1.0 / 128.0;
+        let runs = if picture % 2 == 0 { 10.0 } else { 14.0 };
+        let mut both = scene.with(40.0, 2.5, runs, 20.0).with(40.0, 3.0, creeps, 20.0);
+        gate.judge(Some(both.seen(1.0, 0.3)), now_us);
+        // Its edges move; around them is searched, as far as a face may reach.
+        let reaches_it =
+            |area: microlambda_wire::Area| f32::from(area.left_px + area.width_px) > creeps * CELL_PIXELS as f32;
+        if gate.moved().is_none_or(|moved| moved.iter().any(reaches_it)) {
+            searched.push(picture);
+        }
+        gate.kept();
+    }
+    // It comes, is looked at again, and once more whenever it has gone far enough.
+    assert!(searched.starts_with(&[0, 1, 2, 3]) && (6..35).contains(&searched.len()), "{searched:?}");
 }
 
 #[test]
@@ -122,6 +199,7 @@ fn a_slow_approach_adds_up() {
     let (mut gate, mut now_us) = settled(&mut scene, 0.3);
     let mut cells = 2.5;
     look(&mut gate, scene.with(30.0, cells, 40.0, 22.0).seen(1.0, 0.3), now_us);
+    at_rest(&mut gate, || scene.with(30.0, cells, 40.0, 22.0).seen(1.0, 0.3), now_us);
     let (mut kept, mut still) = (0, 0);
     for _ in 0..100 {
         // One pixel of forty in five pictures.
@@ -197,7 +275,8 @@ proptest! {
             // The noise is learnt first.
             moved += u32::from(picture >= 30 && verdict != Verdict::Still);
         }
-        prop_assert!(moved <= 1, "{moved} of 100 pictures");
+        // One that was taken for motion is followed by those that look there again.
+        prop_assert!(moved <= 1 + u32::from(LINGER_PICTURES), "{moved} of 100 pictures");
     }
 
     #[test]

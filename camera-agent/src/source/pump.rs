@@ -258,7 +258,7 @@ impl Worker {
         let Captured { picture, captured_at_ms, label, input } = captured;
         let now_us = monotonic_us();
         let cells = self.gate.as_ref().and_then(|_| Cells::of(&picture));
-        if self.gate.as_mut().is_some_and(|gate| gate.judge(cells.as_ref(), now_us) == Verdict::Still) {
+        if self.gate.as_mut().is_some_and(|gate| gate.judge(cells, now_us) == Verdict::Still) {
             self.leave_out(picture);
             return true;
         }
@@ -270,10 +270,11 @@ impl Worker {
             }
         };
         let for_image = self.is_image_due().then(|| prepared.jpeg.clone());
-        let frame = NewFrame { jpeg: prepared.jpeg, captured_at_ms, label, input };
+        let moved = self.gate.as_ref().and_then(Gate::moved).filter(|_| !prepared.scaled);
+        let frame = NewFrame { jpeg: prepared.jpeg, captured_at_ms, label, moved, input };
         let outcome = self.intake.append(frame);
         if let Some(gate) = self.gate.as_mut().filter(|_| outcome == Outcome::Kept) {
-            gate.kept(cells, now_us);
+            gate.kept();
         }
         self.report.send_modify(|report| {
             report.last_picture_us = monotonic_us();

@@ -26,7 +26,7 @@ impl Spool {
             .map_or(next, number);
         let records = {
             let mut statement = transaction.prepare(
-                "SELECT sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, generation FROM record WHERE sequence >= ?1
+                "SELECT sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, generation, moved FROM record WHERE sequence >= ?1
                  ORDER BY sequence",
             )?;
             let mut found = statement.query(params![sql(first)])?;

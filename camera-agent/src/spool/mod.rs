@@ -14,7 +14,7 @@ use std::fs::File;
 use microlambda::Digest;
 use microlambda::DigestBuilder;
 use microlambda::sabotage::{self, Sabotage};
-use microlambda_wire::{ChainClass, EndMark, GapReason, Name, Record};
+use microlambda_wire::{Areas, ChainClass, EndMark, GapReason, Name, Record};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 pub use open::{Identity, replace};
@@ -143,6 +143,8 @@ pub struct NewFrame {
     pub captured_at_ms: u64,
     /// Where it came from, for people; at most 200 bytes.
     pub label: String,
+    /// Where something moved since the frames before it; `None` if all of it is to be searched.
+    pub moved: Option<Areas>,
     /// For finite inputs: what was read.
     pub input: Option<Input>,
 }
@@ -274,7 +276,10 @@ impl Spool {
             }
         }
         rows::insert_missed(&transaction, self.view.next, self.missed)?;
-        let record = Record::Frame { captured_at_ms: frame.captured_at_ms, digest, label: frame.label.clone() };
+        // What the frames before would have shown is not known: all of this one is searched.
+        let moved = frame.moved.clone().filter(|_| self.missed == 0);
+        let (captured_at_ms, label) = (frame.captured_at_ms, frame.label.clone());
+        let record = Record::Frame { captured_at_ms, digest, label, moved };
         rows::insert(&transaction, sequence, &record, frame_bytes)?;
         transaction
             .prepare_cached("INSERT INTO frame (sequence, jpeg) VALUES (?1, ?2)")?

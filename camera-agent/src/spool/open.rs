@@ -14,7 +14,7 @@ use super::{Limits, Spool, SpoolError, View, digest_of, empty_manifest};
 
 pub(super) const SCHEMA: &str = include_str!("schema.sql");
 /// `user_version` of the schema above.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 pub(super) const DATABASE: &str = "spool.sqlite";
 const LOCK: &str = "lock";
 /// SQLite's page cache, KiB: a frame's pages and the upper levels of two small trees.
@@ -67,6 +67,7 @@ impl Spool {
         let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let schema = schema_of(&db)?;
         match found {
+            1 => migrate_from_1(&mut db)?,
             FORMAT if schema == *own_schema()? => {}
             FORMAT => return Err(SpoolError::damaged("its schema")),
             0 if schema.is_empty() => create(&mut db, identity, now_ms)?,
@@ -165,6 +166,29 @@ fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), S
         ],
     )?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Format 1 did not know where something moved.
+fn migrate_from_1(db: &mut Connection) -> Result<(), SpoolError> {
+    let fresh = Connection::open_in_memory()?;
+    fresh.execute_batch(SCHEMA)?;
+    let own: String = fresh.query_row("SELECT sql FROM sqlite_schema WHERE name = 'record'", [], |row| row.get(0))?;
+    let columns = "sequence, kind, span, captured_at_ms, digest, label, frame_bytes, generation, seal";
+    let transaction = db.transaction()?;
+    // Made anew, not altered: whoever opens the spool compares the schema with its own, letter by letter.
+    transaction.execute_batch(&format!(
+        "CREATE TEMP TABLE former AS SELECT {columns} FROM main.record;
+         DROP TABLE main.record;
+         {own};
+         INSERT INTO main.record ({columns}) SELECT {columns} FROM former;
+         DROP TABLE former;"
+    ))?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    if schema_of(&transaction)? != *own_schema()? {
+        return Err(SpoolError::damaged("its schema"));
+    }
     transaction.commit()?;
     Ok(())
 }

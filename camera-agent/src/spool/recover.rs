@@ -73,7 +73,7 @@ impl Spool {
     /// Whether the rows are what this program writes: every record in its place with its seal.
     pub(super) fn check_rows(&self) -> Result<(), SpoolError> {
         let mut statement = self.db.prepare(
-            "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, frame.sequence IS NOT NULL, generation
+            "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, frame.sequence IS NOT NULL, generation, moved
              FROM record LEFT JOIN frame USING (sequence) ORDER BY record.sequence",
         )?;
         let mut found = statement.query([])?;

@@ -1,7 +1,7 @@
 //! The spool's rows in and out.
 
 use microlambda::{Digest, DigestBuilder};
-use microlambda_wire::Record;
+use microlambda_wire::{Areas, Record};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{FREE_RECORDS_MAX, GAP, Input, SpoolError, Stored};
@@ -21,18 +21,18 @@ pub(super) fn digest_of(bytes: &[u8]) -> Digest {
 }
 
 pub(super) fn insert(db: &Connection, sequence: u64, record: &Record, frame_bytes: u64) -> Result<(), SpoolError> {
-    let (kind, captured_at_ms, digest, label) = match record {
-        Record::Frame { captured_at_ms, digest, label } => {
-            ("frame", *captured_at_ms, digest.0.to_vec(), label.as_str())
+    let (kind, captured_at_ms, digest, label, moved) = match record {
+        Record::Frame { captured_at_ms, digest, label, moved } => {
+            ("frame", *captured_at_ms, digest.0.to_vec(), label.as_str(), moved.as_ref())
         }
-        Record::Gap { .. } => ("gap", 0, Vec::new(), ""),
-        Record::End { manifest, .. } => ("end", 0, manifest.0.to_vec(), ""),
-        Record::Restart { .. } => ("restart", 0, Vec::new(), ""),
+        Record::Gap { .. } => ("gap", 0, Vec::new(), "", None),
+        Record::End { manifest, .. } => ("end", 0, manifest.0.to_vec(), "", None),
+        Record::Restart { .. } => ("restart", 0, Vec::new(), "", None),
     };
     let generation = if let Record::Restart { generation, .. } = record { *generation } else { 0 };
     db.prepare_cached(
-        "INSERT INTO record (sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, generation)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO record (sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, generation, moved)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         sql(sequence),
@@ -43,7 +43,8 @@ pub(super) fn insert(db: &Connection, sequence: u64, record: &Record, frame_byte
         label,
         sql(frame_bytes),
         seal(sequence, record, frame_bytes).0.as_slice(),
-        generation
+        generation,
+        moved.map(Areas::canonical_bytes)
     ])?;
     Ok(())
 }
@@ -55,7 +56,7 @@ fn seal(sequence: u64, record: &Record, frame_bytes: u64) -> Digest {
 }
 
 /// The record in a row of sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal and, by its
-/// name, generation; the seal must be that of the rest.
+/// names, generation and moved; the seal must be that of the rest.
 pub(super) fn sealed(row: &Row<'_>) -> Result<(u64, Record), SpoolError> {
     let sequence = number(row.get(0)?);
     let digest = digest_of(row.get_ref(4)?.as_blob()?);
@@ -63,7 +64,12 @@ pub(super) fn sealed(row: &Row<'_>) -> Result<(u64, Record), SpoolError> {
         "gap" => Record::Gap { count: number(row.get(2)?), reason: GAP },
         "end" => Record::End { count: sequence, manifest: digest },
         "restart" => Record::Restart { count: number(row.get(2)?), generation: row.get("generation")? },
-        _frame => Record::Frame { captured_at_ms: number(row.get(3)?), digest, label: row.get(5)? },
+        _frame => {
+            let moved: Option<Vec<u8>> = row.get("moved")?;
+            let moved = moved.map(|bytes| Areas::from_canonical_bytes(&bytes)).transpose();
+            let moved = moved.map_err(|_| SpoolError::damaged(format!("record {sequence}")))?;
+            Record::Frame { captured_at_ms: number(row.get(3)?), digest, label: row.get(5)?, moved }
+        }
     };
     if digest_of(row.get_ref(7)?.as_blob()?) == seal(sequence, &record, number(row.get(6)?)) {
         Ok((sequence, record))
@@ -84,8 +90,9 @@ pub(super) fn oldest_frame_from(db: &Connection, from: u64) -> Result<Option<(u6
 }
 
 /// Replaces the frame `sequence` by a gap, or lengthens the gap that ends before it. A gap below the sent mark may have
-/// been sent and is never changed.
+/// been sent and is never changed. What moved in the frame is not known to anybody then: all of the next one is to be searched.
 pub(super) fn turn_into_gap(db: &Connection, sequence: u64, sent_mark: u64) -> Result<(), SpoolError> {
+    search_all_of(db, sequence + 1)?;
     db.prepare_cached("DELETE FROM frame WHERE sequence = ?1")?.execute(params![sql(sequence)])?;
     db.prepare_cached("DELETE FROM record WHERE sequence = ?1")?.execute(params![sql(sequence)])?;
     let before = db
@@ -108,6 +115,22 @@ pub(super) fn turn_into_gap(db: &Connection, sequence: u64, sent_mark: u64) -> R
     Ok(())
 }
 
+/// Forgets where something moved in a frame that was never sent.
+fn search_all_of(db: &Connection, sequence: u64) -> Result<(), SpoolError> {
+    let mut statement = db.prepare_cached(
+        "SELECT sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, generation, moved
+         FROM record WHERE sequence = ?1",
+    )?;
+    let mut rows = statement.query([sql(sequence)])?;
+    let Some(row) = rows.next()? else { return Ok(()) };
+    let (_, Record::Frame { captured_at_ms, digest, label, moved: Some(_) }) = sealed(row)? else { return Ok(()) };
+    let frame = Record::Frame { captured_at_ms, digest, label, moved: None };
+    let seal = seal(sequence, &frame, number(row.get(6)?));
+    db.prepare_cached("UPDATE record SET moved = NULL, seal = ?2 WHERE sequence = ?1")?
+        .execute(params![sql(sequence), seal.0.as_slice()])?;
+    Ok(())
+}
+
 /// Writes a gap at `sequence` for frames that found no room, if there were any.
 pub(super) fn insert_missed(db: &Connection, sequence: u64, missed: u64) -> Result<(), SpoolError> {
     match missed {
@@ -119,7 +142,7 @@ pub(super) fn insert_missed(db: &Connection, sequence: u64, missed: u64) -> Resu
 /// The record that covers `sequence`, with its picture; each is what its digest says.
 pub(super) fn read(db: &Connection, sequence: u64) -> Result<Option<Stored>, SpoolError> {
     let mut statement = db.prepare_cached(
-        "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, jpeg, generation
+        "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, jpeg, generation, moved
          FROM record LEFT JOIN frame USING (sequence)
          WHERE record.sequence = (SELECT max(sequence) FROM record WHERE sequence <= ?1) AND record.sequence + span > ?1",
     )?;

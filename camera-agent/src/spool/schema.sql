@@ -1,4 +1,4 @@
--- The camera's spool, version 1: every record of one chain from the oldest one still held to the newest.
+-- The camera's spool, version 2: every record of one chain from the oldest one still held to the newest.
 -- Sequence numbers and the marks below only ever grow. All times are ms since 1970.
 
 -- One row: the chain and its marks.
@@ -25,6 +25,7 @@ CREATE TABLE record (
     captured_at_ms INTEGER NOT NULL,  -- 0 unless a frame
     digest         BLOB    NOT NULL,  -- SHA-256 of a frame's JPEG; of the manifest for the end; else empty
     label          TEXT    NOT NULL,
+    moved          BLOB,              -- where something moved in a frame: 8 bytes an area; NULL if all of it is to be searched
     frame_bytes    INTEGER NOT NULL,  -- 0 unless a frame
     generation     INTEGER NOT NULL,  -- 0 unless a restart
     seal           BLOB    NOT NULL   -- digest of number, content and frame_bytes

@@ -14,7 +14,7 @@ fn open(folder: &tempfile::TempDir, class: ChainClass, limits: Limits) -> Spool 
 }
 
 fn frame(n: u64) -> NewFrame {
-    NewFrame { jpeg: jpeg(n), captured_at_ms: 1_000 + n, label: format!("{n}.jpg"), input: None }
+    NewFrame { jpeg: jpeg(n), captured_at_ms: 1_000 + n, label: format!("{n}.jpg"), moved: None, input: None }
 }
 
 fn jpeg(n: u64) -> Vec<u8> {
@@ -31,7 +31,12 @@ fn append(spool: &mut Spool, numbers: std::ops::Range<u64>) {
 
 fn assert_frame(spool: &mut Spool, n: u64) {
     let stored = spool.read(n).unwrap().unwrap_or_else(|| panic!("frame {n} is held"));
-    let record = Record::Frame { captured_at_ms: 1_000 + n, digest: Digest::of(&jpeg(n)), label: format!("{n}.jpg") };
+    let record = Record::Frame {
+        captured_at_ms: 1_000 + n,
+        digest: Digest::of(&jpeg(n)),
+        label: format!("{n}.jpg"),
+        moved: None,
+    };
     assert_eq!(stored, Stored { sequence: n, record, jpeg: Some(jpeg(n)) });
 }
 
@@ -77,6 +82,70 @@ fn a_full_live_spool_turns_its_oldest_frames_that_were_never_sent_into_one_gap()
     }
     (5..12).for_each(|n| assert_frame(&mut spool, n));
     assert_eq!(spool.view().frames, 8);
+}
+
+fn moved() -> Option<Areas> {
+    Some(Areas::from_canonical_bytes(&[16, 0, 32, 0, 48, 0, 64, 0]).unwrap())
+}
+
+/// Where something moved in a frame that is held.
+fn moved_in(spool: &mut Spool, n: u64) -> Option<Areas> {
+    match spool.read(n).unwrap().unwrap().record {
+        Record::Frame { moved, .. } => moved,
+        other => panic!("{n} is no frame: {other:?}"),
+    }
+}
+
+#[test]
+fn where_something_moved_is_kept_but_all_of_a_frame_behind_a_gap_is_searched() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { frames_max: 4, ..ROOMY };
+    let mut spool = open(&folder, ChainClass::Live, limits);
+    for n in 0..6 {
+        spool.append(&NewFrame { moved: moved(), ..frame(n) }).unwrap();
+    }
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Live, limits);
+    assert_eq!([2, 3, 5].map(|n| moved_in(&mut spool, n)), [None, moved(), moved()], "0 and 1 were dropped");
+    spool.miss();
+    spool.free(4).unwrap();
+    let Appended::Kept { sequence, .. } = spool.append(&NewFrame { moved: moved(), ..frame(7) }).unwrap() else {
+        panic!("there is room")
+    };
+    assert_eq!(
+        moved_in(&mut spool, sequence),
+        moved(),
+        "the gap got its number when there was room, and the gate knows of it"
+    );
+}
+
+#[test]
+fn a_spool_of_the_former_format_is_taken_over_with_its_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 0..3);
+    let chain = spool.view().chain.clone();
+    drop(spool);
+    let db = rusqlite::Connection::open(folder.path().join("spool.sqlite")).unwrap();
+    let former: String = include_str!("schema.sql")
+        .lines()
+        .filter(|line| !line.trim().starts_with("moved "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let former = former[former.find("CREATE TABLE record").unwrap()..].split_inclusive("STRICT;").next().unwrap();
+    let columns = "sequence, kind, span, captured_at_ms, digest, label, frame_bytes, generation, seal";
+    let as_it_was = format!(
+        "PRAGMA foreign_keys = OFF; CREATE TEMP TABLE kept AS SELECT {columns} FROM record; DROP TABLE record; {former}
+         INSERT INTO main.record ({columns}) SELECT {columns} FROM kept; PRAGMA user_version = 1;"
+    );
+    db.execute_batch(&as_it_was).unwrap();
+    drop(db);
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    assert_eq!(spool.view().chain, chain);
+    (0..3).for_each(|n| assert_frame(&mut spool, n));
+    append(&mut spool, 3..4);
+    drop(spool);
+    open(&folder, ChainClass::Live, ROOMY);
 }
 
 #[test]

@@ -33,13 +33,26 @@ async fn pictures_in_which_nothing_moved_get_no_number_and_are_counted() {
             lens.show(picture);
         }
     }
-    observer.head(|head| head.next == 4).await;
-    let status = observer.status(|status| status.counters.still == 36).await;
-    assert_eq!((status.counters.frames, status.counters.unreadable), (4, 0));
+    // Where somebody came, went on or left is looked at in three more pictures.
+    let kept: Vec<&Vec<u8>> =
+        shown.iter().zip([1, 4, 4, 4]).flat_map(|(picture, times)| vec![picture; times]).collect();
+    observer.head(|head| head.next == kept.len() as u64).await;
+    let status = observer.status(|status| status.counters.still == 27).await;
+    assert_eq!((status.counters.frames, status.counters.unreadable), (13, 0));
     assert_eq!(status.trouble, "", "a source whose pictures are left out is well");
-    observer.want("n1", 0, 10, 0);
-    for (sequence, picture) in (0..).zip(&shown) {
-        assert_eq!(&observer.frame("n1", sequence).await.1, picture);
+    observer.want("n1", 0, 13, 0);
+    for (sequence, picture) in (0..).zip(kept) {
+        let (meta, jpeg) = observer.frame("n1", sequence).await;
+        assert_eq!(&jpeg, picture);
+        // Cells of 16 px around what is 40 px wide: from 100 on, and from there to where it has gone.
+        let moved: Option<Vec<[u16; 4]>> = meta.moved.map(|areas| areas.iter().map(<[u16; 4]>::from).collect());
+        let expected = match sequence {
+            0 => None,
+            1..=4 => Some(vec![[96, 96, 48, 48]]),
+            5..=8 => Some(vec![[96, 96, 80, 48]]),
+            _ => Some(vec![[128, 96, 48, 48]]),
+        };
+        assert_eq!(moved, expected, "frame {sequence}");
     }
     assert!(agent.log().contains("pictures in which nothing moves are left out"), "{}", agent.log());
 }

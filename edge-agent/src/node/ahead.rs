@@ -155,10 +155,10 @@ impl<S: Store, W: World> Node<S, W> {
                 }
                 _ if sequence >= ahead.records.end || run.ahead.holds(sequence) => ToWorker::NoMoreFrames,
                 Some(buffered) => match &buffered.record {
-                    Record::Frame { .. } => {
+                    Record::Frame { moved, .. } => {
                         ahead.fed.push_back((sequence, buffered.record.clone()));
                         ahead.next_feed = sequence.saturating_add(1);
-                        ToWorker::Frame { sequence, jpeg: buffered.jpeg.clone(), more }
+                        ToWorker::Frame { sequence, jpeg: buffered.jpeg.clone(), moved: moved.clone(), more }
                     }
                     Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => ToWorker::NoMoreFrames,
                 },

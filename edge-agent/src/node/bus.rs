@@ -144,9 +144,8 @@ impl<S: Store, W: World> Node<S, W> {
     fn frame(&mut self, camera: &Name, payload: &[u8]) -> Result<(), NodeError> {
         match strip_frame_meta(payload) {
             Ok((meta, jpeg)) if meta.camera == *camera => {
-                let record =
-                    Record::Frame { captured_at_ms: meta.captured_at_ms, digest: meta.digest, label: meta.label };
-                self.record(&meta.chain, meta.sequence, record, jpeg)
+                let (chain, sequence) = (meta.chain.clone(), meta.sequence);
+                self.record(&chain, sequence, meta.into_record(), jpeg)
             }
             Ok((meta, _)) => {
                 self.counters.refused_messages += 1;

@@ -4,7 +4,7 @@ use microlambda::sabotage::{self, Sabotage};
 use microlambda::{Attempt, Claim, Commit, Event, Head, Version};
 use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, event_id};
-use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis, plan};
+use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis};
 use microlambda_wire::{
     Blob, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, Record, SetAsideNote,
     Topic, UnitFailure,
@@ -401,7 +401,7 @@ impl<S: Store, W: World> Node<S, W> {
         let (entries, partial) = match run.partial.clone() {
             None => (vec![entry(Analysis::SetAside { why: why.to_owned() })], None),
             Some(PartialEntry { mut partial, .. }) => {
-                let plan = plan::Plan::of(partial.width_px, partial.height_px, self.params.picture_px_max);
+                let plan = partial.plan(self.params.picture_px_max);
                 plan.set_aside(&mut partial, why);
                 match plan.finished(&partial) {
                     Some(analysis) => (vec![entry(Analysis::Frame(analysis))], None),

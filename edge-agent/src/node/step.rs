@@ -113,11 +113,13 @@ impl<S: Store, W: World> Node<S, W> {
             let more = !ends_at(run.ahead.first_not_held(sequence.saturating_add(1)));
             let message = match run.buffered(sequence) {
                 _ if ends_at(sequence) => ToWorker::NoMoreFrames,
-                Some(buffered) if matches!(buffered.record, Record::Frame { .. }) => {
-                    ToWorker::Frame { sequence, jpeg: buffered.jpeg.clone(), more }
-                }
-                // Before a record that is no frame this step's input ends.
-                Some(_) => ToWorker::NoMoreFrames,
+                Some(buffered) => match &buffered.record {
+                    Record::Frame { moved, .. } => {
+                        ToWorker::Frame { sequence, jpeg: buffered.jpeg.clone(), moved: moved.clone(), more }
+                    }
+                    // Before a record that is no frame this step's input ends.
+                    Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => ToWorker::NoMoreFrames,
+                },
                 None => break,
             };
             step.told_no_more = !more || matches!(message, ToWorker::NoMoreFrames);

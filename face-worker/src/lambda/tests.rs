@@ -2,10 +2,11 @@
 
 use std::io::Cursor;
 
-use image::{ImageFormat, RgbImage};
+use image::codecs::jpeg::JpegEncoder;
+use image::{ExtendedColorType, ImageEncoder, ImageFormat, RgbImage};
 use microlambda::{Budget, StepLimit, Stop, run_step};
 use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE};
-use microlambda_faces::{Analysis, FrameAnalysis};
+use microlambda_faces::{Analysis, Area, FrameAnalysis};
 
 use super::*;
 use crate::ffi::DlibError;
@@ -18,6 +19,7 @@ struct Fake {
     sharpness: f32,
     encoding: Vec<f32>,
     fails: bool,
+    searched: Vec<(u32, u32)>,
     aligned: Vec<Rect>,
     encoded: u32,
 }
@@ -26,10 +28,11 @@ impl Engine for Fake {
     type Picture = ();
     type Aligned = ();
 
-    fn search(&mut self, _tile: &Pixels, score_min: f32) -> Result<Vec<(Rect, f32)>, EngineError> {
+    fn search(&mut self, tile: &Pixels, score_min: f32) -> Result<Vec<(Rect, f32)>, EngineError> {
         if self.fails {
             return Err(DlibError("out of memory".into()).into());
         }
+        self.searched.push((tile.width_px(), tile.height_px()));
         Ok(self.faces.iter().copied().filter(|face| face.1.is_nan() || face.1 >= score_min).collect())
     }
 
@@ -117,10 +120,36 @@ fn a_picture_above_the_bound_is_encoded_from_the_smaller_one_and_keeps_its_coord
     assert_eq!(engine.aligned, [square(40, 40, 50)]);
 }
 
+/// What the engine is given of a picture in which something moved at its upper left.
+fn searched_of(bytes: Vec<u8>) -> Vec<(u32, u32)> {
+    let mut engine = fake();
+    let moved = Areas::try_from(vec![Area { left_px: 0, top_px: 0, width_px: 32, height_px: 48 }]).ok();
+    analyse_frame(&mut engine, FaceParams::default(), Frame { sequence: 0, bytes, moved }).expect("an analysis");
+    engine.searched
+}
+
+#[test]
+fn only_around_what_moved_is_searched() {
+    assert_eq!(searched_of(png(640, 480)), [(120, 136)]);
+    assert_eq!(searched_of(png(1280, 720)), [(120, 136), (104, 112)], "on both levels");
+    assert_eq!(searched_of(png(100, 100)), [(100, 100)]);
+}
+
+#[test]
+fn a_picture_that_is_stored_turned_is_searched_whole() {
+    let mut exif = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+    exif.extend_from_slice(&[6, 0, 0, 0, 0, 0, 0, 0]);
+    let mut bytes = Vec::new();
+    let mut encoder = JpegEncoder::new_with_quality(&mut bytes, 95);
+    encoder.set_exif_metadata(exif).expect("EXIF fits");
+    encoder.write_image(&[0; 600 * 400 * 3], 600, 400, ExtendedColorType::Rgb8).expect("a JPEG");
+    assert_eq!(searched_of(bytes), [(400, 600)]);
+}
+
 #[test]
 fn a_unit_that_fails_leaves_the_state_as_it_was() {
     let mut engine = Fake { fails: true, ..fake() };
-    let source = Some(Frame { sequence: 1, bytes: png(50, 50) });
+    let source = Some(Frame { sequence: 1, bytes: png(50, 50), moved: None });
     let mut lambda = FaceLambda::new(&mut engine, FaceParams::default(), source, Cache::default());
     let mut state = Progress::default();
     let limit = StepLimit::new(u64::MAX);
@@ -133,7 +162,7 @@ fn a_unit_that_fails_leaves_the_state_as_it_was() {
 fn only_whole_units_teach_the_budget() {
     let faces = vec![(square(5, 5, 60), 1.0), (square(80, 80, 30), 0.5)];
     let mut engine = Fake { faces, sharpness: 1.0, ..fake() };
-    let source = Some(Frame { sequence: 1, bytes: png(120, 120) });
+    let source = Some(Frame { sequence: 1, bytes: png(120, 120), moved: None });
     let mut lambda = FaceLambda::new(&mut engine, FaceParams::default(), source, Cache::default());
     let (mut state, mut budget) = (Progress::default(), Budget::default());
     let report = run_step(&mut lambda, &mut state, &mut budget, StepLimit::new(u64::MAX), &mut || 0).expect("a step");
@@ -148,7 +177,7 @@ fn a_picture_whose_damage_shows_only_in_its_pixels_teaches_nothing_about_searchi
     let mut bytes = png(300, 300);
     bytes.truncate(bytes.len() - 40);
     let mut engine = fake();
-    let source = Some(Frame { sequence: 4, bytes });
+    let source = Some(Frame { sequence: 4, bytes, moved: None });
     let mut lambda = FaceLambda::new(&mut engine, FaceParams::default(), source, Cache::default());
     let (mut state, mut budget) = (Progress::default(), Budget::default());
     run_step(&mut lambda, &mut state, &mut budget, StepLimit::new(u64::MAX), &mut || 0).expect("a step");
@@ -163,7 +192,7 @@ fn a_saved_state_without_units_left_is_finished_as_it_is() {
     plan.set_aside(&mut partial, "it took two nodes down");
     let mut state = Progress { partial: Some(partial), finished: Vec::new() };
     let mut engine = Fake { fails: true, ..fake() };
-    let source = Some(Frame { sequence: 2, bytes: png(50, 50) });
+    let source = Some(Frame { sequence: 2, bytes: png(50, 50), moved: None });
     let mut lambda = FaceLambda::new(&mut engine, FaceParams::default(), source, Cache::default());
     let limit = StepLimit::new(u64::MAX);
     run_step(&mut lambda, &mut state, &mut Budget::default(), limit, &mut || 0).expect("the engine is not asked");

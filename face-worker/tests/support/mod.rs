@@ -155,5 +155,5 @@ pub fn start(step: u64, r_limit_us: u64, units_max: u32, resume: Option<Partial>
 }
 
 pub fn frame(sequence: u64, picture: &[u8], more: bool) -> ToWorker {
-    ToWorker::Frame { sequence, jpeg: picture.to_vec(), more }
+    ToWorker::Frame { sequence, jpeg: picture.to_vec(), moved: None, more }
 }

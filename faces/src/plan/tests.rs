@@ -31,6 +31,29 @@ fn a_face() -> impl Strategy<Value = SeenFace> {
     })
 }
 
+fn moved() -> impl Strategy<Value = Areas> {
+    let area = (0u16..3_000, 0u16..3_000, 1u16..500, 1u16..500)
+        .prop_map(|(left_px, top_px, width_px, height_px)| Area { left_px, top_px, width_px, height_px });
+    prop::collection::vec(area, 1..=8).prop_map(|areas| Areas::try_from(areas).expect("as many as are allowed"))
+}
+
+#[test]
+fn around_a_face_that_moves_a_twentieth_of_a_camera_picture_is_searched() {
+    let area = Area { left_px: 320, top_px: 160, width_px: 96, height_px: 96 };
+    let plan = Plan::of_moved(1280, 720, PX_MAX, Areas::try_from(vec![area]).ok().as_ref());
+    let sizes: Vec<_> = plan.tiles().iter().map(|t| (t.level, t.left_px, t.top_px, t.width_px, t.height_px)).collect();
+    assert_eq!(sizes, [(0, 232, 72, 272, 272), (1, 72, 0, 224, 216)]);
+}
+
+#[test]
+fn areas_outside_of_the_picture_count_for_nothing() {
+    let outside = Area { left_px: 1280, top_px: 0, width_px: 10, height_px: 10 };
+    let inside = Area { left_px: 600, top_px: 300, width_px: 9_000, height_px: 9_000 };
+    let plan = |areas: &[Area]| Plan::of_moved(1280, 720, PX_MAX, Areas::try_from(areas.to_vec()).ok().as_ref());
+    assert_eq!(plan(&[outside]), Plan::of(1280, 720, PX_MAX));
+    assert_eq!(plan(&[inside, outside]).tiles(), plan(&[inside]).tiles());
+}
+
 #[test]
 fn a_picture_that_fits_a_tile_is_searched_whole() {
     for (width, height) in [(1, 1), (1, 640), (640, 480), (640, 640), (35, 12)] {
@@ -240,6 +263,43 @@ proptest! {
             (w <= TILE_SIDE_PX_MAX && h <= TILE_SIDE_PX_MAX) || w.min(h) <= FACE_PX_MAX,
             "{w}×{h} is neither one tile nor narrow"
         );
+    }
+
+    #[test]
+    fn every_face_that_reaches_into_what_moved_lies_whole_in_what_is_searched(
+        width in 641u32..3_000, height in 641u32..3_000, areas in moved(), x in 0.0f64..1.0, y in 0.0f64..1.0,
+    ) {
+        let plan = Plan::of_moved(width, height, PX_MAX, Some(&areas));
+        for level in plan.first_level()..plan.last_level() {
+            let (w, h) = (level_side(width, level), level_side(height, level));
+            // Somewhere around the first area, so that it reaches into it.
+            let area = areas.iter().next().expect("one");
+            let side = MOVED_FACE_PX;
+            let near = |first: u16, length: u16, part: f64, level_px: u32| {
+                let (first, end) = (u32::from(first) >> level, (u32::from(first) + u32::from(length)).div_ceil(1 << level));
+                let (lowest, highest) = ((first + 1).saturating_sub(side), end.min(level_px).saturating_sub(1));
+                (lowest + (f64::from(highest.saturating_sub(lowest)) * part) as u32).min(level_px - side)
+            };
+            let (left, top) = (near(area.left_px, area.width_px, x, w), near(area.top_px, area.height_px, y, h));
+            let inside = starts_inside(area, width, height);
+            prop_assert!(!inside || holders(&plan, level, left, top, side) > 0, "{side} px at {left},{top} of level {level}, {w}×{h}");
+        }
+    }
+
+    #[test]
+    fn what_moved_is_never_more_work_than_the_whole_picture(width in 1u32..3_000, height in 1u32..3_000, areas in moved()) {
+        let (plan, whole) = (Plan::of_moved(width, height, PX_MAX, Some(&areas)), Plan::of(width, height, PX_MAX));
+        prop_assert_eq!((plan.first_level(), plan.last_level()), (whole.first_level(), whole.last_level()));
+        for tile in plan.tiles() {
+            let (w, h) = (level_side(width, tile.level), level_side(height, tile.level));
+            prop_assert!(tile.width_px > 0 && tile.height_px > 0 && tile.width_px <= TILE_SIDE_PX_MAX && tile.height_px <= TILE_SIDE_PX_MAX);
+            prop_assert!(tile.left_px + tile.width_px <= w && tile.top_px + tile.height_px <= h);
+        }
+        // Twelve tiles in place of one part of a level overlap; that is bounded.
+        let pixels = |plan: &Plan| plan.tiles().iter().map(TileArea::pixels).sum::<u64>();
+        prop_assert!(pixels(&plan) <= 2 * pixels(&whole), "{} and {}", pixels(&plan), pixels(&whole));
+        prop_assert!(plan.accepts(&plan.begin()));
+        prop_assert_eq!(whole.accepts(&plan.begin()), plan.moved.is_none());
     }
 
     #[test]

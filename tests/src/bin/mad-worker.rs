@@ -86,7 +86,7 @@ fn main() -> io::Result<()> {
             ToWorker::Start { step, units_max, .. } => {
                 (worker.step, worker.units, worker.units_max, worker.running) = (step, 0, units_max, true);
             }
-            ToWorker::Frame { sequence, jpeg, more } if worker.running => worker.frame(sequence, &jpeg, more)?,
+            ToWorker::Frame { sequence, jpeg, more, .. } if worker.running => worker.frame(sequence, &jpeg, more)?,
             ToWorker::Frame { .. } => {}
             ToWorker::NoMoreFrames | ToWorker::Stop if worker.running => worker.stop(Stop::Starved)?,
             ToWorker::NoMoreFrames | ToWorker::Stop => {}

@@ -1,7 +1,9 @@
 //! JPEG as a camera's bytes: headers, missing tables, and pictures in a stream.
 
 use camera_agent::jpeg::{Scan, Scanner, header, whole_picture, with_huffman_tables};
+use camera_agent::luma::{CELL_PIXELS, Cells};
 use camera_agent::mjpeg::Splitter;
+use camera_agent::picture::Picture;
 
 /// The standard Huffman tables with their marker, bytes (T.81, K.3).
 const TABLES_BYTES: usize = 2 + 0x1a2;
@@ -24,6 +26,12 @@ pub fn jpeg(bytes: &[u8]) {
         assert!(jpeg.starts_with(picture) && picture.ends_with(&[0xff, 0xd9]));
         assert_eq!(whole_picture(picture), Some(picture));
         assert_eq!(whole_picture(&picture[..picture.len() - 1]), None, "a picture inside a picture");
+    }
+    if let Some(cells) = Cells::of(&Picture::File(jpeg.to_vec())) {
+        let header = header(jpeg).expect("what is seen has a header");
+        assert_eq!(cells.columns(), header.width.div_ceil(CELL_PIXELS) as usize);
+        assert_eq!(cells.means().len(), cells.columns() * header.height.div_ceil(CELL_PIXELS) as usize);
+        assert!(cells.means().iter().all(|mean| (0.0..=255.0).contains(mean)), "brighter than white");
     }
     if jpeg.starts_with(&[0xff, 0xd8]) {
         let mut scanner = Scanner::default();

@@ -9,9 +9,9 @@ use microlambda_faces::proto::{
 };
 use microlambda_faces::{Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace, Unusable};
 use microlambda_wire::{
-    AheadNote, Blob, CameraHead, CameraStatus, ChainClass, ChainLag, ClaimNote, Continuation, DoneNote, EndMark,
-    EventKind, EventNote, FaceNote, FrameMeta, GapReason, Name, NodeStatus, Payload, Record, RecordNote, SetAsideNote,
-    SourceCounters, StepTiming, SyncHave, SyncWant, Topic, TopicPrefix, UnitFailure, Want, to_payload,
+    AheadNote, Area, Areas, Blob, CameraHead, CameraStatus, ChainClass, ChainLag, ClaimNote, Continuation, DoneNote,
+    EndMark, EventKind, EventNote, FaceNote, FrameMeta, GapReason, Name, NodeStatus, Payload, Record, RecordNote,
+    SetAsideNote, SourceCounters, StepTiming, SyncHave, SyncWant, Topic, TopicPrefix, UnitFailure, Want, to_payload,
     write_frame_meta,
 };
 
@@ -37,6 +37,12 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     }
 }
 
+/// Two parts of a picture.
+fn areas() -> Areas {
+    let sides = [[0, 16, 48, 64], [200, 100, 16, 16]].map(|sides| Area::try_from(sides).expect("an area"));
+    Areas::try_from(sides.to_vec()).expect("two areas")
+}
+
 /// Metadata for a picture.
 pub fn meta(jpeg: &[u8]) -> FrameMeta {
     FrameMeta {
@@ -48,6 +54,7 @@ pub fn meta(jpeg: &[u8]) -> FrameMeta {
         captured_at_ms: 1_700_000_000_000,
         digest: Digest::of(jpeg),
         label: "a.jpg".into(),
+        moved: Some(areas()),
     }
 }
 
@@ -242,7 +249,8 @@ fn frames() -> Vec<Vec<u8>> {
     }
     let digest = Digest::of(b"");
     seeds.extend([
-        Record::Frame { captured_at_ms: 5, digest, label: "a.jpg".into() }.canonical_bytes(),
+        Record::Frame { captured_at_ms: 5, digest, label: "a.jpg".into(), moved: None }.canonical_bytes(),
+        Record::Frame { captured_at_ms: 5, digest, label: "a.jpg".into(), moved: Some(areas()) }.canonical_bytes(),
         Record::Gap { count: 3, reason: GapReason::Unused }.canonical_bytes(),
         Record::End { count: 3, manifest: digest }.canonical_bytes(),
     ]);
@@ -332,7 +340,7 @@ fn worker() -> Vec<Vec<u8>> {
         params: FaceParams::default(),
         resume: Some(partials[1].clone()),
     };
-    let frame = ToWorker::Frame { sequence: 3, jpeg: vec![0xff, 0xd8], more: true };
+    let frame = ToWorker::Frame { sequence: 3, jpeg: vec![0xff, 0xd8], moved: Some(areas()), more: true };
     let body = |message: &FromWorker| encode(message).expect("a message").split_off(4);
     let to = |message: &ToWorker| encode(message).expect("a message").split_off(4);
     let mut seeds: Vec<Vec<u8>> = from.iter().map(|(a, b)| two(0, body(a), &body(b))).collect();
@@ -348,8 +356,12 @@ fn two(direction: u8, first: Vec<u8>, second: &[u8]) -> Vec<u8> {
 
 fn checkpoints() -> Vec<Vec<u8>> {
     let (partials, analysis) = states();
-    let record =
-        |n: u64| Record::Frame { captured_at_ms: 1_000 * n, digest: Digest::of(&[]), label: format!("{n}.jpg") };
+    let record = |n: u64| Record::Frame {
+        captured_at_ms: 1_000 * n,
+        digest: Digest::of(&[]),
+        label: format!("{n}.jpg"),
+        moved: (n == 5).then(areas),
+    };
     let entry = |sequence, record, analysis| Entry { sequence, record, analysis, engine: "test".into() };
     let gap = Record::Gap { count: 3, reason: GapReason::SpoolFull };
     let end = Record::End { count: 6, manifest: Digest::of(b"") };

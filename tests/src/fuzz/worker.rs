@@ -2,7 +2,7 @@
 
 use microlambda_faces::content::PartialEntry;
 use microlambda_faces::fold::FoldState;
-use microlambda_faces::plan::{NextUnit, Plan};
+use microlambda_faces::plan::NextUnit;
 use microlambda_faces::proto::{FromWorker, MESSAGE_BYTES_MAX, ToWorker, UnitOutcome, body_bytes, decode, encode};
 use microlambda_faces::{Analysis, FACES_MAX, FaceParams, Partial};
 use serde::Serialize;
@@ -64,7 +64,7 @@ fn assert_goes_on(partial: &Partial, params: FaceParams) {
     let entry = PartialEntry { sequence: 0, partial: partial.clone() };
     let head = FoldState::genesis(params).partial_head(&entry).expect("a state to build on");
     assert_eq!(head.version.unit, partial.units());
-    let plan = Plan::of(partial.width_px, partial.height_px, params.picture_px_max);
+    let plan = partial.plan(params.picture_px_max);
     assert!(head.set_aside as usize <= plan.tiles().len() + FACES_MAX, "more set aside than there is");
     if plan.tiles().len() > TILES_WALKED_MAX {
         return;

@@ -145,7 +145,12 @@ impl SimCamera {
         self.taken += 1;
         let digest = Digest::of(&truth::jpeg(self.index, number));
         self.spool.manifest = next_manifest(self.spool.manifest, digest);
-        let record = Record::Frame { captured_at_ms: 1_000 + now_us / 1_000, digest, label: format!("{number:03}") };
+        let record = Record::Frame {
+            captured_at_ms: 1_000 + now_us / 1_000,
+            digest,
+            label: format!("{number:03}"),
+            moved: None,
+        };
         self.spool.records.insert(self.spool.next, (record, Some(number)));
         self.spool.next += 1;
         true
@@ -274,7 +279,7 @@ impl SimCamera {
     fn record(&self, node: Name, sequence: u64, record: Record, picture: Option<u64>) -> Option<Message> {
         let camera = self.name.clone();
         match (record, picture) {
-            (Record::Frame { captured_at_ms, digest, label }, Some(number)) => {
+            (Record::Frame { captured_at_ms, digest, label, moved }, Some(number)) => {
                 let meta = FrameMeta {
                     v: 1,
                     camera: camera.clone(),
@@ -284,6 +289,7 @@ impl SimCamera {
                     captured_at_ms,
                     digest,
                     label,
+                    moved,
                 };
                 let payload = write_frame_meta(&truth::jpeg(self.index, number), &meta).ok()?;
                 let topic = Topic::CameraFrame { camera, node }.build(&self.prefix);

@@ -75,7 +75,8 @@ pub fn which(jpeg: &[u8]) -> Option<(usize, u64)> {
 /// The finished record of picture `number`.
 pub fn entry(seed: u64, camera: usize, number: u64, kernel: u32) -> Entry {
     let digest = Digest::of(&jpeg(camera, number));
-    let record = Record::Frame { captured_at_ms: captured_at_ms(number), digest, label: number.to_string() };
+    let record =
+        Record::Frame { captured_at_ms: captured_at_ms(number), digest, label: number.to_string(), moved: None };
     let analysis = picture(seed, camera, number, false).analysis(kernel);
     Entry { sequence: number, record, analysis: Some(analysis), engine: format!("kernel {kernel}") }
 }

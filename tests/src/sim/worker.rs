@@ -141,7 +141,7 @@ impl SimWorker {
                     begun: Vec::new(),
                 });
             }
-            ToWorker::Frame { sequence, jpeg, more } => {
+            ToWorker::Frame { sequence, jpeg, moved: _, more } => {
                 if let Some(step) = &mut self.step {
                     step.frames.push_back((*sequence, jpeg.clone()));
                     step.no_more |= !more;

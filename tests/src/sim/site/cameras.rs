@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use microlambda_runtime::Message;
-use microlambda_wire::{Record, RecordNote, Topic, from_payload, read_frame_meta};
+use microlambda_wire::{RecordNote, Topic, from_payload, read_frame_meta};
 
 use super::{Happening, Site};
 use crate::sim::invariants::{self, Checked};
@@ -65,9 +65,7 @@ impl Site {
         let (chain, sequence, record) = match Topic::parse(&crate::sim::prefix(), &message.topic) {
             Ok(Topic::CameraFrame { .. }) => {
                 let Ok(meta) = read_frame_meta(&message.payload) else { return Ok(()) };
-                let record =
-                    Record::Frame { captured_at_ms: meta.captured_at_ms, digest: meta.digest, label: meta.label };
-                (meta.chain, meta.sequence, record)
+                (meta.chain.clone(), meta.sequence, meta.into_record())
             }
             Ok(Topic::CameraRecord { .. }) => {
                 let Ok(note) = from_payload::<RecordNote>(&message.payload) else { return Ok(()) };
