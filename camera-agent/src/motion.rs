@@ -13,6 +13,7 @@ mod areas;
 
 use microlambda_wire::Areas;
 
+use self::areas::Moved;
 use crate::luma::Cells;
 
 /// Below this a difference is no motion, steps of 255: rounding, compression and what is left of flicker stay below it.
@@ -43,7 +44,7 @@ const BAND_MEAN_MIN: f32 = 16.0;
 /// A line is put through brightnesses only where they spread by this standard deviation: noise would bend it else.
 const SPREAD_MIN: f32 = 4.0;
 
-/// Where something moved is searched in so many further pictures: somebody new who has stopped is seen as often as it takes to be sure
+/// Where something moved, and does not move on, is searched in so many further pictures: somebody new who has stopped is seen as often as it takes to be sure
 /// (`VIEWS_MIN` of the face lambda), and sharper than in motion.
 const LINGER_PICTURES: u8 = 3;
 
@@ -117,16 +118,22 @@ impl Gate {
         for (quiet, _) in quiet.iter_mut().zip(&moved).filter(|(_, moved)| **moved) {
             *quiet = 0;
         }
-        let asked: Vec<bool> = quiet.iter().map(|pictures| *pictures <= LINGER_PICTURES).collect();
+        let moved: Vec<Moved> = (quiet.iter())
+            .map(|pictures| match pictures {
+                0 => Moved::Now,
+                1..=LINGER_PICTURES => Moved::Lately,
+                _ => Moved::Not,
+            })
+            .collect();
         let since = |at_us: u64| now_us.saturating_sub(at_us) >= self.still_interval_us;
-        let verdict = if asked.contains(&true) {
+        let verdict = if moved.iter().any(|moved| *moved != Moved::Not) {
             Verdict::Moved
         } else if since(reference.kept_at_us) {
             Verdict::Due
         } else {
             Verdict::Still
         };
-        let moved = if since(reference.whole_at_us) { None } else { areas::around(&asked, columns) };
+        let moved = if since(reference.whole_at_us) { None } else { areas::around(&moved, columns) };
         self.judged = Some(match (cells, moved) {
             (Some(cells), Some((moved, searched))) => {
                 let expected = difference.iter().zip(cells.means()).map(|(change, mean)| mean - change.by);

@@ -7,6 +7,17 @@ use crate::luma::CELL_PIXELS;
 /// More groups of cells than this are not told apart: leaves in the wind.
 const GROUPS_MAX: usize = 32;
 
+/// When something moved in a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// Long ago.
+    Not,
+    /// In one of the last pictures.
+    Lately,
+    /// In this one.
+    Now,
+}
+
 /// A rectangle of cells, both ends inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Group {
@@ -48,9 +59,10 @@ pub(super) fn neighbours(at: usize, columns: usize, count: usize) -> impl Iterat
         .filter(move |&other| other != at && other < count)
 }
 
-/// Rectangles around all cells that are asked for, and which cells lie in one; `None` if no cell is, or the picture is too large to say it.
-pub(super) fn around(asked: &[bool], columns: usize) -> Option<(Areas, Vec<bool>)> {
-    let mut groups = groups(asked, columns);
+/// Rectangles around all cells in which something moves, and those in which it has stopped: where it moved lately and now moves right beside, it has
+/// gone on. With them which cells lie in one; `None` if there is none, or the picture is too large to say it.
+pub(super) fn around(moved: &[Moved], columns: usize) -> Option<(Areas, Vec<bool>)> {
+    let mut groups = groups(moved, columns);
     if groups.len() > GROUPS_MAX {
         let all = groups.iter().skip(1).fold(groups[0], |all, group| all.around(group));
         groups = vec![all];
@@ -61,7 +73,7 @@ pub(super) fn around(asked: &[bool], columns: usize) -> Option<(Areas, Vec<bool>
         let other = groups.swap_remove(b);
         groups[a] = groups[a].around(&other);
     }
-    let mut inside = vec![false; asked.len()];
+    let mut inside = vec![false; moved.len()];
     for group in &groups {
         for row in group.rows.0..=group.rows.1 {
             inside[row * columns..][group.columns.0..=group.columns.1].fill(true);
@@ -71,25 +83,24 @@ pub(super) fn around(asked: &[bool], columns: usize) -> Option<(Areas, Vec<bool>
     Some((Areas::try_from(areas).ok()?, inside))
 }
 
-/// Cells that touch each other, group by group.
-fn groups(asked: &[bool], columns: usize) -> Vec<Group> {
-    let mut open = asked.to_vec();
+/// Cells that touch each other, group by group: of each those that move, or all if none does.
+fn groups(moved: &[Moved], columns: usize) -> Vec<Group> {
+    let mut open: Vec<bool> = moved.iter().map(|moved| *moved != Moved::Not).collect();
     let mut groups = Vec::new();
-    for first in 0..asked.len() {
+    for first in 0..moved.len() {
         if !std::mem::take(&mut open[first]) {
             continue;
         }
-        let at_cell = |at: usize| Group { columns: (at % columns, at % columns), rows: (at / columns, at / columns) };
-        let (mut group, mut edge) = (at_cell(first), vec![first]);
-        while let Some(at) = edge.pop() {
-            group = group.around(&at_cell(at));
-            for other in neighbours(at, columns, asked.len()) {
-                if std::mem::take(&mut open[other]) {
-                    edge.push(other);
-                }
-            }
+        let (mut cells, mut at) = (vec![first], 0);
+        while let Some(&cell) = cells.get(at) {
+            cells.extend(neighbours(cell, columns, moved.len()).filter(|&other| std::mem::take(&mut open[other])));
+            at += 1;
         }
-        groups.push(group);
+        if cells.iter().any(|&cell| moved[cell] == Moved::Now) {
+            cells.retain(|&cell| moved[cell] == Moved::Now);
+        }
+        let at_cell = |&at: &usize| Group { columns: (at % columns, at % columns), rows: (at / columns, at / columns) };
+        groups.extend(cells.iter().map(at_cell).reduce(|all, cell| all.around(&cell)));
     }
     groups
 }
@@ -102,44 +113,59 @@ mod tests {
 
     const COLUMNS: usize = 20;
 
-    fn cells(asked: &[(usize, usize)]) -> Vec<bool> {
-        (0..COLUMNS * 12).map(|at| asked.contains(&(at % COLUMNS, at / COLUMNS))).collect()
+    fn cells(now: &[(usize, usize)], lately: &[(usize, usize)]) -> Vec<Moved> {
+        let at = |at: usize| match (at % COLUMNS, at / COLUMNS) {
+            cell if now.contains(&cell) => Moved::Now,
+            cell if lately.contains(&cell) => Moved::Lately,
+            _ => Moved::Not,
+        };
+        (0..COLUMNS * 12).map(at).collect()
     }
 
-    fn sides(asked: &[(usize, usize)]) -> Vec<[u16; 4]> {
-        let (areas, _) = around(&cells(asked), COLUMNS).unwrap();
+    fn sides(now: &[(usize, usize)], lately: &[(usize, usize)]) -> Vec<[u16; 4]> {
+        let (areas, _) = around(&cells(now, lately), COLUMNS).unwrap();
         areas.iter().map(<[u16; 4]>::from).collect()
     }
 
     #[test]
     fn cells_that_touch_are_one_area_and_others_are_not() {
-        assert_eq!(around(&cells(&[]), COLUMNS), None);
-        assert_eq!(sides(&[(0, 0)]), [[0, 0, 16, 16]]);
-        assert_eq!(sides(&[(2, 3), (3, 4), (2, 5)]), [[32, 48, 32, 48]]);
+        assert_eq!(around(&cells(&[], &[]), COLUMNS), None);
+        assert_eq!(sides(&[(0, 0)], &[]), [[0, 0, 16, 16]]);
+        assert_eq!(sides(&[(2, 3), (3, 4), (2, 5)], &[]), [[32, 48, 32, 48]]);
         // The last of a row and the first of the next do not touch.
-        assert_eq!(sides(&[(COLUMNS - 1, 1), (0, 2)]).len(), 2);
+        assert_eq!(sides(&[(COLUMNS - 1, 1), (0, 2)], &[]).len(), 2);
+    }
+
+    #[test]
+    fn who_has_stopped_is_looked_at_and_not_the_way_that_somebody_came() {
+        assert_eq!(sides(&[], &[(4, 3), (5, 3)]), [[64, 48, 32, 16]]);
+        assert_eq!(sides(&[(6, 3), (7, 3)], &[(4, 3), (5, 3)]), [[96, 48, 32, 16]]);
+        assert_eq!(sides(&[(9, 3)], &[(4, 3), (5, 3)]), [[64, 48, 32, 16], [144, 48, 16, 16]]);
     }
 
     #[test]
     fn a_picture_too_large_for_its_sides_to_be_said_has_no_areas() {
         let columns = 5_000;
-        let mut asked = vec![false; columns * 2];
-        asked[columns - 1] = true;
-        assert_eq!(around(&asked, columns), None);
+        let mut moved = vec![Moved::Not; columns * 2];
+        moved[columns - 1] = Moved::Now;
+        assert_eq!(around(&moved, columns), None);
     }
 
     proptest! {
         #[test]
-        fn whatever_is_asked_for_lies_inside(asked in prop::collection::vec(prop::bool::weighted(0.1), COLUMNS * 12), all in any::<bool>()) {
-            let asked = if all { vec![true; asked.len()] } else { asked };
-            match around(&asked, COLUMNS) {
-                None => prop_assert!(!asked.contains(&true)),
-                Some((areas, inside)) => for (at, asked) in asked.iter().enumerate() {
+        fn whatever_moves_lies_inside(
+            moved in prop::collection::vec(prop_oneof![18 => Just(Moved::Not), 1 => Just(Moved::Lately), 1 => Just(Moved::Now)], COLUMNS * 12),
+            all in any::<bool>(),
+        ) {
+            let moved = if all { vec![Moved::Now; moved.len()] } else { moved };
+            match around(&moved, COLUMNS) {
+                None => prop_assert!(moved.iter().all(|moved| *moved == Moved::Not)),
+                Some((areas, inside)) => for (at, moved) in moved.iter().enumerate() {
                     let (x, y) = ((at % COLUMNS * 16) as u16, (at / COLUMNS * 16) as u16);
                     let is_in = areas.iter().any(|area| {
                         (area.left_px..area.left_px + area.width_px).contains(&x) && (area.top_px..area.top_px + area.height_px).contains(&y)
                     });
-                    prop_assert!(is_in == inside[at] && (is_in || !asked));
+                    prop_assert!(is_in == inside[at] && (is_in || *moved != Moved::Now));
                 }
             }
         }
