@@ -11,7 +11,7 @@ use microlambda::{Budget, Stop};
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
-use microlambda_benches::{Common, Error, Machine, data_dir, exit, ms};
+use microlambda_benches::{Common, Error, Machine, data_dir, exit, ms, schedstat_us};
 use microlambda_demo::{Process, Programs};
 use microlambda_faces::proto::{FromWorker, StepTimes, ToWorker, UnitOutcome};
 use microlambda_faces::{FaceParams, Partial};
@@ -319,11 +319,11 @@ impl Session {
         ToWorker::Frame { sequence, jpeg: self.pictures[index].clone(), moved: None, more: true }
     }
 
-    /// How long the worker's main thread has waited for a core so far, µs: the second field of its `schedstat`.
+    /// How long the worker's main thread has waited for a core so far, µs.
     fn waited_us(&self) -> u64 {
         let pid = self.worker.pid().unwrap_or(0);
-        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).unwrap_or_default();
-        text.split_whitespace().nth(1).and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0) / 1_000
+        let [_, waited_us] = schedstat_us(pid, pid);
+        waited_us
     }
 
     /// The median cost of the units of the largest class, after a warm-up, µs.

@@ -9,7 +9,7 @@ use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
 use microlambda_benches::{Common, Error, Machine, Outcome, Site, exit, ms};
 use microlambda_demo::Note;
-use microlambda_wire::{Name, NodeStatus};
+use microlambda_wire::NodeStatus;
 use serde::Serialize;
 
 /// The nodes of the larger site; the smaller one has the first of them.
@@ -143,15 +143,7 @@ fn text(args: &Args, series: [(usize, &Vec<Job>); 2], speed_up: &Stats, aims: &[
 
 fn job(args: &Args, pictures: &[Vec<u8>], nodes: &[&str]) -> Result<Job, Error> {
     let mut site = Site::new()?;
-    let folder = site.folder("pictures");
-    pictures::write(&folder, pictures)?;
-    site.fill("camera", &folder)?;
-    for node in nodes {
-        site.start_node(node, args.r_limit_ms, "stay")?;
-    }
-    for node in nodes {
-        site.wait_ready(&Name::new(*node)?, 1)?;
-    }
+    let folder = site.prepare(pictures, nodes, args.r_limit_ms, "stay")?;
     site.show("camera", &folder)?;
     let (mut began_us, mut ended_us) = (None, None);
     site.wait_for("end of the job", PATIENCE, |_, seen| {

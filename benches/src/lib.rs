@@ -8,6 +8,7 @@
 pub mod faults;
 pub mod figure;
 pub mod inference;
+pub mod latency;
 mod machine;
 pub mod pictures;
 pub mod reference;
@@ -20,7 +21,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-pub use machine::{Machine, load_average};
+pub use machine::{Machine, load_average, schedstat_us};
 pub use site::{GRACE_MS, Outcome, Site, StepSeen};
 
 /// What stops a benchmark: said once, on standard error.

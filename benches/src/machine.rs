@@ -69,6 +69,20 @@ pub fn load_average() -> f64 {
     read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
+/// How long one thread of a process has had a core so far, and waited for one, µs, as the kernel's scheduler counts it; zeros if it is gone.
+pub fn schedstat_us(pid: u32, thread: u32) -> [u64; 2] {
+    let text = read(&format!("/proc/{pid}/task/{thread}/schedstat"));
+    let mut fields = text.split_whitespace().map(|ns| ns.parse::<u64>().unwrap_or(0) / 1_000);
+    [fields.next().unwrap_or(0), fields.next().unwrap_or(0)]
+}
+
+/// How long all running threads of a process have had a core so far, µs.
+pub(crate) fn process_cpu_us(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let threads = threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    threads.map(|thread| schedstat_us(pid, thread)[0]).sum()
+}
+
 /// The type of the file system that holds `path`: of all mounts above it the deepest.
 fn file_system(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());

@@ -8,12 +8,13 @@ use serde::Serialize;
 use crate::{Common, Error, Machine, workspace};
 
 /// The benchmarks in the order of the page, with their titles.
-const SECTIONS: [(&str, &str); 9] = [
+const SECTIONS: [(&str, &str); 10] = [
     ("figure", "Figure: split, and in one long invocation"),
     ("budget", "Budget: is the limit kept, and used?"),
     ("handover", "Hand-over: from one step to the next"),
     ("fanout", "Fan-out: a finite job on two nodes"),
     ("recovery", "Recovery: struck in the middle of a step"),
+    ("latency", "Latency: what splitting buys"),
     ("memory", "Memory at 1280×720"),
     ("engines", "Engines: the built-in one beside dlib's"),
     ("quality", "Quality: who is reported on videos and photos"),

@@ -11,11 +11,17 @@ use microlambda_demo::{
     Agent, Broker, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally, Walls,
     monotonic_us,
 };
+use microlambda_faces::FaceParams;
 use microlambda_wire::{EventKind, EventNote, Name, StepTiming};
 use tempfile::TempDir;
 
-use crate::{Error, data_dir};
+use crate::machine::process_cpu_us;
+use crate::{Error, data_dir, pictures};
 
+/// The camera that has an end.
+const CAMERA: &str = "door";
+/// The one that has none.
+pub(crate) const LIVE_CAMERA: &str = "live";
 /// A lease is the limit and this, ms: the default of edge agents.
 pub const GRACE_MS: u64 = 500;
 /// Repetitions of heads, ms.
@@ -59,6 +65,7 @@ pub struct Outcome {
 pub struct Site {
     nodes: Vec<(Name, Agent)>,
     camera: Option<Agent>,
+    live: Option<Agent>,
     observer: Observer,
     /// All that was seen on the bus.
     pub tally: Tally,
@@ -70,6 +77,8 @@ pub struct Site {
     pub announce_ms: u64,
     /// Nodes started from now on analyse frames ahead of the steps of other nodes.
     pub fan_out: bool,
+    /// Nodes started from now on report somebody known again who was not seen for so long, ms.
+    pub absence_ms: u64,
     rig: Rig,
     name: Name,
     dir: TempDir,
@@ -90,9 +99,22 @@ impl Site {
         let observer = broker.observe(&name)?;
         let rig =
             Rig { programs, dir: dir.path().join("agents"), broker: broker.url().clone(), walls, private: Vec::new() };
-        let (nodes, camera, tally, steps) = (Vec::new(), None, Tally::default(), Vec::new());
-        let (announce_ms, fan_out) = (ANNOUNCE_MS, true);
-        Ok(Self { nodes, camera, observer, tally, steps, broker, announce_ms, fan_out, rig, name, dir })
+        let (announce_ms, fan_out, absence_ms) = (ANNOUNCE_MS, true, FaceParams::default().absence_ms);
+        Ok(Self {
+            nodes: Vec::new(),
+            camera: None,
+            live: None,
+            observer,
+            tally: Tally::default(),
+            steps: Vec::new(),
+            broker,
+            announce_ms,
+            fan_out,
+            absence_ms,
+            rig,
+            name,
+            dir,
+        })
     }
 
     /// A folder on the file system that the databases are on.
@@ -105,7 +127,7 @@ impl Site {
     /// # Errors
     /// It does not start, or ends.
     pub fn play(&mut self, folder: &Path) -> Result<(), Error> {
-        self.camera = Some(self.start_camera("camera", folder, toml::Table::new())?);
+        self.show("camera", folder)?;
         self.wait_for("complete spool", Duration::from_secs(120), |site, _| {
             site.tally.camera.as_ref().is_some_and(|head| head.end.is_some())
         })
@@ -118,7 +140,7 @@ impl Site {
     pub fn fill(&self, name: &str, folder: &Path) -> Result<(), Error> {
         let broker = toml::Table::from_iter([("url".to_owned(), NO_BROKER.into())]);
         let extra = toml::Table::from_iter([("broker".to_owned(), broker.into())]);
-        let mut agent = self.start_camera(name, folder, extra)?;
+        let mut agent = self.start_camera(name, CAMERA, folder, extra)?;
         let until = Instant::now() + FILL_PATIENCE;
         while !std::fs::read_to_string(agent.log())?.contains("the input has ended") {
             agent.check_running()?;
@@ -135,7 +157,49 @@ impl Site {
     /// # Errors
     /// It does not start.
     pub fn show(&mut self, name: &str, folder: &Path) -> Result<(), Error> {
-        self.camera = Some(self.start_camera(name, folder, toml::Table::new())?);
+        self.camera = Some(self.start_camera(name, CAMERA, folder, toml::Table::new())?);
+        Ok(())
+    }
+
+    /// Writes a job's pictures, fills the spool of the camera agent `camera` with them, and starts these nodes: all wait for
+    /// [`Site::show`] with the folder returned.
+    ///
+    /// # Errors
+    /// An agent does not start, or ends.
+    pub fn prepare(
+        &mut self,
+        pictures: &[Vec<u8>],
+        nodes: &[&str],
+        r_limit_ms: u64,
+        placement: &str,
+    ) -> Result<PathBuf, Error> {
+        let folder = self.folder("pictures");
+        pictures::write(&folder, pictures)?;
+        self.fill("camera", &folder)?;
+        for node in nodes {
+            self.start_node(node, r_limit_ms, placement)?;
+        }
+        for node in nodes {
+            self.wait_ready(&Name::new(*node)?, 1)?;
+        }
+        Ok(folder)
+    }
+
+    /// Starts a second camera, `live`, whose stream never ends: it shows the pictures that somebody writes into `pipe`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_live(&mut self, pipe: &Path) -> Result<(), Error> {
+        let pipe = pipe.to_str().ok_or("the path is not UTF-8")?;
+        let command = ["cat", pipe].map(toml::Value::from).to_vec();
+        let source = [("kind", "command".into()), ("command", command.into())];
+        // Each picture is to be work, whatever moved in it.
+        let motion = [("still-interval-s", toml::Value::from(0))];
+        let table = |entries: &[(&str, toml::Value)]| {
+            toml::Value::Table(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
+        };
+        let extra = [("source".to_owned(), table(&source)), ("motion".to_owned(), table(&motion))];
+        self.live = Some(self.start_camera("live", LIVE_CAMERA, Path::new(pipe), extra.into_iter().collect())?);
         Ok(())
     }
 
@@ -154,9 +218,9 @@ impl Site {
         Ok(())
     }
 
-    fn start_camera(&self, name: &str, folder: &Path, extra: toml::Table) -> Result<Agent, Error> {
-        let (site, camera) = (self.name.clone(), Name::new("door")?);
-        let setup = CameraSetup { site, camera, photos: folder.to_path_buf(), exit_when_done: false, extra };
+    fn start_camera(&self, name: &str, camera: &str, sees: &Path, extra: toml::Table) -> Result<Agent, Error> {
+        let (site, camera) = (self.name.clone(), Name::new(camera)?);
+        let setup = CameraSetup { site, camera, photos: sees.to_path_buf(), exit_when_done: false, extra };
         Ok(self.rig.camera(name, &setup)?)
     }
 
@@ -180,12 +244,25 @@ impl Site {
         self.nodes.iter().map(|(_, agent)| agent.usage().cpu_us + agent.children_usage().cpu_us).sum()
     }
 
+    /// Time on a core of a node's worker so far, µs.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn worker_cpu_us(&mut self, node: &Name) -> Result<u64, Error> {
+        Ok(self.node(node)?.children().into_iter().map(process_cpu_us).sum())
+    }
+
     /// Starts a node and waits until its worker has loaded the models.
     ///
     /// # Errors
     /// It does not start, or ends.
     pub fn start_node(&mut self, node: &str, r_limit_ms: u64, placement: &str) -> Result<(), Error> {
         let node = Name::new(node)?;
+        let tables = [
+            ("chain", "fan-out", toml::Value::from(self.fan_out)),
+            ("faces", "absence-ms", i64::try_from(self.absence_ms)?.into()),
+        ];
+        let table = |key: &str, value| toml::Table::from_iter([(key.to_owned(), value)]).into();
         let setup = EdgeSetup {
             site: self.name.clone(),
             node: node.clone(),
@@ -194,10 +271,7 @@ impl Site {
             placement: placement.into(),
             announce_ms: self.announce_ms,
             grace_ms: GRACE_MS,
-            extra: toml::Table::from_iter([(
-                "chain".to_owned(),
-                toml::Table::from_iter([("fan-out".to_owned(), self.fan_out.into())]).into(),
-            )]),
+            extra: tables.map(|(name, key, value)| (name.to_owned(), table(key, value))).into_iter().collect(),
         };
         let agent = self.rig.edge(node.as_str(), &setup)?;
         self.nodes.push((node, agent));
@@ -245,12 +319,16 @@ impl Site {
 
     /// Takes messages until this instant of the machine's monotonic clock, µs.
     pub fn listen_until(&mut self, until_us: u64) {
+        self.listen(until_us, |_| false);
+    }
+
+    /// Takes messages until this instant of the machine's monotonic clock, µs, or until one is `the_last`.
+    pub fn listen(&mut self, until_us: u64, mut the_last: impl FnMut(&Seen) -> bool) {
         loop {
             let left_us = until_us.saturating_sub(monotonic_us());
-            if left_us == 0 {
+            if left_us == 0 || self.next(Duration::from_micros(left_us)).is_some_and(|seen| the_last(&seen)) {
                 return;
             }
-            self.next(Duration::from_micros(left_us));
         }
     }
 
@@ -282,7 +360,7 @@ impl Site {
     /// # Errors
     /// With the end of its log.
     pub fn check_running(&mut self) -> Result<(), Error> {
-        for agent in self.nodes.iter_mut().map(|(_, agent)| agent).chain(&mut self.camera) {
+        for agent in self.nodes.iter_mut().map(|(_, agent)| agent).chain(&mut self.camera).chain(&mut self.live) {
             // One that was killed has no pid until it is started again.
             if agent.pid().is_some() {
                 agent.check_running()?;
@@ -333,8 +411,9 @@ impl Site {
 
     /// The ends of all agents' logs.
     pub fn logs(&self) -> String {
-        let camera = self.camera.iter().map(|agent| ("camera", agent));
+        let camera = self.camera.iter().map(|agent| (CAMERA, agent));
+        let live = self.live.iter().map(|agent| (LIVE_CAMERA, agent));
         let nodes = self.nodes.iter().map(|(name, agent)| (name.as_str(), agent));
-        camera.chain(nodes).map(|(name, agent)| format!("--- {name}\n{}\n", agent.log_tail(12))).collect()
+        camera.chain(live).chain(nodes).map(|(name, agent)| format!("--- {name}\n{}\n", agent.log_tail(12))).collect()
     }
 }
