@@ -180,7 +180,7 @@ pub fn strike_once(
 }
 
 /// A bid that stands.
-fn is_bid(seen: &Seen) -> bool {
+pub(crate) fn is_bid(seen: &Seen) -> bool {
     matches!(&seen.note, Note::Claim(note) if note.failed.is_none() && note.claim.lease_ms > 0)
 }
 

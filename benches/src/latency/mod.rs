@@ -13,7 +13,7 @@ use microlambda::{Claim, Version};
 use microlambda_demo::{Note, Seen};
 use microlambda_wire::Name;
 
-use crate::faults::Random;
+use crate::faults::{Random, is_bid};
 use crate::figure::line::UNLIMITED_MS;
 use crate::pictures::{self, Motif};
 use crate::{Error, Site, ms};
@@ -30,6 +30,7 @@ const JOB_PATIENCE: Duration = Duration::from_secs(300);
 const SAMPLE: usize = 100;
 /// … and so many units they are at most: now and then a face is seen where there is none, and its encoding is a small unit more.
 const UNITS_OF_A_PICTURE_MAX: f64 = 1.1;
+
 /// For people: what a batch is run under.
 pub fn title(r_limit_ms: u64) -> String {
     if r_limit_ms == UNLIMITED_MS { "one long invocation".into() } else { format!("µλ, `r_limit` {r_limit_ms} ms") }
@@ -100,12 +101,9 @@ fn searched(at: Version) -> u64 {
     at.sequence + u64::from(at.unit > 0)
 }
 
-/// A claim that stands, if the message is one: by whom, and when it came, µs.
+/// A claim that stands, if the message is one, and when it came, µs.
 fn claim_of(seen: Option<&Seen>) -> Option<(&Claim, u64)> {
-    match seen.map(|seen| (&seen.note, seen.at_us)) {
-        Some((Note::Claim(note), at_us)) if note.failed.is_none() && note.claim.lease_ms > 0 => {
-            Some((&note.claim, at_us))
-        }
-        _ => None,
-    }
+    let seen = seen.filter(|seen| is_bid(seen))?;
+    let Note::Claim(note) = &seen.note else { return None };
+    Some((&note.claim, seen.at_us))
 }
