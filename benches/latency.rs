@@ -159,8 +159,8 @@ fn live(plan: &Plan, random: &mut Random) -> Result<Vec<Live>, Error> {
     // As many as beside the batches, so that the percentiles compare.
     let counts = beside_batch.iter().map(|live| live.latency_ms.count);
     let count = counts.max().unwrap_or(0);
-    let r_limit_ms = plan.r_limit_ms.first().copied().unwrap_or(UNLIMITED_MS);
-    let alone = series(None, vec![live_run(Beside::Nothing(count), r_limit_ms, &faces, random)?])?;
+    // Without a limit: under one that hardly holds a unit, a busy machine's node pauses before it tries such a unit again.
+    let alone = series(None, vec![live_run(Beside::Nothing(count), UNLIMITED_MS, &faces, random)?])?;
     Ok([alone].into_iter().chain(beside_batch).collect())
 }
 
