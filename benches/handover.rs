@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use microlambda_benches::bus::{connect, wait};
+use microlambda_benches::gap::{self, Gap};
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
-use microlambda_benches::{Common, Error, Machine, Site, StepSeen, exit, ms};
+use microlambda_benches::{Common, Error, Machine, Site, exit};
 use microlambda_demo::BrokerUrl;
 use microlambda_wire::Name;
-use rumqttc::{Client, Connection, Event, MqttOptions, NetworkOptions, Packet, QoS};
-use serde::Serialize;
+use rumqttc::{Event, Packet, QoS};
 
 /// Size of the pictures, px: a search takes some 20 ms.
 const SIZE_PX: (u32, u32) = (240, 180);
@@ -27,8 +28,6 @@ const PROBES: usize = 75;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Written by one sync, and carried by one message, bytes: about what a step adds.
 const BLOCK_BYTES: usize = 4_096;
-/// Longest wait for anything but the job.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer hand-overs are listed one by one on standard error, ms.
 const OUTLIER_MS: f64 = 50.0;
 /// What a hand-over may take beside syncs and round trips, ms.
@@ -46,21 +45,6 @@ struct Args {
     /// Limit of a step, ms
     #[arg(long, value_name = "N", default_value_t = 150)]
     r_limit_ms: u64,
-}
-
-/// One hand-over, ms.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Gap {
-    moved: bool,
-    /// The record that the next step began with.
-    at: u64,
-    total: f64,
-    /// The transaction with the step's result.
-    commit: f64,
-    /// From the moment the next step could be claimed where it ran to its first unit.
-    claim: f64,
-    /// The rest: the worker's last word, folding, on the bus, and a peer's folding and transaction.
-    rest: f64,
 }
 
 /// What disk and bus take by themselves, ms.
@@ -170,26 +154,11 @@ fn job(args: &Args, pictures: &[Vec<u8>], placement: &str, probes: &mut Probes) 
         let counted: Vec<String> = counted.map(|(name, count)| format!("{name} {count}")).collect();
         eprintln!("{node}: {}", counted.join(", "));
     }
-    let later: Vec<&StepSeen> = site.steps.iter().filter(|step| step.timing.last_unit_at_us > complete_at_us).collect();
-    let gaps = later.iter().filter_map(|next| gap(later.iter().find(|step| step.head == next.parent)?, next));
-    let gaps: Vec<Gap> = gaps.collect();
+    let gaps = gap::all(site.steps.iter().filter(|step| step.timing.last_unit_at_us > complete_at_us));
     for gap in gaps.iter().filter(|gap| gap.total > OUTLIER_MS) {
         eprintln!("{placement}, outlier: {gap:?}");
     }
     Ok(gaps)
-}
-
-fn gap(step: &StepSeen, next: &StepSeen) -> Option<Gap> {
-    let total_us = next.timing.first_unit_at_us.checked_sub(step.timing.last_unit_at_us)?;
-    let (commit_us, claim_us) = (step.timing.commit_us, next.timing.claim_us);
-    Some(Gap {
-        moved: step.node != next.node,
-        at: next.parent.version.sequence,
-        total: ms(total_us),
-        commit: ms(commit_us),
-        claim: ms(claim_us),
-        rest: ms(total_us.saturating_sub(commit_us + claim_us)),
-    })
 }
 
 fn probe(site: &Site, probes: &mut Probes) -> Result<(), Error> {
@@ -271,29 +240,4 @@ fn round_trips(broker: &BrokerUrl) -> Result<Vec<f64>, Error> {
         stop.store(true, Ordering::Relaxed);
         trips
     })
-}
-
-fn connect(broker: &BrokerUrl, id: &str, filter: &str) -> Result<(Client, Connection), Error> {
-    let (host, port) = broker.address();
-    let mut options = MqttOptions::new(id, host, port);
-    options.set_keep_alive(Duration::from_secs(30));
-    let (client, mut connection) = Client::new(options, 16);
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    connection.eventloop.set_network_options(network);
-    client.subscribe(filter, QoS::AtLeastOnce)?;
-    wait(&mut connection, |packet| matches!(packet, Packet::SubAck(_)))?;
-    Ok((client, connection))
-}
-
-fn wait(connection: &mut Connection, wanted: impl Fn(&Packet) -> bool) -> Result<(), Error> {
-    let until = Instant::now() + PATIENCE;
-    while Instant::now() < until {
-        let event = connection.recv_timeout(PATIENCE).map_err(|why| format!("no answer of the broker: {why:?}"))?;
-        match event? {
-            Event::Incoming(packet) if wanted(&packet) => return Ok(()),
-            Event::Incoming(_) | Event::Outgoing(_) => {}
-        }
-    }
-    Err(format!("the broker did not answer within {} s", PATIENCE.as_secs()).into())
 }

@@ -8,7 +8,7 @@ use clap::Parser;
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
-use microlambda_benches::{Common, Error, Machine, Site, exit};
+use microlambda_benches::{Common, Error, Machine, Resident, Site, exit};
 use microlambda_wire::Name;
 use serde::Serialize;
 
@@ -33,15 +33,6 @@ struct Args {
     /// Nodes; the highest figure of each program counts
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     nodes: u8,
-}
-
-/// Memory of one process, MB of 10^6 bytes.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Resident {
-    now: f64,
-    peak: f64,
-    /// Of `now`, what is backed by files: programs and libraries, shared between processes.
-    files: f64,
 }
 
 /// Memory of one program over the run, MB.
@@ -136,19 +127,8 @@ fn sample(site: &mut Site, nodes: &[Name], samples: &mut BTreeMap<&'static str, 
     }
     pids.extend(site.camera().ok().and_then(|agent| agent.pid()).map(|pid| ("camera-agent", pid)));
     for (program, pid) in pids {
-        if let Some(resident) = resident(pid) {
+        if let Some(resident) = Resident::of(pid) {
             samples.entry(program).or_default().push(resident);
         }
     }
-}
-
-/// What a process has resident; `None` if it is gone.
-fn resident(pid: u32) -> Option<Resident> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let mb = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-        let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().ok()?;
-        Some(kib * 1_024.0 / 1e6)
-    };
-    Some(Resident { now: mb("VmRSS")?, peak: mb("VmHWM")?, files: mb("RssFile")? + mb("RssShmem")? })
 }

@@ -5,14 +5,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bus;
 pub mod faults;
 pub mod figure;
+pub mod gap;
 pub mod inference;
 pub mod latency;
 mod machine;
 pub mod pictures;
 pub mod reference;
 pub mod report;
+mod resident;
 mod site;
 pub mod stats;
 pub mod video;
@@ -20,8 +23,10 @@ pub mod video;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 pub use machine::{Machine, load_average, schedstat_us};
+pub use resident::Resident;
 pub use site::{GRACE_MS, Outcome, Site, StepSeen};
 
 /// What stops a benchmark: said once, on standard error.
@@ -74,4 +79,9 @@ pub fn restart_with(environment: &[(&str, &str)]) -> Result<(), Error> {
 /// µs as ms.
 pub fn ms(us: u64) -> f64 {
     us as f64 / 1_000.0
+}
+
+/// The time since `start`, ms.
+pub fn since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1_000.0
 }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use microlambda::{Digest, Head};
 use microlambda_demo::{
-    Agent, Broker, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally, Walls,
-    monotonic_us,
+    Agent, Broker, BrokerUrl, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally,
+    Walls, monotonic_us,
 };
 use microlambda_faces::FaceParams;
-use microlambda_wire::{EventKind, EventNote, Name, StepTiming};
+use microlambda_wire::{EventKind, EventNote, Name, StepTiming, TopicPrefix};
 use tempfile::TempDir;
 
 use crate::machine::process_cpu_us;
@@ -64,8 +64,7 @@ pub struct Outcome {
 /// A running site; everything ends on drop.
 pub struct Site {
     nodes: Vec<(Name, Agent)>,
-    camera: Option<Agent>,
-    live: Option<Agent>,
+    cameras: Vec<Agent>,
     observer: Observer,
     /// All that was seen on the bus.
     pub tally: Tally,
@@ -79,6 +78,8 @@ pub struct Site {
     pub fan_out: bool,
     /// Nodes started from now on report somebody known again who was not seen for so long, ms.
     pub absence_ms: u64,
+    /// Cameras started from now on are called as their agents are. Otherwise all of them are the same camera, one after the other.
+    pub many_cameras: bool,
     rig: Rig,
     name: Name,
     dir: TempDir,
@@ -99,18 +100,20 @@ impl Site {
         let observer = broker.observe(&name)?;
         let rig =
             Rig { programs, dir: dir.path().join("agents"), broker: broker.url().clone(), walls, private: Vec::new() };
-        let (announce_ms, fan_out, absence_ms) = (ANNOUNCE_MS, true, FaceParams::default().absence_ms);
+        let (nodes, cameras, tally, steps) = (Vec::new(), Vec::new(), Tally::default(), Vec::new());
+        let (announce_ms, fan_out, many_cameras) = (ANNOUNCE_MS, true, false);
+        let absence_ms = FaceParams::default().absence_ms;
         Ok(Self {
-            nodes: Vec::new(),
-            camera: None,
-            live: None,
+            nodes,
+            cameras,
             observer,
-            tally: Tally::default(),
-            steps: Vec::new(),
+            tally,
+            steps,
             broker,
             announce_ms,
             fan_out,
             absence_ms,
+            many_cameras,
             rig,
             name,
             dir,
@@ -120,6 +123,11 @@ impl Site {
     /// A folder on the file system that the databases are on.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// What all its topics begin with.
+    pub fn prefix(&self) -> TopicPrefix {
+        TopicPrefix::new(&self.name)
     }
 
     /// Starts the camera on a folder of pictures, and waits until all are in its spool.
@@ -138,9 +146,7 @@ impl Site {
     /// # Errors
     /// The agent does not start, or does not come to the folder's end.
     pub fn fill(&self, name: &str, folder: &Path) -> Result<(), Error> {
-        let broker = toml::Table::from_iter([("url".to_owned(), NO_BROKER.into())]);
-        let extra = toml::Table::from_iter([("broker".to_owned(), broker.into())]);
-        let mut agent = self.start_camera(name, CAMERA, folder, extra)?;
+        let mut agent = self.start_camera(name, self.camera_of(name), folder, broker_table(NO_BROKER))?;
         let until = Instant::now() + FILL_PATIENCE;
         while !std::fs::read_to_string(agent.log())?.contains("the input has ended") {
             agent.check_running()?;
@@ -157,7 +163,8 @@ impl Site {
     /// # Errors
     /// It does not start.
     pub fn show(&mut self, name: &str, folder: &Path) -> Result<(), Error> {
-        self.camera = Some(self.start_camera(name, CAMERA, folder, toml::Table::new())?);
+        let camera = self.start_camera(name, self.camera_of(name), folder, toml::Table::new())?;
+        self.cameras.push(camera);
         Ok(())
     }
 
@@ -199,16 +206,17 @@ impl Site {
             toml::Value::Table(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
         };
         let extra = [("source".to_owned(), table(&source)), ("motion".to_owned(), table(&motion))];
-        self.live = Some(self.start_camera("live", LIVE_CAMERA, Path::new(pipe), extra.into_iter().collect())?);
+        let live = self.start_camera("live", LIVE_CAMERA, Path::new(pipe), extra.into_iter().collect())?;
+        self.cameras.push(live);
         Ok(())
     }
 
-    /// Ends the camera agent `name`, removes its spool, and forgets what was seen of its job.
+    /// Ends the camera, whose agent is `name`, removes its spool, and forgets what was seen of its job.
     ///
     /// # Errors
     /// It does not end, or its folder cannot be removed.
     pub fn dismiss(&mut self, name: &str) -> Result<(), Error> {
-        if let Some(mut camera) = self.camera.take() {
+        for mut camera in self.cameras.drain(..) {
             camera.terminate(END_PATIENCE).ok_or("the camera does not end")?;
         }
         std::fs::remove_dir_all(self.rig.dir.join(name))?;
@@ -216,6 +224,11 @@ impl Site {
         self.tally = Tally::default();
         self.steps.clear();
         Ok(())
+    }
+
+    /// What the camera of an agent is called.
+    fn camera_of<'a>(&self, agent: &'a str) -> &'a str {
+        if self.many_cameras { agent } else { CAMERA }
     }
 
     fn start_camera(&self, name: &str, camera: &str, sees: &Path, extra: toml::Table) -> Result<Agent, Error> {
@@ -229,7 +242,7 @@ impl Site {
     /// # Errors
     /// There is no such node, its state cannot be removed, or it does not start.
     pub fn start_over(&mut self, node: &Name) -> Result<(), Error> {
-        let state = self.rig.dir.join(node.as_str()).join("state");
+        let state = self.state(node.as_str());
         let agent = self.node(node)?;
         // Stopped first: it would start another worker in place of the one that was killed.
         agent.freeze();
@@ -237,6 +250,11 @@ impl Site {
         agent.kill();
         std::fs::remove_dir_all(state)?;
         Ok(agent.respawn()?)
+    }
+
+    /// The folder of a node's database, whether the node was started or not.
+    pub fn state(&self, node: &str) -> PathBuf {
+        self.rig.dir.join(node).join("state")
     }
 
     /// CPU time of all nodes and their workers so far, µs.
@@ -252,17 +270,34 @@ impl Site {
         Ok(self.node(node)?.children().into_iter().map(process_cpu_us).sum())
     }
 
-    /// Starts a node and waits until its worker has loaded the models.
+    /// Starts a node; [`Site::wait_ready`] waits until its worker has loaded the models.
     ///
     /// # Errors
-    /// It does not start, or ends.
+    /// It does not start.
     pub fn start_node(&mut self, node: &str, r_limit_ms: u64, placement: &str) -> Result<(), Error> {
+        let broker = self.broker.url().clone();
+        self.start_node_on(&broker, node, r_limit_ms, placement)
+    }
+
+    /// Starts a node that comes to the site's broker by another address.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_node_on(
+        &mut self,
+        broker: &BrokerUrl,
+        node: &str,
+        r_limit_ms: u64,
+        placement: &str,
+    ) -> Result<(), Error> {
+        let mut extra = broker_table(&broker.to_string());
         let node = Name::new(node)?;
         let tables = [
             ("chain", "fan-out", toml::Value::from(self.fan_out)),
             ("faces", "absence-ms", i64::try_from(self.absence_ms)?.into()),
         ];
         let table = |key: &str, value| toml::Table::from_iter([(key.to_owned(), value)]).into();
+        extra.extend(tables.map(|(name, key, value)| (name.to_owned(), table(key, value))));
         let setup = EdgeSetup {
             site: self.name.clone(),
             node: node.clone(),
@@ -271,19 +306,19 @@ impl Site {
             placement: placement.into(),
             announce_ms: self.announce_ms,
             grace_ms: GRACE_MS,
-            extra: tables.map(|(name, key, value)| (name.to_owned(), table(key, value))).into_iter().collect(),
+            extra,
         };
         let agent = self.rig.edge(node.as_str(), &setup)?;
         self.nodes.push((node, agent));
         Ok(())
     }
 
-    /// The camera, once started.
+    /// The first camera, once started.
     ///
     /// # Errors
     /// It was not.
     pub fn camera(&mut self) -> Result<&mut Agent, Error> {
-        self.camera.as_mut().ok_or_else(|| "the camera was not started".into())
+        self.cameras.first_mut().ok_or_else(|| "the camera was not started".into())
     }
 
     /// The node of this name.
@@ -360,7 +395,7 @@ impl Site {
     /// # Errors
     /// With the end of its log.
     pub fn check_running(&mut self) -> Result<(), Error> {
-        for agent in self.nodes.iter_mut().map(|(_, agent)| agent).chain(&mut self.camera).chain(&mut self.live) {
+        for agent in self.nodes.iter_mut().map(|(_, agent)| agent).chain(&mut self.cameras) {
             // One that was killed has no pid until it is started again.
             if agent.pid().is_some() {
                 agent.check_running()?;
@@ -411,9 +446,14 @@ impl Site {
 
     /// The ends of all agents' logs.
     pub fn logs(&self) -> String {
-        let camera = self.camera.iter().map(|agent| (CAMERA, agent));
-        let live = self.live.iter().map(|agent| (LIVE_CAMERA, agent));
+        let cameras = self.cameras.iter().map(|agent| (agent.label(), agent));
         let nodes = self.nodes.iter().map(|(name, agent)| (name.as_str(), agent));
-        camera.chain(live).chain(nodes).map(|(name, agent)| format!("--- {name}\n{}\n", agent.log_tail(12))).collect()
+        cameras.chain(nodes).map(|(name, agent)| format!("--- {name}\n{}\n", agent.log_tail(12))).collect()
     }
+}
+
+/// Settings that lead an agent to a broker.
+fn broker_table(url: &str) -> toml::Table {
+    let broker = toml::Table::from_iter([("url".to_owned(), url.into())]);
+    toml::Table::from_iter([("broker".to_owned(), broker.into())])
 }

@@ -1,6 +1,8 @@
-//! Order statistics of measured times.
+//! Order statistics of measured times, and how figures grow.
 
 use serde::Serialize;
+
+use crate::inference::slope_through_origin;
 
 /// A sample's order statistics, in the unit of its values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -43,9 +45,55 @@ impl Stats {
     }
 }
 
+/// How one figure grows with another: the line of least squares through the logarithms of both.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Growth {
+    /// The line's slope: 0 where nothing grows, 1 where twice as much takes twice as long.
+    pub exponent: f64,
+    /// What each doubling multiplies the figure by, along the line.
+    pub per_doubling: f64,
+    /// The last point's figure by the first point's: a line hides a bend at its end.
+    pub last_by_first: f64,
+}
+
+impl Growth {
+    /// Through points of what is made larger and what is measured, both above 0; `None` unless there are two sizes.
+    pub fn of(points: impl IntoIterator<Item = (f64, f64)>) -> Option<Self> {
+        let points: Vec<(f64, f64)> = points.into_iter().collect();
+        let (first, last) = (points.first()?, points.last()?);
+        let logarithms: Vec<(f64, f64)> = points.iter().map(|(size, figure)| (size.ln(), figure.ln())).collect();
+        let mean = |of: fn(&(f64, f64)) -> f64| logarithms.iter().map(of).sum::<f64>() / logarithms.len() as f64;
+        let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
+        // The line goes through the middle of all points.
+        let from_middle: Vec<(f64, f64)> = logarithms.iter().map(|(x, y)| (x - mean_x, y - mean_y)).collect();
+        let exponent = slope_through_origin(&from_middle)?;
+        let growth = Self { exponent, per_doubling: exponent.exp2(), last_by_first: last.1 / first.1 };
+        exponent.is_finite().then_some(growth)
+    }
+}
+
+/// The exponent, and in brackets what a doubling does.
+impl std::fmt::Display for Growth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // An exponent that rounds to -0.00 is none.
+        let exponent = (self.exponent * 100.0).round() / 100.0 + 0.0;
+        write!(f, "{exponent:.2} (×{:.2})", self.per_doubling)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn growth_is_the_exponent_of_a_power() {
+        let cubes = Growth::of([1.0, 2.0, 8.0, 64.0].map(|x: f64| (x, 5.0 * x.powi(3)))).expect("points");
+        assert!((cubes.exponent - 3.0).abs() < 1e-12 && (cubes.per_doubling - 8.0).abs() < 1e-9, "{cubes:?}");
+        assert!((cubes.last_by_first - 64_f64.powi(3)).abs() < 1e-6);
+        let level = Growth::of([(10.0, 7.0), (1_000.0, 7.0)]).expect("points");
+        assert_eq!(level.to_string(), "0.00 (×1.00)");
+        assert_eq!(Growth::of([(10.0, 7.0)]), None, "one size says nothing");
+    }
 
     #[test]
     fn percentiles_are_values_that_occurred() {
