@@ -9,6 +9,7 @@ pub mod bus;
 pub mod faults;
 pub mod figure;
 pub mod gap;
+pub mod growth;
 pub mod inference;
 pub mod latency;
 mod machine;

@@ -16,6 +16,7 @@ const SECTIONS: [(&str, &str); 10] = [
     ("recovery", "Recovery: struck in the middle of a step"),
     ("latency", "Latency: what splitting buys"),
     ("memory", "Memory at 1280×720"),
+    ("growth", "Growth: more people, a longer history, more cameras"),
     ("engines", "Engines: the built-in one beside dlib's"),
     ("quality", "Quality: who is reported on videos and photos"),
     ("video", "Video: the whole pipeline beside Python's face_recognition"),
