@@ -1,9 +1,13 @@
 //! The fold: people and events out of analyses, the same however they were cut into deltas.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+use std::sync::Arc;
+
 use microlambda::{Digest, Head, Version};
 use microlambda_faces::content::{ContentError, Delta, Entry, PartialEntry};
-use microlambda_faces::fold::{EXEMPLARS_MAX, FoldError, FoldState, Folded, event_id, lambda_digest};
+use microlambda_faces::fold::{
+    EXEMPLARS_MAX, Exemplar, FoldError, FoldState, Folded, Gallery, Person, event_id, lambda_digest,
+};
 use microlambda_faces::proto::UnitOutcome;
 use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace, Unusable};
 use microlambda_wire::{EventKind, GapReason, Record};
@@ -179,7 +183,43 @@ fn stream() -> impl Strategy<Value = Vec<Entry>> {
     })
 }
 
+/// People with the encodings given, each with up to `each` of them.
+fn gallery(encodings: Vec<Vec<f32>>, each: usize) -> Gallery {
+    let exemplar = |encoding: &Vec<f32>| Exemplar { sequence: 0, face_index: 0, encoding: encoding.clone().into() };
+    let person = |kept: &[Vec<f32>]| Person {
+        first_sequence: 0,
+        first_face_index: 0,
+        first_seen_ms: 0,
+        last_seen_ms: 0,
+        frames: 1,
+        exemplars: kept.iter().map(exemplar).collect(),
+    };
+    let people = encodings.chunks(each).map(|kept| Arc::new(person(kept))).collect();
+    Gallery { people, ..Gallery::default() }
+}
+
 proptest! {
+    /// Encodings that are equal, that differ in the last bit, and that are too small or too large for single precision to square.
+    #[test]
+    fn the_nearest_person_is_the_least_of_all_distances_to_the_bit(
+        bases in prop::collection::vec(prop::collection::vec(-1.0_f32..1.0, 128), 1..4),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), 0..128_usize, -2..3_i8), 1..40),
+        scale in prop::sample::select(vec![0.1_f32, 1.0, 1e-15, 1e-18, 1e-22, 1e-30, 1e18, 1e25]),
+        each in 1_usize..4,
+    ) {
+        let scaled = |base: &Vec<f32>| base.iter().map(|value| value * scale).collect::<Vec<f32>>();
+        let changed = |(base, at, by): &(prop::sample::Index, usize, i8)| {
+            let mut encoding = scaled(base.get(&bases));
+            encoding[*at] *= 1.0 + f32::from(*by) * f32::EPSILON;
+            encoding
+        };
+        let gallery = gallery(changes.iter().map(changed).collect(), each);
+        let face = scaled(&bases[0]);
+        let least = gallery.distances(&face).reduce(|least, other| if other.1 < least.1 { other } else { least });
+        let bits = |found: Option<(usize, f64)>| found.map(|(person, far)| (person, far.to_bits()));
+        prop_assert_eq!(bits(gallery.nearest(&face)), bits(least));
+    }
+
     #[test]
     fn the_result_is_the_same_however_the_stream_is_cut(entries in stream(), cuts in prop::collection::vec(1_usize..6, 30)) {
         let (long, long_folded) = fold_all(&entries);
