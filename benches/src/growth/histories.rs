@@ -19,6 +19,8 @@ use crate::{Error, Site, ms, since};
 
 /// The node whose database it is.
 const NODE: &str = "old";
+/// The database in its state directory.
+const DATABASE: &str = "edge.sqlite";
 /// People who pass the camera.
 const PEOPLE: usize = 64;
 /// Frames that one of them is seen in, one after the other.
@@ -104,9 +106,11 @@ impl History {
         drop(store);
         let peer = self.site.folder("peer");
         copy(&self.site.state(NODE), &peer)?;
-        let database_mb = std::fs::metadata(self.site.state(NODE).join("edge.sqlite"))?.len() as f64 / 1e6;
+        let database_mb = std::fs::metadata(self.site.state(NODE).join(DATABASE))?.len() as f64 / 1e6;
         let (sync_ms, sync_bytes) = self.syncs(&peer)?;
         std::fs::remove_dir_all(&peer)?;
+        // What is still to be written of all this would hold up the syncs of the commits that are measured.
+        std::fs::File::open(self.site.state(NODE).join(DATABASE))?.sync_all()?;
         let mut store = self.open()?;
         let mut commit_ms = Vec::new();
         for _ in 0..commits {
