@@ -12,6 +12,7 @@ pub mod gap;
 pub mod growth;
 pub mod inference;
 pub mod latency;
+pub mod link;
 mod machine;
 pub mod pictures;
 pub mod reference;

@@ -8,10 +8,11 @@ use serde::Serialize;
 use crate::{Common, Error, Machine, workspace};
 
 /// The benchmarks in the order of the page, with their titles.
-const SECTIONS: [(&str, &str); 10] = [
+const SECTIONS: [(&str, &str); 11] = [
     ("figure", "Figure: split, and in one long invocation"),
     ("budget", "Budget: is the limit kept, and used?"),
     ("handover", "Hand-over: from one step to the next"),
+    ("migration", "Migration: a step on a peer behind a slow link"),
     ("fanout", "Fan-out: a finite job on two nodes"),
     ("recovery", "Recovery: struck in the middle of a step"),
     ("latency", "Latency: what splitting buys"),

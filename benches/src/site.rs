@@ -48,6 +48,8 @@ pub struct StepSeen {
     pub head: Head,
     /// Its times.
     pub timing: StepTiming,
+    /// Whether its content went along with the announcement: peers ask for what is too long.
+    pub by_value: bool,
 }
 
 /// What a job came to: equal for equal pictures.
@@ -347,7 +349,8 @@ impl Site {
             && let Some(timing) = note.timing.filter(|_| !note.again)
             && !self.steps.iter().rev().take(64).any(|step| step.node == note.node && step.head == note.head)
         {
-            self.steps.push(StepSeen { node: note.node.clone(), parent: note.parent, head: note.head, timing });
+            let (node, by_value) = (note.node.clone(), note.delta.is_some());
+            self.steps.push(StepSeen { node, parent: note.parent, head: note.head, timing, by_value });
         }
         Some(*seen)
     }

@@ -71,7 +71,7 @@ mod tests {
             last_unit_at_us,
             worker_cpu_us: 0,
         };
-        StepSeen { node: Name::new("a").expect("a name"), parent: head, head, timing }
+        StepSeen { node: Name::new("a").expect("a name"), parent: head, head, timing, by_value: true }
     }
 
     #[test]
