@@ -48,6 +48,7 @@ pub(super) fn frame_of(sequence: u64, encoding: Encoding) -> Entry {
         captured_at_ms: BEGAN_MS + FRAME_MS * sequence,
         digest: Digest::of(&sequence.to_le_bytes()),
         label: String::new(),
+        moved: None,
     };
     Entry { sequence, record, analysis: Some(Analysis::Frame(analysis)), engine: "benchmark".into() }
 }
