@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use microlambda_demo::monotonic_us;
 use microlambda_wire::TopicPrefix;
+use serde::Serialize;
 
 use crate::bus::Kind;
 
@@ -21,7 +22,7 @@ const PIECE_BYTES: usize = 4 << 10;
 const PIECES_MAX: usize = 1 << 10;
 
 /// What a link is like, in each direction alike.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Line {
     /// Bandwidth, Mbit/s of 10^6 bits.
     pub mbit_per_s: f64,
