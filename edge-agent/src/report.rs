@@ -55,6 +55,10 @@ pub(crate) fn open(config: &Config) -> Result<SqliteStore, CommandError> {
             "{} holds nothing yet: if the agent has just been started, try again in a moment",
             printable(path.display())
         )),
+        StoreError::Newer { path, found, known } if found < known => CommandError::Failed(format!(
+            "{} was written by an earlier edge-agent: start this one once, it takes the database over",
+            printable(path.display())
+        )),
         other => other.into(),
     })
 }

@@ -73,6 +73,10 @@ pub struct Sighting {
     pub person: usize,
     /// Distance to that person's nearest kept encoding; 0 for somebody new.
     pub distance: f64,
+    /// In how many frames that person was seen by then, this one counted.
+    pub frames: u64,
+    /// When that person was seen last by then, ms since 1970.
+    pub last_seen_ms: u64,
     /// Whether the encoding was kept.
     pub kept: bool,
     /// Set if this is to be reported.
@@ -300,7 +304,9 @@ impl FoldState {
         known.last_seen_ms = known.last_seen_ms.max(captured_at_ms);
         known.frames += u64::from(!in_frame);
         let report = absent_ms >= self.params.absence_ms && !in_frame;
-        Sighting { face_index, person, distance, kept, event: report.then_some(EventKind::Recognised) }
+        let (frames, last_seen_ms) = (known.frames, known.last_seen_ms);
+        let event = report.then_some(EventKind::Recognised);
+        Sighting { face_index, person, distance, frames, last_seen_ms, kept, event }
     }
 }
 
@@ -322,7 +328,15 @@ impl Gallery {
             frames: 1,
             exemplars: vec![exemplar],
         }));
-        Sighting { face_index, person, distance: 0.0, kept: true, event: Some(EventKind::NewFace) }
+        Sighting {
+            face_index,
+            person,
+            distance: 0.0,
+            frames: 1,
+            last_seen_ms: captured_at_ms,
+            kept: true,
+            event: Some(EventKind::NewFace),
+        }
     }
 
     /// All people, each with the distance to the nearest kept encoding.

@@ -67,7 +67,7 @@ impl Spool {
         let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let schema = schema_of(&db)?;
         match found {
-            1 => migrate_from_1(&mut db)?,
+            1 if schema != *own_schema()? => migrate_from_1(&mut db)?,
             FORMAT if schema == *own_schema()? => {}
             FORMAT => return Err(SpoolError::damaged("its schema")),
             0 if schema.is_empty() => create(&mut db, identity, now_ms)?,

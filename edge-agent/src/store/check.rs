@@ -12,6 +12,7 @@ use rusqlite::{ErrorCode, OptionalExtension, params};
 use serde::Serialize;
 
 use super::sqlite::{SqliteStore, chain_id, integer};
+use super::sqlite_read::unsigned;
 use super::{Store, StoreError, StoredChain, kind_text};
 
 /// Entries folded at once, bytes.
@@ -293,17 +294,19 @@ impl SqliteStore {
         let Record::Frame { captured_at_ms, label, .. } = &entry.record else { return Ok(()) };
         let (sequence, index) = (entry.sequence, sighting.face_index);
         let at = || wrong(format!("what was seen in record {sequence} is not what its content says"));
-        type Row = (i64, u64, i64, String);
+        type Row = (i64, u64, i64, u64, u64, String);
         let read = || {
             let id = chain_id(&self.connection, &chain.name)?;
             let row: Option<Row> = self
                 .connection
                 .prepare_cached(
-                    "SELECT person, distance, captured_at_ms, label FROM sighting
+                    "SELECT person, distance, captured_at_ms, frames, last_seen_ms, label FROM sighting
                      WHERE chain = ?1 AND sequence = ?2 AND face_index = ?3",
                 )?
                 .query_row(params![id, integer(sequence)?, index], |row| {
-                    Ok((row.get(0)?, row.get::<_, f64>(1)?.to_bits(), row.get(2)?, row.get(3)?))
+                    let (frames, last_seen_ms) = (unsigned(row, 3)?, unsigned(row, 4)?);
+                    let distance = row.get::<_, f64>(1)?.to_bits();
+                    Ok((row.get(0)?, distance, row.get(2)?, frames, last_seen_ms, row.get(5)?))
                 })
                 .optional()?;
             let event = self
@@ -318,7 +321,9 @@ impl SqliteStore {
         };
         let (id, row, event) = read().map_err(|source| self.sqlite(source))?;
         let captured_at_ms = integer(*captured_at_ms).map_err(|source| self.sqlite(source))?;
-        let expected = (sighting.person as i64, sighting.distance.to_bits(), captured_at_ms, label.clone());
+        let (frames, last_seen_ms) = (sighting.frames, sighting.last_seen_ms);
+        let person = sighting.person as i64;
+        let expected = (person, sighting.distance.to_bits(), captured_at_ms, frames, last_seen_ms, label.clone());
         if row != Some(expected) {
             return Err(at());
         }

@@ -1,6 +1,7 @@
 //! What a node keeps over a restart. [`Store`] is the contract, [`SqliteStore`] its first implementation.
 
 mod check;
+mod migrate;
 mod recover;
 mod sqlite;
 mod sqlite_read;

@@ -60,6 +60,8 @@ CREATE TABLE sighting (
   person INTEGER NOT NULL,
   distance REAL NOT NULL,
   captured_at_ms INTEGER NOT NULL,
+  frames INTEGER NOT NULL,              -- that the person was seen in by then, this one counted
+  last_seen_ms INTEGER NOT NULL,        -- when the person was seen last by then: frames may be out of the order of their times
   label TEXT NOT NULL,
   PRIMARY KEY (chain, sequence, face_index)
 ) STRICT, WITHOUT ROWID;

@@ -12,11 +12,10 @@ use microlambda_faces::{Analysis, FaceOutcome};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::check::own_schema;
 use super::{Advance, ChainTotals, FaceRow, Store, StoreError, StoredChain, kind_text};
 
 /// Written into `user_version`; raised by one with every change of `schema.sql`.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 /// The database inside a state directory.
 pub(super) const DATABASE: &str = "edge.sqlite";
 pub(super) const SCHEMA: &str = include_str!("schema.sql");
@@ -102,32 +101,11 @@ impl SqliteStore {
         connection.pragma_update(None, "wal_autocheckpoint", 256)
     }
 
-    fn user_version(&self) -> Result<i64, StoreError> {
+    pub(super) fn user_version(&self) -> Result<i64, StoreError> {
         self.connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|source| self.sqlite(source))
     }
 
-    fn migrate(&self) -> Result<(), StoreError> {
-        match self.user_version()? {
-            0 if self.schema().map_err(|source| self.sqlite(source))?.is_empty() => {
-                let script = format!("BEGIN EXCLUSIVE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
-                self.connection.execute_batch(&script).map_err(|source| self.sqlite(source))
-            }
-            SCHEMA_VERSION => Ok(()),
-            found => Err(self.other_version(found)),
-        }
-    }
-
-    /// A newer program has raised the number with a change of the schema. Under this program's own schema it is the number that is
-    /// wrong.
-    fn other_version(&self, found: i64) -> StoreError {
-        match (self.schema(), own_schema()) {
-            (Ok(held), Ok(own)) if held == *own || found <= 0 => self.damaged("the schema's version"),
-            (Ok(_), Ok(_)) => self.newer(found),
-            (Err(source), _) | (_, Err(source)) => self.sqlite(source),
-        }
-    }
-
-    fn newer(&self, found: i64) -> StoreError {
+    pub(super) fn newer(&self, found: i64) -> StoreError {
         StoreError::Newer { path: self.path.clone(), found, known: SCHEMA_VERSION }
     }
 
@@ -416,9 +394,20 @@ fn write_entry(
             .execute(params![chain, person, sequence, index, bytes])?;
         }
         tx.prepare_cached(
-            "INSERT INTO sighting (chain, sequence, face_index, person, distance, captured_at_ms, label) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO sighting (chain, sequence, face_index, person, distance, captured_at_ms, frames, last_seen_ms, label)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
-        .execute(params![chain, sequence, index, person, sighting.distance, captured_at_ms, label])?;
+        .execute(params![
+            chain,
+            sequence,
+            index,
+            person,
+            sighting.distance,
+            captured_at_ms,
+            integer(sighting.frames)?,
+            integer(sighting.last_seen_ms)?,
+            label
+        ])?;
         if let Some(kind) = sighting.event {
             let id = event_id(advance.chain.as_str(), entry.sequence, index);
             tx.prepare_cached(

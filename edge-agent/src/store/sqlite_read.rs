@@ -55,7 +55,7 @@ fn chain_row(row: &Row<'_>) -> rusqlite::Result<ChainRow> {
 }
 
 /// A column that this program only ever fills with numbers from 0 up.
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let number: i64 = row.get(column)?;
     u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
 }
@@ -151,7 +151,9 @@ impl SqliteStore {
     pub(super) fn read_locator(&self, chain: &Name) -> Result<Vec<(u64, Digest)>, StoreError> {
         let read = || {
             let id = chain_id(&self.connection, chain)?;
-            let query = "SELECT next_sequence, digest FROM entry WHERE chain = ?1 AND next_sequence <= ?2 ORDER BY sequence DESC LIMIT 1";
+            let query =
+                "SELECT next_sequence, digest FROM entry WHERE chain = ?1 AND sequence < ?2 AND next_sequence <= ?2
+                ORDER BY sequence DESC LIMIT 1";
             let mut statement = self.connection.prepare_cached(query)?;
             let mut locator = Vec::new();
             let (mut bound, mut distance) = (i64::MAX, 1_i64);
@@ -211,8 +213,10 @@ impl SqliteStore {
         let read = || {
             let id = chain_id(&self.connection, chain)?;
             let query = "SELECT p.number, p.first_sequence, p.first_face_index, p.first_seen_ms,
-                (SELECT max(captured_at_ms) FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2),
-                (SELECT count(DISTINCT sequence) FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2)
+                (SELECT last_seen_ms FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2
+                 ORDER BY s.sequence DESC LIMIT 1),
+                (SELECT frames FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2
+                 ORDER BY s.sequence DESC LIMIT 1)
                 FROM person p WHERE p.chain = ?1 AND p.first_sequence < ?2 ORDER BY p.number";
             let mut statement = self.connection.prepare_cached(query)?;
             let people = statement.query_map(params![id, bound], |row| {
