@@ -44,8 +44,8 @@ const BAND_MEAN_MIN: f32 = 16.0;
 /// A line is put through brightnesses only where they spread by this standard deviation: noise would bend it else.
 const SPREAD_MIN: f32 = 4.0;
 
-/// Where something moved, and does not move on, is searched in so many further pictures: somebody new who has stopped is seen as often as it takes to be sure
-/// (`VIEWS_MIN` of the face lambda), and sharper than in motion.
+/// Where something moved, and does not move on, is searched in so many further pictures: somebody new who has stopped is seen as often as
+/// it takes to be sure (`VIEWS_MIN` of the face lambda), and sharper than in motion.
 const LINGER_PICTURES: u8 = 3;
 
 /// What is to be done with a picture.

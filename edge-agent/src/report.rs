@@ -51,12 +51,8 @@ pub(crate) fn validated(path: &Path, config: &Config, as_json: bool) -> Result<(
 /// The database for reading. One that an agent is about to fill for the first time is not a former format.
 pub(crate) fn open(config: &Config) -> Result<SqliteStore, CommandError> {
     SqliteStore::open_read_only(&config.state_dir).map_err(|error| match error {
-        StoreError::Newer { path, found: 0, .. } => CommandError::Failed(format!(
+        StoreError::Older { path, found: 0, .. } => CommandError::Failed(format!(
             "{} holds nothing yet: if the agent has just been started, try again in a moment",
-            printable(path.display())
-        )),
-        StoreError::Newer { path, found, known } if found < known => CommandError::Failed(format!(
-            "{} was written by an earlier edge-agent: start this one once, it takes the database over",
             printable(path.display())
         )),
         other => other.into(),

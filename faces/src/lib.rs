@@ -21,5 +21,5 @@ pub use analysis::{
     Analysis, ENCODING_LEN, Encoding, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace,
     Tile, Unusable,
 };
-pub use microlambda_wire::{AREAS_MAX, Area, Areas};
+pub use microlambda_wire::{Area, Areas};
 pub use scene::{SCENE_BLOCKS, Scene};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// A frame names at most so many areas; a camera that sees more joins them.
 pub const AREAS_MAX: usize = 8;
 
-/// A rectangle of an upright picture, px; not empty. As JSON: `[left, top, width, height]`.
+/// A rectangle of a picture as it is stored, px; one that is read is not empty. As JSON: `[left, top, width, height]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "[u16; 4]", try_from = "[u16; 4]")]
 pub struct Area {
@@ -81,7 +81,7 @@ impl TryFrom<Vec<Area>> for Areas {
         match areas.len() {
             1..=AREAS_MAX => Ok(Self(areas.into_boxed_slice())),
             0 => Err("no area: leave them out to have all of the picture searched"),
-            _ => Err("more than 8 areas"),
+            _ => Err("too many areas: join those that lie near each other"),
         }
     }
 }

@@ -66,6 +66,11 @@ pub enum GapReason {
     Unused,
 }
 
+/// First bytes of a frame's canonical form: of one that is to be searched whole …
+const FRAME: u8 = 0;
+/// … and of one that names areas.
+const FRAME_WITH_AREAS: u8 = 4;
+
 impl Record {
     /// How many sequence numbers the record covers.
     pub fn span(&self) -> u64 {
@@ -80,7 +85,7 @@ impl Record {
         let mut bytes = Vec::with_capacity(64);
         match self {
             Self::Frame { captured_at_ms, digest, label, moved } => {
-                bytes.push(if moved.is_some() { 4 } else { 0 });
+                bytes.push(if moved.is_some() { FRAME_WITH_AREAS } else { FRAME });
                 bytes.extend(captured_at_ms.to_le_bytes());
                 bytes.extend(digest.0);
                 bytes.extend((label.len() as u64).to_le_bytes());
@@ -116,7 +121,7 @@ impl Record {
     pub fn from_canonical_bytes(bytes: &[u8]) -> Result<Self, String> {
         let (kind, rest) = bytes.split_first().ok_or("an empty record")?;
         match kind {
-            0 | 4 => read_frame(rest, *kind == 4),
+            kind @ &(FRAME | FRAME_WITH_AREAS) => read_frame(rest, *kind == FRAME_WITH_AREAS),
             1 => match take_u64(rest)? {
                 (count @ 1.., [0]) => Ok(Self::Gap { count, reason: GapReason::SpoolFull }),
                 (count @ 1.., [1]) => Ok(Self::Gap { count, reason: GapReason::Unused }),

@@ -172,9 +172,7 @@ fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), S
 
 /// Format 1 did not know where something moved.
 fn migrate_from_1(db: &mut Connection) -> Result<(), SpoolError> {
-    let fresh = Connection::open_in_memory()?;
-    fresh.execute_batch(SCHEMA)?;
-    let own: String = fresh.query_row("SELECT sql FROM sqlite_schema WHERE name = 'record'", [], |row| row.get(0))?;
+    let own = own_schema()?.iter().find_map(|object| object.strip_prefix("table record ")).unwrap_or_default();
     let columns = "sequence, kind, span, captured_at_ms, digest, label, frame_bytes, generation, seal";
     let transaction = db.transaction()?;
     // Made anew, not altered: whoever opens the spool compares the schema with its own, letter by letter.

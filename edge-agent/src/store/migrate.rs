@@ -46,12 +46,13 @@ impl SqliteStore {
     fn migrate_from_1(&self) -> Result<(), StoreError> {
         let migrate = || {
             let transaction = self.connection.unchecked_transaction()?;
-            let own = rusqlite::Connection::open_in_memory()?;
-            own.execute_batch(SCHEMA)?;
-            let mut statement = own.prepare(
-                "SELECT sql FROM sqlite_schema WHERE tbl_name = 'sighting' AND sql IS NOT NULL ORDER BY type DESC",
-            )?;
-            let made = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+            let of_ours = |object: &String| {
+                let sql =
+                    ["index sighting_by_person ", "table sighting "].iter().find_map(|name| object.strip_prefix(name));
+                sql.map(str::to_owned)
+            };
+            // In the order of their kinds, indexes come first; the table has to be there before.
+            let made: Vec<String> = own_schema()?.iter().rev().filter_map(of_ours).collect();
             transaction.execute_batch(&format!("{FROM_1} {}; {FROM_1_REST}", made.join(";")))?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             let is_own = self.schema()? == *own_schema()?;

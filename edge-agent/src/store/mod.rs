@@ -49,6 +49,18 @@ pub enum StoreError {
         /// Which one.
         path: PathBuf,
     },
+    /// Written by an earlier program, or by none yet.
+    #[error(
+        "{path} has schema version {found}, this program {known}: start this edge-agent once, it takes the database over"
+    )]
+    Older {
+        /// Which file.
+        path: PathBuf,
+        /// Its version; 0 if an agent is about to make it.
+        found: i64,
+        /// This program's.
+        known: i64,
+    },
     /// Written by a newer program.
     #[error("{path} has schema version {found}, this program knows {known}: install the newer edge-agent again")]
     Newer {
@@ -89,7 +101,7 @@ impl StoreError {
                     Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
                 ),
             },
-            Self::Directory { .. } | Self::Locked { .. } | Self::Newer { .. } => false,
+            Self::Directory { .. } | Self::Locked { .. } | Self::Older { .. } | Self::Newer { .. } => false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! SQLite as a store: writes. Reads are in `sqlite_read`.
 
+use std::cmp::Ordering;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -80,7 +81,11 @@ impl SqliteStore {
         let connection = open().map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
         let store = Self { connection, path, notes_end: false, lock: None };
         let found = store.user_version()?;
-        if found == SCHEMA_VERSION { Ok(store) } else { Err(store.newer(found)) }
+        match found.cmp(&SCHEMA_VERSION) {
+            Ordering::Less => Err(StoreError::Older { path: store.path.clone(), found, known: SCHEMA_VERSION }),
+            Ordering::Equal => Ok(store),
+            Ordering::Greater => Err(store.newer(found)),
+        }
     }
 
     /// Whether an agent holds the state directory at the moment.
