@@ -24,12 +24,13 @@ list() { sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$1"; }
 # as_owner COMMAND…: as root, or as the root of a user namespace of its own, in a mount namespace of its own. So files keep the owners they
 # have in the image, whoever runs it, and no mount is seen outside.
 as_owner() {
-  if [ "$(id -u)" = 0 ]; then
-    unshare --mount --propagation private -- "$@"
-  else
-    unshare --user --map-root-user --map-auto --mount --propagation private -- "$@"
-  fi
+  local user=()
+  [ "$(id -u)" = 0 ] || user=(--user --map-root-user --map-auto)
+  unshare "${user[@]}" --mount --propagation "$(propagation)" -- "$@"
 }
+
+# In a chroot whose root is no mount of its own, mounts cannot be made private from inside: whoever made it has to have done that.
+propagation() { if mountpoint --quiet /; then echo private; else echo unchanged; fi; }
 
 # in_tools COMMAND…: runs it in the tools root, which sees the project, the caches and the target folder at their own places.
 in_tools() { "$here/tools-root" run "$@"; }
