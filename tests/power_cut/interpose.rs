@@ -10,6 +10,7 @@
     reason = "functions of the C library's names and types can be neither defined nor called safely"
 )]
 
+use std::cell::Cell;
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -125,8 +126,14 @@ extern "C" fn ftruncate64(fd: c_int, bytes: off_t) -> c_int {
     truncate(fd, bytes)
 }
 
+thread_local! {
+    /// Calls of fsync by this thread: it writes a file's times too, fdatasync only what is needed to read the data again.
+    pub(crate) static SYNCS_WITH_TIMES: Cell<u64> = const { Cell::new(0) };
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn fsync(fd: c_int) -> c_int {
+    SYNCS_WITH_TIMES.set(SYNCS_WITH_TIMES.get() + 1);
     tap::synced(fd);
     0
 }

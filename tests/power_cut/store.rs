@@ -6,11 +6,12 @@ use edge_agent::store::{Depth, SqliteStore, Store as _};
 use microlambda::sabotage::Sabotage;
 use microlambda_faces::FaceParams;
 use microlambda_tests::histories::{History, everything};
-use microlambda_tests::powercut::disk::image_of;
+use microlambda_tests::powercut::disk::{Event, image_of};
 use microlambda_tests::powercut::tap::Watch;
 use microlambda_tests::powercut::{Covered, cut_everywhere};
 use microlambda_tests::sim::random::Random;
 
+use crate::interpose::SYNCS_WITH_TIMES;
 use crate::{Recording, logs_begun_anew, over_seeds, recorded, state_dir, write_back};
 
 /// Histories and the operations of each: enough for the log to be written back and begun anew several times.
@@ -134,4 +135,23 @@ fn a_state_directory_whose_name_is_not_synced_is_found() {
     let why = cut(0, Some(Sabotage::FoldersNotSynced)).expect_err("the directory is lost with all that is in it");
     println!("{why}");
     assert!(why.contains("the store holds what it held after 0"), "{why}");
+}
+
+#[test]
+fn a_transaction_syncs_data_and_not_the_times_of_its_file() {
+    recorded(None, |root, watch| {
+        let mut store = SqliteStore::open_or_renew(&state_dir(root), &FaceParams::default()).expect("a store").store;
+        let mut history = History::new(1);
+        let syncs = || watch.events().iter().filter(|event| matches!(event, Event::Sync { .. })).count();
+        let (before, with_times) = (syncs(), SYNCS_WITH_TIMES.get());
+        for _ in 0..OPERATIONS {
+            history.step().apply(&mut store).expect("a transaction");
+        }
+        assert!(syncs() >= before + OPERATIONS / 2, "transactions are synced");
+        assert_eq!(
+            SYNCS_WITH_TIMES.get(),
+            with_times,
+            "SQLite is built without HAVE_FDATASYNC: see .cargo/config.toml"
+        );
+    });
 }
