@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use microlambda_runtime::last_end::note_damage;
 use microlambda_runtime::{ConfigError, Verbosity, exit, logging, shutdown_signal};
+use tokio::runtime::Runtime;
 
 use crate::config::{Config, EXAMPLE};
 use crate::node::{self, NodeError};
@@ -176,10 +177,11 @@ fn dispatch(command: Command) -> Result<(), CommandError> {
 fn run_node(config: Config) -> Result<(), CommandError> {
     let state_dir = config.state_dir.clone();
     let opened = SqliteStore::open_or_renew(&state_dir, &config.faces)?;
+    let bus = bus_runtime()?;
     let outcome = runtime()?.block_on(async {
         let stop =
             shutdown_signal().map_err(|error| CommandError::Failed(format!("cannot handle signals: {error}")))?;
-        node::run(config, opened, async {
+        node::run(config, opened, bus.handle(), async {
             let signal = stop.await;
             log::info!(signal:? = signal; "asked to stop");
         })
@@ -195,8 +197,17 @@ fn run_node(config: Config) -> Result<(), CommandError> {
     outcome
 }
 
-/// Two threads: the store's commits may wait for the disk while the connection is polled.
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|error| CommandError::Failed(format!("cannot start the runtime: {error}")))
+/// The node's own thread: it waits for the disk, and for its worker without another thread in between.
+pub(crate) fn runtime() -> Result<Runtime, CommandError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)
+}
+
+/// The connection's thread: nothing that the node does holds up what polls it.
+fn bus_runtime() -> Result<Runtime, CommandError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).thread_name("bus").enable_all().build().map_err(no_runtime)
+}
+
+fn no_runtime(error: std::io::Error) -> CommandError {
+    CommandError::Failed(format!("cannot start the runtime: {error}"))
 }

@@ -174,6 +174,8 @@ pub fn settings(files: &Files<'_>) -> String {
          max_queued_bytes {QUEUED_BYTES_MAX}\n\
          max_packet_size {PACKET_BYTES_MAX}\n\
          max_connections {CONNECTIONS_MAX}\n\
+         # A continuation does not wait for the acknowledgement of the packet before it.\n\
+         set_tcp_nodelay true\n\
          \n\
          # Faces and states that are kept for whoever comes later; written rarely, as cards wear.\n\
          persistence true\n\

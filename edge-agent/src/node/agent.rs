@@ -1,10 +1,11 @@
 //! The agent's loop: one task owns the node and waits for the bus, the worker, a deadline, or the signal to stop. The
-//! connection's polling is a task of its own and never waits for this one.
+//! connection is polled on a thread of its own and never waits for this one.
 
 use std::time::Duration;
 
 use microlambda_runtime::{Link, LinkEvent, LinkEvents, Watchdog, boot_id, monotonic_us, notify};
 use microlambda_wire::{Topic, TopicPrefix};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::world::Agent;
@@ -18,11 +19,16 @@ const STOP_PATIENCE: Duration = Duration::from_millis(1_500);
 /// The loop looks around at least this often.
 const WAKE_MAX: Duration = Duration::from_secs(3_600);
 
-/// Runs a node until `stop` resolves.
+/// Runs a node until `stop` resolves, with its connection on the runtime `bus`: the node waits for its disk.
 ///
 /// # Errors
 /// [`NodeError`]; a broker that is absent is no error, the node waits for it.
-pub async fn run(config: Config, opened: Opened, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+pub async fn run(
+    config: Config,
+    opened: Opened,
+    bus: &Handle,
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
     let Opened { store, damaged, kept } = opened;
     let name = config.node_name()?;
     let boot = boot_id().map_err(|source| NodeError::System { what: "cannot draw a boot id", source })?;
@@ -39,7 +45,10 @@ pub async fn run(config: Config, opened: Opened, stop: impl Future<Output = ()>)
         memory_mb: config.worker_memory_mb,
     };
     let (worker_events, worker_rx) = mpsc::channel(64);
-    let (link, link_events) = Link::start(link_config);
+    let (link, link_events) = {
+        let _on_bus = bus.enter();
+        Link::start(link_config)
+    };
     log::info!(node:% = name, boot:% = boot, site:% = config.site; "edge agent starting");
     let mut node = Node::open(config, boot, store, Agent { link, command, worker_events, worker: None })?;
     node.databases_are_kept(kept, damaged.as_ref());

@@ -9,6 +9,8 @@ use crate::store::Store;
 
 /// Records asked for at once, at least and at most.
 const CREDIT: std::ops::RangeInclusive<u64> = 2..=32;
+/// Records asked for while a commit is on its way: what a step begins with. All of its frames would keep disk, bus and processor from the commit.
+const CREDIT_AHEAD: u64 = 2;
 /// What was asked for and did not come is asked for again after this, µs.
 const STALL_US: u64 = 300_000;
 /// Progress is reported to the camera at most this often by a node that asks for no frames, µs.
@@ -45,24 +47,25 @@ impl<S: Store, W: World> Node<S, W> {
     /// Asks the camera for what runs here, or will run soon, needs.
     pub(super) fn want_frames(&mut self, chain: &Name, now_us: u64) {
         let from = self.chains.get(chain).map_or(0, super::chain_run::ChainRun::next_needed);
-        self.want_frames_from(chain, from, now_us);
+        self.want_frames_from(chain, from, now_us, *CREDIT.end());
     }
 
-    /// Asks for what a step will need that follows content on its way to the disk: its frames travel meanwhile.
+    /// Asks for the first frames of a step that follows content on its way to the disk: they travel meanwhile.
     pub(super) fn want_ahead(&mut self, chain: &Name) {
         let pending = self.chains.get(chain).and_then(|run| run.pending.as_ref());
         if let Some(from) = pending.map(|pending| pending.fold.head().version.sequence) {
-            self.want_frames_from(chain, from, self.world.now_us());
+            self.want_frames_from(chain, from, self.world.now_us(), CREDIT_AHEAD);
         }
     }
 
-    fn want_frames_from(&mut self, chain: &Name, from: u64, now_us: u64) {
+    fn want_frames_from(&mut self, chain: &Name, from: u64, now_us: u64, credit_max: u64) {
         let lease_us = self.lease_us();
         let Some(run) = self.chains.get(chain) else { return };
         let missing = run.first_missing(from);
         let open = run.want.filter(|want| want.expires_at_us > now_us && want.reaches(missing));
         let stalled = open.is_some() && run.stalls_at_us(lease_us, now_us).is_some_and(|at_us| at_us <= now_us);
-        let credit = (run.frames_per_step_x16 / 8).clamp(*CREDIT.start(), *CREDIT.end()).min(run.frames_that_fit());
+        let credit = (run.frames_per_step_x16 / 8).clamp(*CREDIT.start(), *CREDIT.end());
+        let credit = credit.min(run.frames_that_fit()).min(credit_max);
         // A want that continues the former one asks only for what that one did not cover.
         let cursor = open.filter(|_| !stalled).map_or(missing, |want| want.end);
         let end = run.needed_end(missing, lease_us, now_us);
