@@ -38,6 +38,8 @@ const MINUTES_QUICK: f64 = 9.0;
 const CALIBRATION_RUNS: usize = 5;
 /// A line that does not end is cut off after so many long runs.
 const CUT_OFF: f64 = 3.0;
+/// The program of the line that saves its state without being split.
+const KEEPER: &str = env!("CARGO_BIN_EXE_keeper");
 /// All agents are watched for so long while they wait.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -183,7 +185,7 @@ impl Bench {
     fn new(folders: Folders, known: Option<&Calibration>) -> Result<Self, Error> {
         let most = folders.most();
         let warm_up = folders.of(most);
-        let mut long = Stand::new(Line::of(LONG)?, UNLIMITED_MS, &warm_up)?;
+        let mut long = Stand::new(Line::of(LONG)?, UNLIMITED_MS, &warm_up, Path::new(KEEPER))?;
         let mut calibration = match known {
             Some(known) => known.clone(),
             None => calibrate(&mut long, &folders.of(most), most)?,
@@ -193,7 +195,7 @@ impl Bench {
         for line in LINES.iter().filter(|line| line.key != LONG) {
             let r_limit_ms = calibration.r_limit_ms.get(line.key).copied().ok_or("no limit for a line")?;
             let warm_up = if line.end == LimitEnd::Killed { folders.least() } else { most };
-            stands.push((line, Stand::new(line, r_limit_ms, &folders.of(warm_up))?));
+            stands.push((line, Stand::new(line, r_limit_ms, &folders.of(warm_up), Path::new(KEEPER))?));
         }
         let before_us: u64 = stands.iter().map(|(_, stand)| stand.cpu_us()).sum();
         std::thread::sleep(IDLE);
@@ -222,7 +224,7 @@ impl Bench {
             order.swap(last, random.below(last as u64 + 1) as usize);
         }
         // A line that is killed starts anew in every trial.
-        for (_, stand) in self.stands.iter_mut().filter(|(line, _)| line.end == LimitEnd::Continued) {
+        for (_, stand) in self.stands.iter_mut().filter(|(line, _)| line.end != LimitEnd::Killed) {
             stand.renew()?;
         }
         let mut rows = Vec::new();

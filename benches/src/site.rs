@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use edge_agent::config::ChainSettings;
 use microlambda::{Digest, Head};
 use microlambda_demo::{
     Agent, Broker, BrokerUrl, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally,
@@ -78,6 +79,8 @@ pub struct Site {
     pub announce_ms: u64,
     /// Nodes started from now on analyse frames ahead of the steps of other nodes.
     pub fan_out: bool,
+    /// What steps of nodes started from now on add goes along with their continuations up to this size, KiB.
+    pub inline_kb: u32,
     /// Nodes started from now on report somebody known again who was not seen for so long, ms.
     pub absence_ms: u64,
     /// Cameras started from now on are called as their agents are. Otherwise all of them are the same camera, one after the other.
@@ -104,6 +107,7 @@ impl Site {
             Rig { programs, dir: dir.path().join("agents"), broker: broker.url().clone(), walls, private: Vec::new() };
         let (nodes, cameras, tally, steps) = (Vec::new(), Vec::new(), Tally::default(), Vec::new());
         let (announce_ms, fan_out, many_cameras) = (ANNOUNCE_MS, true, false);
+        let inline_kb = ChainSettings::default().inline_kb;
         let absence_ms = FaceParams::default().absence_ms;
         Ok(Self {
             nodes,
@@ -114,6 +118,7 @@ impl Site {
             broker,
             announce_ms,
             fan_out,
+            inline_kb,
             absence_ms,
             many_cameras,
             rig,
@@ -294,12 +299,14 @@ impl Site {
     ) -> Result<(), Error> {
         let mut extra = broker_table(&broker.to_string());
         let node = Name::new(node)?;
-        let tables = [
-            ("chain", "fan-out", toml::Value::from(self.fan_out)),
-            ("faces", "absence-ms", i64::try_from(self.absence_ms)?.into()),
-        ];
-        let table = |key: &str, value| toml::Table::from_iter([(key.to_owned(), value)]).into();
-        extra.extend(tables.map(|(name, key, value)| (name.to_owned(), table(key, value))));
+        let chain = [("fan-out", toml::Value::from(self.fan_out)), ("inline-kb", self.inline_kb.into())];
+        let faces = [("absence-ms", toml::Value::from(i64::try_from(self.absence_ms)?))];
+        let table = |entries: &[(&str, toml::Value)]| {
+            toml::Value::Table(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
+        };
+        extra.extend([("chain".to_owned(), table(&chain)), ("faces".to_owned(), table(&faces))]);
+        let worker = self.rig.programs.worker.to_str().ok_or("the path is not UTF-8")?;
+        extra.insert("worker".to_owned(), worker.into());
         let setup = EdgeSetup {
             site: self.name.clone(),
             node: node.clone(),
@@ -313,6 +320,11 @@ impl Site {
         let agent = self.rig.edge(node.as_str(), &setup)?;
         self.nodes.push((node, agent));
         Ok(())
+    }
+
+    /// Nodes started from now on are this program, which takes an edge agent's configuration.
+    pub fn run_in_place_of_nodes(&mut self, program: &Path) {
+        self.rig.programs.edge = program.to_path_buf();
     }
 
     /// The first camera, once started.

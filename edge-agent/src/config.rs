@@ -15,6 +15,9 @@ const R_LIMIT_MS_MIN: u64 = 5;
 /// Longest `r-limit-ms`, a day: leases must end.
 const R_LIMIT_MS_MAX: u64 = 24 * 3_600 * 1_000;
 
+/// Most that goes along with a continuation, KiB: 64 in its base64.
+const INLINE_KB_MAX: u32 = 48;
+
 /// Where packages put the models.
 const MODELS_DIR: &str = "/usr/share/microlambda/models";
 /// What the worker opens in `models-dir`.
@@ -72,6 +75,8 @@ pub struct ChainSettings {
     pub announce_ms: u64,
     /// Whether this node analyses frames of a finite job while another node runs its steps.
     pub fan_out: bool,
+    /// What a step adds goes along with its continuation up to this size, KiB; who needs more asks for it.
+    pub inline_kb: u32,
 }
 
 /// Which code searches and encodes. Nodes with different ones agree: an analysis is adopted, not computed again.
@@ -117,7 +122,14 @@ impl PlacementPolicy {
 
 impl Default for ChainSettings {
     fn default() -> Self {
-        Self { r_limit_ms: 1_000, grace_ms: 500, placement: PlacementPolicy::Stay, announce_ms: 2_000, fan_out: true }
+        Self {
+            r_limit_ms: 1_000,
+            grace_ms: 500,
+            placement: PlacementPolicy::Stay,
+            announce_ms: 2_000,
+            fan_out: true,
+            inline_kb: INLINE_KB_MAX,
+        }
     }
 }
 
@@ -173,6 +185,7 @@ impl Config {
         range("chain.r-limit-ms", self.chain.r_limit_ms, R_LIMIT_MS_MIN, R_LIMIT_MS_MAX)?;
         range("chain.grace-ms", self.chain.grace_ms, 10, 60_000)?;
         range("chain.announce-ms", self.chain.announce_ms, 100, 600_000)?;
+        range("chain.inline-kb", self.chain.inline_kb.into(), 0, INLINE_KB_MAX.into())?;
         range("worker-memory-mb", self.worker_memory_mb.into(), 128, 16_384)?;
         range("faces.face-px-min", self.faces.face_px_min.into(), 20, 1_000)?;
         range("faces.picture-px-max", self.faces.picture_px_max.into(), 100_000, 100_000_000)?;

@@ -70,7 +70,7 @@ pub struct Continuation {
     pub parent: Head,
     /// The state announced.
     pub head: Head,
-    /// What was added since `parent`, if it is at most 64 KB; else it is asked for on `sync/<node>/want`.
+    /// What was added since `parent`, if that is small (`chain.inline-kb`); else it is asked for on `sync/<node>/want`.
     #[serde(default)]
     pub delta: Option<Blob>,
     /// True when a head is repeated for those who missed it.

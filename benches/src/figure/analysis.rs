@@ -31,11 +31,11 @@ pub struct Point {
     pub invocations: f64,
 }
 
-/// The model `T = T_long + (k − 1) c` for all lines with one number of nodes: `k` invocations, `T_long` of the same block and workload.
+/// The model `T = T_long + (k − 1) c` for all lines of one kind: `k` invocations, `T_long` of the same block and workload.
 #[derive(Debug, Clone, Serialize)]
 pub struct Model {
-    /// Nodes of the lines.
-    pub nodes: usize,
+    /// Which lines.
+    pub kind: Kind,
     /// Trials it was fitted to.
     pub trials: usize,
     /// The cost of one more invocation, ms: least squares over all trials. The interval is that of the fits of single blocks.
@@ -48,6 +48,30 @@ pub struct Model {
     pub residual_max_ms: f64,
     /// Its standard deviation in parts of the time.
     pub residual_share: f64,
+}
+
+/// Lines that pay the same for one more invocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Kind {
+    /// Their nodes.
+    pub nodes: usize,
+    /// Whether a peer has to ask for a state.
+    pub fetched: bool,
+}
+
+impl Kind {
+    /// All there are.
+    pub const ALL: [Self; 3] =
+        [Self { nodes: 1, fetched: false }, Self { nodes: 2, fetched: false }, Self { nodes: 2, fetched: true }];
+
+    /// For people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self { nodes: 1, .. } => "one node",
+            Self { fetched: false, .. } => "two nodes, states by value",
+            Self { fetched: true, .. } => "two nodes, states asked for",
+        }
+    }
 }
 
 /// A trial beside the long one of its block.
@@ -99,9 +123,9 @@ pub fn ratio_over_all(rows: &[Row], line: &str) -> Option<Interval> {
     Interval::of_mean(&of_blocks.values().map(mean).collect::<Vec<_>>(), CONFIDENCE)
 }
 
-/// The model of all lines under a limit with so many nodes; `None` if no trial of them had a second invocation.
-pub fn model(rows: &[Row], nodes: usize) -> Option<Model> {
-    let is_of = |line: &Line| line.nodes == nodes && line.is_limited();
+/// The model of all lines of this kind under a limit; `None` if no trial of them had a second invocation.
+pub fn model(rows: &[Row], kind: Kind) -> Option<Model> {
+    let is_of = |line: &Line| line.nodes == kind.nodes && line.fetched == kind.fetched && line.is_limited();
     let pairs: Vec<Pair<'_>> =
         pairs(rows).into_iter().filter(|pair| Line::of(&pair.row.line).is_ok_and(is_of)).collect();
     let more = |pair: &Pair<'_>| f64::from(pair.row.trial.invocations) - f64::from(pair.long.trial.invocations);
@@ -119,7 +143,7 @@ pub fn model(rows: &[Row], nodes: usize) -> Option<Model> {
     let residuals: Vec<f64> = pairs.iter().map(|pair| time(pair) - cost_ms * more(pair)).collect();
     let shares: Vec<f64> = pairs.iter().zip(&residuals).map(|(pair, rest)| rest / pair.row.trial.total_ms).collect();
     Some(Model {
-        nodes,
+        kind,
         trials: pairs.len(),
         cost_ms: Interval { mean: cost_ms, ..of_blocks },
         parts_ms: std::array::from_fn(part),
@@ -189,7 +213,7 @@ mod tests {
             [row(block, LONG, slow, 1), row(block, "r2", slow + 8.0, 5), row(block, "r5", slow + 2.0, 2)]
         };
         let rows: Vec<Row> = [of_block(0, 100.0), of_block(1, 300.0)].concat();
-        let model = model(&rows, 1).expect("a model");
+        let model = model(&rows, Kind::ALL[0]).expect("a model");
         assert!((model.cost_ms.mean - 2.0).abs() < 1e-12 && model.cost_ms.half < 1e-12, "{model:?}");
         assert!((model.parts_ms[5] - 1.0).abs() < 1e-12 && (model.parts_ms[1] - 1.0).abs() < 1e-12, "{model:?}");
         assert!((model.parts_ms.iter().sum::<f64>() - model.cost_ms.mean).abs() < 1e-12);

@@ -21,6 +21,8 @@ pub struct Line {
     pub holds: Option<u32>,
     /// What happens at the limit.
     pub end: LimitEnd,
+    /// Whether a peer has to ask for a state, instead of getting it with the continuation.
+    pub fetched: bool,
 }
 
 /// What happens to an invocation that comes to `r_limit`.
@@ -30,6 +32,8 @@ pub enum LimitEnd {
     Continued,
     /// It is killed, and another one begins with nothing.
     Killed,
+    /// It saves its state and goes on itself.
+    Kept,
 }
 
 /// The line that all others are compared with.
@@ -39,7 +43,7 @@ pub const LONG: &str = "long";
 pub const CONTROL: &str = "r50";
 
 /// All lines, in the order of the tables.
-pub const LINES: [Line; 9] = [
+pub const LINES: [Line; 11] = [
     line(LONG, "one long invocation", 1, None),
     line("r2", "µλ, 2 images an invocation", 1, Some(2)),
     line("r3", "µλ, 3 images", 1, Some(3)),
@@ -48,11 +52,16 @@ pub const LINES: [Line; 9] = [
     line(CONTROL, "µλ, 50 images (control: never split)", 1, Some(50)),
     line("r2-two", "µλ, 2 images, two nodes in turn", 2, Some(2)),
     line("r5-two", "µλ, 5 images, two nodes in turn", 2, Some(5)),
+    Line { fetched: true, ..line("r5-fetched", "µλ, 5 images, two nodes in turn, states asked for", 2, Some(5)) },
+    Line {
+        end: LimitEnd::Kept,
+        ..line("kept5", "one long invocation that saves its state every 5 images", 1, Some(5))
+    },
     Line { end: LimitEnd::Killed, ..line("killed5", "killed at the limit of 5 images, without state", 1, Some(5)) },
 ];
 
 const fn line(key: &'static str, title: &'static str, nodes: usize, holds: Option<u32>) -> Line {
-    Line { key, title, nodes, holds, end: LimitEnd::Continued }
+    Line { key, title, nodes, holds, end: LimitEnd::Continued, fetched: false }
 }
 
 impl Line {

@@ -22,7 +22,7 @@ const CAP: f64 = 0.004;
 /// Intervals of neighbouring lines are drawn so far apart, by the width of the panel.
 const APART: f64 = 0.006;
 /// Okabe and Ito's colours, which the colour-blind tell apart; one for each line in its order.
-const COLOURS: [RGBColor; 9] = [
+const COLOURS: [RGBColor; LINES.len()] = [
     RGBColor(0, 0, 0),
     RGBColor(213, 94, 0),
     RGBColor(230, 159, 0),
@@ -31,6 +31,8 @@ const COLOURS: [RGBColor; 9] = [
     RGBColor(150, 150, 150),
     RGBColor(204, 121, 167),
     RGBColor(0, 114, 178),
+    RGBColor(240, 228, 66),
+    RGBColor(70, 70, 70),
     RGBColor(120, 70, 20),
 ];
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;

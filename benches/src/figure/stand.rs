@@ -26,6 +26,8 @@ pub struct Stand {
     r_limit_ms: u64,
     /// A workload that is run to warm a new site up.
     warm_up: PathBuf,
+    /// What runs a line that keeps its state without being split.
+    keeper: PathBuf,
     site: Site,
     nodes: Vec<Name>,
     trials: u32,
@@ -34,14 +36,14 @@ pub struct Stand {
 }
 
 impl Stand {
-    /// Starts the line's nodes, and runs `warm_up` as a first job that does not count.
+    /// Starts the line's nodes, and runs `warm_up` as a first job that does not count. `keeper` is the program in `benches/keeper`.
     ///
     /// # Errors
     /// What a site can give.
-    pub fn new(line: &'static Line, r_limit_ms: u64, warm_up: &Path) -> Result<Self, Error> {
-        let (site, nodes) = site_of(line, r_limit_ms)?;
-        let warm_up = warm_up.to_path_buf();
-        let mut stand = Self { line, r_limit_ms, warm_up, site, nodes, trials: 0, former: None };
+    pub fn new(line: &'static Line, r_limit_ms: u64, warm_up: &Path, keeper: &Path) -> Result<Self, Error> {
+        let (site, nodes) = site_of(line, r_limit_ms, keeper)?;
+        let (warm_up, keeper) = (warm_up.to_path_buf(), keeper.to_path_buf());
+        let mut stand = Self { line, r_limit_ms, warm_up, keeper, site, nodes, trials: 0, former: None };
         stand.warm_up()?;
         Ok(stand)
     }
@@ -70,7 +72,7 @@ impl Stand {
     /// # Errors
     /// What a site can give.
     pub fn renew(&mut self) -> Result<(), Error> {
-        (self.site, self.nodes) = site_of(self.line, self.r_limit_ms)?;
+        (self.site, self.nodes) = site_of(self.line, self.r_limit_ms, &self.keeper)?;
         self.warm_up()
     }
 
@@ -157,11 +159,17 @@ impl Stand {
     }
 }
 
-fn site_of(line: &Line, r_limit_ms: u64) -> Result<(Site, Vec<Name>), Error> {
+fn site_of(line: &Line, r_limit_ms: u64, keeper: &Path) -> Result<(Site, Vec<Name>), Error> {
     let mut site = Site::new()?;
     site.announce_ms = ANNOUNCE_MS;
     // What cutting and handing over costs: a job that is shared out as well would hide it.
     site.fan_out = false;
+    if line.end == LimitEnd::Kept {
+        site.run_in_place_of_nodes(keeper);
+    }
+    if line.fetched {
+        site.inline_kb = 0;
+    }
     // One that is killed from outside knows no limit of its own.
     let own_limit_ms = if line.end == LimitEnd::Killed { super::line::UNLIMITED_MS } else { r_limit_ms };
     let placement = if line.nodes > 1 { "spread" } else { "stay" };

@@ -1,6 +1,6 @@
 //! The section of the report.
 
-use super::analysis::{CONFIDENCE, Model, Point, model, points, ratio_over_all, same_result};
+use super::analysis::{CONFIDENCE, Kind, Model, Point, model, points, ratio_over_all, same_result};
 use super::line::{CONTROL, LINES, LONG, Line};
 use super::raw::{Calibration, Raw, Row};
 use super::trial::PARTS;
@@ -19,7 +19,7 @@ const LONG_ENOUGH: u32 = 5;
 pub struct Results {
     /// Every line at every workload.
     pub points: Vec<Point>,
-    /// What one more invocation costs on one node and on two.
+    /// What one more invocation costs.
     pub models: Vec<Model>,
     /// What was to be reached.
     pub aims: Vec<Aim>,
@@ -31,7 +31,7 @@ impl Results {
     /// Of all complete blocks.
     pub fn of(raw: &Raw) -> Self {
         let points = points(&raw.rows, &raw.parameters.images);
-        let models = [1, 2].iter().filter_map(|&nodes| model(&raw.rows, nodes)).collect();
+        let models = Kind::ALL.iter().filter_map(|&kind| model(&raw.rows, kind)).collect();
         let (same, finished) = same_result(&raw.rows);
         let digests = Aim {
             aim: "every trial that ended came to the digest of the long invocation over the same images".into(),
@@ -80,16 +80,20 @@ pub fn text(raw: &Raw, calibration: &Calibration, results: &Results, note: &str)
         "{note}![Mean time and ratio against the number of images](figure.svg)\n\n\
          A workload is a folder of so many pictures of {width_px}×{height_px} px, cut from the real photos of the data set (a picture with people, one\n\
          without, by turns), on the spool of a camera agent. Camera agent, edge agents, their workers and mosquitto are the real processes, on\n\
-         loopback. Each line has a broker and agents of its own, with warm workers; they wait while another line is\n\
-         measured and then use {:.1} % of one core all together. All of them are started anew in every block, so that one process's luck is no line's. A trial is a new job of a new camera agent whose spool was filled before.\n\
+         loopback. Each line has a broker and agents of its own, with warm workers; they wait while another line is measured and then use\n\
+         {:.1} % of one core all together. All of them are started anew in every block, so that one process's luck is no line's. A trial is a\n\
+         new job of a new camera agent whose spool was filled before.\n\
          **Its time** is, for all lines, from the receipt of the camera's first head, which makes the job visible, to the receipt of the job's\n\
          output, which a node says once the final state is durable, by one observer on the same broker.\n\n\
          One image costs {image_ms:.1} ms on average (in the median of five long invocations before the first block); `r_limit` is that times the\n\
          images that an invocation is to hold, and three quarters of an image more, since a unit only begins where its predicted cost is\n\
          left; in parentheses is how many invocations there were on average. *One long invocation* is the same agent with an `r_limit` of an\n\
          hour: frames over MQTT, the same warm worker, one commit. The line that is *killed* has no limit of its own; at `r_limit` after each\n\
-         claim the node and its worker get SIGKILL, lose their state, and start again, and after three times the long run it is cut off (\"–\"). A\n\
-         node alone goes on itself (placement *stay*); two nodes draw lots for each step (*spread*). Lines are drawn a little beside each other.\n\n\
+         claim the node and its worker get SIGKILL, lose their state, and start again, and after three times the long run it is cut off (\"–\"). The\n\
+         line that *saves its state* is a program of the benchmark's (`benches/keeper`) in the edge agent's place, which commits every\n\
+         `r_limit` what is new to an edge agent's database and goes on: the product has no such setting. A node alone goes on itself\n\
+         (placement *stay*); two nodes draw lots for each step (*spread*). States are small and go along with the continuation; where they are\n\
+         *asked for*, `chain.inline-kb` is 0. Lines are drawn a little beside each other.\n\n\
          {} blocks (seed {}): in each every line at every number of images once, in random order. Intervals are at {:.0} % (Student's t); a\n\
          ratio is taken to the long invocation of the same block. Raw data: [figure.csv](figure.csv).\n\n{}\n{}\n{}\n{}",
         idle_share * 100.0,
@@ -177,7 +181,7 @@ fn models_text(results: &Results) -> String {
         let ends = part(model, "start") + part(model, "finish");
         let half =
             if model.cost_ms.half.is_finite() { format!(" ± {:.2}", model.cost_ms.half) } else { String::new() };
-        let first = [if model.nodes == 1 { "one node" } else { "two nodes" }.to_owned(), model.trials.to_string()];
+        let first = [model.kind.title().to_owned(), model.trials.to_string()];
         let between: f64 = ["load", "claim", "commit", "publish"].iter().map(|name| part(model, name)).sum();
         let rest = [
             format!("{ends:.2}"),
@@ -190,16 +194,12 @@ fn models_text(results: &Results) -> String {
         first.into_iter().chain(cost).chain(parts).chain(rest).chain(share).collect::<Vec<_>>()
     };
     let rows: Vec<Vec<String>> = results.models.iter().map(row).collect();
-    let commit_ms = results.models.first().map_or(0.0, |model| part(model, "commit"));
     format!(
         "**What one more invocation costs.** T = T_long + (k − 1) c with k invocations, T_long of the same block: least squares over all trials\n\
          under a limit, of the time and of each part of it, so that the parts add up to c. *Load*: from the worker's receipt of the state to its\n\
          first unit; *claim*: attempt and frames; *commit*: the result's transaction; *publish*: the worker's last word, folding, the bus, and\n\
          with two nodes the peer's folding and transaction; *idle*: between units; *units*: time in units beyond the long run's. The first\n\
-         four lie between invocations, are measured as such and summed in *between*; the others are differences of long times and carry their noise.\n\n{}\n\
-         Not drawn: a long run with the same checkpoints and no split, for which the product has no setting; by the table it would cost\n\
-         {commit_ms:.2} ms for each further checkpoint. Nor a state fetched from a peer instead of sent along: that is decided by its size\n\
-         (48 KB), and those of these workloads are all smaller.\n",
+         four lie between invocations, are measured as such and summed in *between*; the others are differences of long times and carry their noise.\n\n{}",
         table(&header, &rows)
     )
 }

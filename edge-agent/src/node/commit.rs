@@ -14,8 +14,6 @@ use super::chain_run::{Announcement, Pending};
 use super::{Node, NodeError, World};
 use crate::store::{Advance, Store};
 
-/// A delta up to this goes along with the continuation, bytes; as base64 that is 64 KB.
-const INLINE_BYTES_MAX: usize = 48 << 10;
 /// Units set aside that the node's status names at most; the database has all.
 const SET_ASIDE_TOLD_MAX: usize = 8;
 /// Frames named in a continuation at most.
@@ -191,8 +189,9 @@ impl<S: Store, W: World> Node<S, W> {
         run.ahead.moved_to(run.boundary());
         let own = holder == self.name.as_str();
         if own {
+            let inline_bytes_max = (self.config.chain.inline_kb as usize) << 10;
             run.announcement = Announcement {
-                delta: delta.to_bytes().ok().filter(|bytes| bytes.len() <= INLINE_BYTES_MAX).unwrap_or_default(),
+                delta: delta.to_bytes().ok().filter(|bytes| bytes.len() <= inline_bytes_max).unwrap_or_default(),
                 timing: timing.map(|timing| microlambda_wire::StepTiming {
                     commit_us: now_us.saturating_sub(started_us),
                     ..timing

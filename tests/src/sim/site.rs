@@ -168,6 +168,7 @@ impl Site {
             placement: if random.permille(500) { PlacementPolicy::Stay } else { PlacementPolicy::Spread },
             announce_ms: random.between(500, 2_000),
             fan_out: random.permille(800),
+            inline_kb: if random.permille(200) { 0 } else { 48 },
         };
         let exact = random.permille(500);
         let poison = random.permille(300);
