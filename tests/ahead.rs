@@ -9,14 +9,13 @@ use microlambda_faces::proto::{CLASS_DETECT, FromWorker, StepTimes, ToWorker, Un
 use microlambda_faces::{Analysis, FaceParams};
 use microlambda_runtime::Message;
 use microlambda_tests::name;
-use microlambda_tests::sim::bench::Bench;
+use microlambda_tests::sim::bench::{Bench, peer_status};
 use microlambda_tests::sim::camera::SimCamera;
 use microlambda_tests::sim::disk::Media;
 use microlambda_tests::sim::world::Order;
 use microlambda_tests::sim::{prefix, truth};
 use microlambda_wire::{
-    AheadNote, Blob, CameraHead, ChainClass, ClaimNote, Name, NodeStatus, Payload, Topic, Want, from_payload,
-    to_payload,
+    AheadNote, Blob, CameraHead, ChainClass, ClaimNote, Name, Payload, Topic, Want, from_payload, to_payload,
 };
 
 const JOB: &str = "camera-0-spool";
@@ -32,23 +31,6 @@ fn camera() -> SimCamera {
 
 fn message<T: Payload>(topic: Topic, payload: &T) -> Message {
     Message { topic: topic.build(&prefix()), payload: to_payload(payload).expect("a payload"), retain: false }
-}
-
-fn status(node: &str, online: bool) -> Message {
-    let status = NodeStatus {
-        node: name(node),
-        boot: name("b1"),
-        online,
-        program: String::new(),
-        engine: String::new(),
-        load_permille: 0,
-        costs: Vec::new(),
-        chains: Vec::new(),
-        counters: Vec::new(),
-        set_aside: Vec::new(),
-        trouble: String::new(),
-    };
-    message(Topic::NodeStatus { node: name(node) }, &status)
 }
 
 fn claim(node: &str, sequence: u64) -> Message {
@@ -90,7 +72,7 @@ fn found(numbers: std::ops::Range<u64>) -> Vec<Entry> {
 fn beside_a_claimer() -> (Bench, SimCamera) {
     let mut bench = Bench::new();
     let mut camera = camera();
-    bench.hears(&status("b", true));
+    bench.hears(&peer_status("b", true));
     bench.hears_head("camera-0", 0, 0);
     bench.hears(&claim("b", 0));
     bench.serve(&mut camera);
@@ -167,7 +149,7 @@ fn a_node_alone_works_on_nothing_but_its_steps() {
 fn analyses_that_a_peer_found_are_folded_without_the_worker() {
     let media: Arc<std::sync::Mutex<Media>> = Arc::default();
     let mut bench = Bench::open("a", media.clone());
-    bench.hears(&status("b", true));
+    bench.hears(&peer_status("b", true));
     bench.hears(&ahead("b", 0..4, None));
     let head = CameraHead {
         camera: name("camera-0"),
@@ -200,7 +182,7 @@ fn what_is_only_analysed_is_not_reported_as_committed() {
 #[test]
 fn a_step_waits_for_a_peer_that_works_on_its_frames_and_not_for_long() {
     let mut bench = Bench::new();
-    bench.hears(&status("b", true));
+    bench.hears(&peer_status("b", true));
     bench.hears_head("camera-0", 0, 0);
     bench.hears(&ahead("b", 0..12, None));
     bench.serve(&mut camera());
@@ -215,11 +197,11 @@ fn a_step_waits_for_a_peer_that_works_on_its_frames_and_not_for_long() {
 #[test]
 fn a_step_waits_for_nobody_that_is_gone() {
     let mut bench = Bench::new();
-    bench.hears(&status("b", true));
+    bench.hears(&peer_status("b", true));
     bench.hears_head("camera-0", 0, 0);
     bench.hears(&ahead("b", 0..12, None));
     bench.serve(&mut camera());
-    bench.hears(&status("b", false));
+    bench.hears(&peer_status("b", false));
     bench.serve(&mut camera());
     bench.pass_us(50_000);
     assert!(bench.starts() > 0);
@@ -234,7 +216,7 @@ fn a_unit_that_fails_ahead_is_nobodys_failure_and_is_left_to_the_chain() {
     bench.orders.clear();
     bench.worker_is_ready();
     for _ in 0..10 {
-        bench.hears(&status("b", true));
+        bench.hears(&peer_status("b", true));
         bench.hears(&claim("b", 0));
         bench.pass_us(500_000);
         bench.serve(&mut camera);
@@ -270,7 +252,7 @@ fn note_of(message: &Message) -> AheadNote {
 #[test]
 fn a_stranger_who_takes_everything_and_delivers_nothing_holds_a_job_up_and_does_not_stop_it() {
     let mut bench = Bench::new();
-    bench.hears(&status("b", true));
+    bench.hears(&peer_status("b", true));
     bench.hears_head("camera-0", 0, 0);
     let mut camera = camera();
     for _ in 0..50 {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use edge_agent::store::{Advance, Store};
-use microlambda::{Budget, Digest, Head, Stop, UnitCost};
+use microlambda::{Budget, Claim, Digest, Head, Stop, UnitCost, Version};
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, event_id};
 use microlambda_faces::plan::Plan;
@@ -11,14 +11,14 @@ use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, FromWorker, StepTimes
 use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace};
 use microlambda_runtime::Message;
 use microlambda_tests::name;
-use microlambda_tests::sim::bench::Bench;
+use microlambda_tests::sim::bench::{Bench, peer_status};
 use microlambda_tests::sim::camera::SimCamera;
 use microlambda_tests::sim::disk::{Media, SimStore};
 use microlambda_tests::sim::prefix;
 use microlambda_tests::sim::truth;
 use microlambda_tests::sim::world::Order;
 use microlambda_wire::{
-    Blob, ChainClass, FaceNote, FrameMeta, Record, Topic, Want, from_payload, to_payload, write_frame_meta,
+    Blob, ChainClass, ClaimNote, FaceNote, FrameMeta, Record, Topic, Want, from_payload, to_payload, write_frame_meta,
 };
 
 fn camera() -> SimCamera {
@@ -146,6 +146,35 @@ fn an_agent_that_stood_still_itself_holds_nothing_against_the_unit() {
     assert_eq!([count("kills"), count("unit-failures"), count("units-run-away")], [Some(1), Some(0), Some(0)]);
     let cost = status.costs.iter().find(|cost| cost.class == CLASS_DETECT).expect("what is known");
     assert_eq!(cost.samples, 3, "nor does it say anything of costs");
+}
+
+#[test]
+fn a_peer_that_comes_back_is_told_of_the_running_step_and_how_long_its_lease_still_is() {
+    let mut bench = Bench::new();
+    let mut camera = camera();
+    let claims = |bench: &mut Bench| {
+        let said = std::mem::take(&mut bench.said);
+        let claims = said.iter().filter(|message| message.topic.ends_with("/claim"));
+        claims.map(|message| from_payload::<ClaimNote>(&message.payload).expect("a claim").claim).collect::<Vec<_>>()
+    };
+    bench.hears(&peer_status("b", true));
+    assert_eq!(claims(&mut bench), [], "nothing runs");
+    bench.serve(&mut camera);
+    bench.pass_us(100_000);
+    bench.serve(&mut camera);
+    assert_eq!(bench.starts(), 1);
+    bench.said.clear();
+    bench.hears(&peer_status("b", true));
+    assert_eq!(claims(&mut bench), [], "it was there when the claim was made");
+    bench.hears(&peer_status("b", false));
+    bench.hears(&peer_status("b", true));
+    let [first] = claims(&mut bench).try_into().expect("one claim");
+    assert_eq!((first.step, first.node.as_str()), (Version::default(), "a"));
+    bench.pass_us(300_000);
+    bench.hears(&peer_status("b", false));
+    bench.hears(&peer_status("b", true));
+    let [second] = claims(&mut bench).try_into().expect("one claim");
+    assert_eq!(second, Claim { lease_ms: first.lease_ms - 300, ..first });
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! What arrives from the bus: read, checked, handed to the chain concerned.
 
 use microlambda::sabotage::{self, Sabotage};
-use microlambda::{Event, Head};
+use microlambda::{Claim, Event, Head};
 use microlambda_faces::content::Delta;
 use microlambda_wire::{
     AheadNote, Blob, CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, GapReason, Name, NodeStatus,
     Payload, Record, RecordNote, SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
 };
 
+use super::chain_run::ChainRun;
 use super::status::PeerView;
 use super::{Node, NodeError, PEERS_MAX, World};
 use crate::store::Store;
@@ -233,6 +234,7 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let now_us = self.world.now_us();
         let known = self.peers.get(&status.node);
+        let came = status.online && known.is_none_or(|peer| !peer.online || peer.boot != status.boot);
         let gone = !status.online && known.is_some_and(|peer| peer.online && peer.boot == status.boot);
         // The will of a former incarnation may arrive after the birth of the next one.
         if !status.online && known.is_some_and(|peer| peer.boot != status.boot) && !retained {
@@ -257,7 +259,26 @@ impl<S: Store, W: World> Node<S, W> {
                 self.drive(&chain, Event::PeerGone { node: status.node.to_string() })?;
             }
         }
+        if came {
+            self.repeat_claims();
+        }
         Ok(())
+    }
+
+    /// Tells a node that came, or came back, which steps run here, and for how long: it has heard of no claim and would start them too.
+    fn repeat_claims(&mut self) {
+        let now_us = self.world.now_us();
+        let left = |(name, run): (&Name, &ChainRun)| {
+            let (claim, step) = (run.chain.running_claim()?, run.step.as_ref()?);
+            let spent_ms = u32::try_from(now_us.saturating_sub(step.began_us) / 1_000).unwrap_or(u32::MAX);
+            // A claim without a lease would give the step up.
+            let lease_ms = claim.lease_ms.checked_sub(spent_ms).filter(|left_ms| *left_ms > 0)?;
+            Some((name.clone(), Claim { lease_ms, ..claim }))
+        };
+        let claims: Vec<(Name, Claim)> = self.chains.iter().filter_map(left).collect();
+        for (chain, claim) in claims {
+            self.publish_claim(&chain, claim, None);
+        }
     }
 
     /// Asks a peer for what this node lacks of a chain.

@@ -50,6 +50,8 @@ pub(super) struct Step {
     pub partial: Option<PartialEntry>,
     /// When the step could first be claimed, µs.
     pub open_since_us: u64,
+    /// When it was started, and its lease with it, µs.
+    pub began_us: u64,
     /// Set when the worker got its `Start`, µs.
     pub running_since_us: Option<u64>,
     /// The next record to hand to the worker.

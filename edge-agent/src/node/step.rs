@@ -39,6 +39,7 @@ impl<S: Store, W: World> Node<S, W> {
             entries: Vec::new(),
             partial: begun.map(|partial| PartialEntry { sequence, partial }).or_else(|| run.partial.clone()),
             open_since_us: run.open_since_us,
+            began_us: now_us,
             running_since_us: None,
             next_feed: sequence,
             fed: VecDeque::new(),

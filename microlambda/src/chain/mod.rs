@@ -183,6 +183,14 @@ impl Chain {
         self.lease.as_ref().map(|lease| (lease.claim.node.as_str(), lease.claim.step))
     }
 
+    /// The claim for the step that runs here, with its whole lease.
+    pub fn running_claim(&self) -> Option<Claim> {
+        match &self.phase {
+            Phase::Running(attempt) => Some(self.claim(attempt)),
+            Phase::Claiming(_) | Phase::Idle => None,
+        }
+    }
+
     /// Whether a claim ran out, so that the step is to be taken over as soon as a worker is free.
     pub fn takes_over(&self) -> bool {
         self.expired_from.is_some() && self.lease.is_none() && self.may_bid()
