@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{Common, Error, Machine, workspace};
 
 /// The benchmarks in the order of the page, with their titles.
-const SECTIONS: [(&str, &str); 12] = [
+const SECTIONS: [(&str, &str); 13] = [
     ("figure", "Figure: split, and in one long invocation"),
     ("budget", "Budget: is the limit kept, and used?"),
     ("handover", "Hand-over: from one step to the next"),
@@ -19,6 +19,7 @@ const SECTIONS: [(&str, &str); 12] = [
     ("memory", "Memory at 1280×720"),
     ("growth", "Growth: more people, a longer history, more cameras"),
     ("engines", "Engines: the built-in one beside dlib's"),
+    ("arm64", "Engines on arm64: instructions, counted in emulation"),
     ("quality", "Quality: who is reported on videos and photos"),
     ("video", "Video: the whole pipeline beside Python's face_recognition"),
 ];
