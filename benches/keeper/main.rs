@@ -11,12 +11,12 @@ use clap::{Parser, Subcommand};
 use edge_agent::config::Config;
 use edge_agent::store::{Advance, SqliteStore, Store as _};
 use edge_agent::worker::{Worker, WorkerCommand, WorkerEvent};
-use microlambda::{Digest, Head};
+use microlambda::Head;
 use microlambda_benches::{Error, exit};
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, Folded, lambda_digest};
 use microlambda_faces::proto::{FromWorker, StepTimes, ToWorker, UnitOutcome};
-use microlambda_runtime::{Link, LinkEvent, Message, boot_id, logging, monotonic_us};
+use microlambda_runtime::{Link, LinkEvent, boot_id, logging, monotonic_us};
 use microlambda_wire::{
     CameraHead, Continuation, DoneNote, Name, Payload, Record, RecordNote, StepTiming, Topic, TopicPrefix, Want,
     from_payload, strip_frame_meta, to_payload,
@@ -292,7 +292,7 @@ impl Keeper {
     /// Says that the job is done, as an edge agent does after its last step.
     fn announce(&self, times: StepTimes, commit_us: u64) -> Result<(), Error> {
         let Some(job) = &self.job else { return Ok(()) };
-        let lambda: Digest = lambda_digest(&self.config.faces);
+        let lambda = lambda_digest(&self.config.faces);
         let timing = StepTiming {
             r_limit_us: UNLIMITED_US,
             used_us: times.used_us,
@@ -332,8 +332,7 @@ impl Keeper {
     }
 
     fn publish<T: Payload>(&self, topic: &Topic, payload: &T, retain: bool) -> Result<(), Error> {
-        let message = Message { topic: topic.build(&self.prefix), payload: to_payload(payload)?, retain };
-        Ok(self.link.publish(message.topic, message.payload, message.retain)?)
+        Ok(self.link.publish(topic.build(&self.prefix), to_payload(payload)?, retain)?)
     }
 }
 

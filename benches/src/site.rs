@@ -209,9 +209,6 @@ impl Site {
         let source = [("kind", "command".into()), ("command", command.into())];
         // Each picture is to be work, whatever moved in it.
         let motion = [("still-interval-s", toml::Value::from(0))];
-        let table = |entries: &[(&str, toml::Value)]| {
-            toml::Value::Table(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
-        };
         let extra = [("source".to_owned(), table(&source)), ("motion".to_owned(), table(&motion))];
         let live = self.start_camera("live", LIVE_CAMERA, Path::new(pipe), extra.into_iter().collect())?;
         self.cameras.push(live);
@@ -301,9 +298,6 @@ impl Site {
         let node = Name::new(node)?;
         let chain = [("fan-out", toml::Value::from(self.fan_out)), ("inline-kb", self.inline_kb.into())];
         let faces = [("absence-ms", toml::Value::from(i64::try_from(self.absence_ms)?))];
-        let table = |entries: &[(&str, toml::Value)]| {
-            toml::Value::Table(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
-        };
         extra.extend([("chain".to_owned(), table(&chain)), ("faces".to_owned(), table(&faces))]);
         let worker = self.rig.programs.worker.to_str().ok_or("the path is not UTF-8")?;
         extra.insert("worker".to_owned(), worker.into());
@@ -471,4 +465,8 @@ impl Site {
 fn broker_table(url: &str) -> toml::Table {
     let broker = toml::Table::from_iter([("url".to_owned(), url.into())]);
     toml::Table::from_iter([("broker".to_owned(), broker.into())])
+}
+
+fn table(entries: &[(&str, toml::Value)]) -> toml::Value {
+    toml::Value::Table(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
 }

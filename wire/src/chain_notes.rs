@@ -300,3 +300,22 @@ pub struct NodeStatus {
     #[serde(default)]
     pub trouble: String,
 }
+
+impl NodeStatus {
+    /// A node of which nothing is known but whether it is there.
+    pub fn bare(node: Name, boot: Name, online: bool) -> Self {
+        Self {
+            node,
+            boot,
+            online,
+            program: String::new(),
+            engine: String::new(),
+            load_permille: 0,
+            costs: CostTable::new(),
+            chains: Vec::new(),
+            counters: Vec::new(),
+            set_aside: Vec::new(),
+            trouble: String::new(),
+        }
+    }
+}

@@ -8,6 +8,7 @@ use microlambda_faces::fold::{FoldState, Folded};
 use microlambda_wire::{ChainClass, ChainOrigin, FrameSummary, Name, Record, StepTiming};
 
 use super::ahead_of::AheadOf;
+use super::step::INPUT_US;
 
 /// Bytes of frames kept per chain at most.
 const BUFFER_BYTES_MAX: usize = 6 << 20;
@@ -61,8 +62,6 @@ pub(super) struct Step {
     /// Entries whose analyses were here already.
     pub absorbed: u64,
     pub told_no_more: bool,
-    /// Without its first record by then, the step is given up, µs.
-    pub input_deadline_us: u64,
 }
 
 impl OpenWant {
@@ -76,6 +75,11 @@ impl Step {
     /// The record whose analysis comes next.
     pub fn cursor(&self) -> u64 {
         self.entries.last().map_or(self.base.version.sequence, Entry::next_sequence)
+    }
+
+    /// Without its first record by then, the step is given up, µs.
+    pub fn input_deadline_us(&self) -> u64 {
+        self.began_us.saturating_add(INPUT_US)
     }
 }
 

@@ -3,7 +3,7 @@
 use microlambda::Phase;
 use microlambda_wire::{ChainClass, Name, Record, Topic, Want};
 
-use super::chain_run::OpenWant;
+use super::chain_run::{OpenWant, Step};
 use super::{Node, NodeError, World};
 use crate::store::Store;
 
@@ -210,6 +210,6 @@ impl super::chain_run::ChainRun {
             _ => u64::MAX,
         };
         let waiting = self.step.as_ref().filter(|step| step.running_since_us.is_none());
-        want_us.min(report_us).min(waiting.map_or(u64::MAX, |step| step.input_deadline_us))
+        want_us.min(report_us).min(waiting.map_or(u64::MAX, Step::input_deadline_us))
     }
 }

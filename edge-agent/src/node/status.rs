@@ -118,19 +118,8 @@ pub(super) fn last_will(prefix: &TopicPrefix, node: &Name, boot: &Name) -> Messa
 }
 
 fn status_of(node: &Name, boot: &Name, online: bool) -> NodeStatus {
-    NodeStatus {
-        node: node.clone(),
-        boot: boot.clone(),
-        online,
-        program: env!("CARGO_PKG_VERSION").to_owned(),
-        engine: String::new(),
-        load_permille: 0,
-        costs: Vec::new(),
-        chains: Vec::new(),
-        counters: Vec::new(),
-        set_aside: Vec::new(),
-        trouble: String::new(),
-    }
+    let program = env!("CARGO_PKG_VERSION").to_owned();
+    NodeStatus { program, ..NodeStatus::bare(node.clone(), boot.clone(), online) }
 }
 
 impl<S: Store, W: World> Node<S, W> {

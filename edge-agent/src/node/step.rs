@@ -45,7 +45,6 @@ impl<S: Store, W: World> Node<S, W> {
             fed: VecDeque::new(),
             absorbed: 0,
             told_no_more: false,
-            input_deadline_us: now_us.saturating_add(INPUT_US),
         });
         for (face, jpeg) in thumbnails {
             run.keep_picture(sequence, face, jpeg);
@@ -426,7 +425,7 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let starved = self.worker.step_of().cloned().filter(|chain| {
             let step = self.chains.get(chain).and_then(|run| run.step.as_ref());
-            step.is_some_and(|step| step.running_since_us.is_none() && step.input_deadline_us <= now_us)
+            step.is_some_and(|step| step.running_since_us.is_none() && step.input_deadline_us() <= now_us)
         });
         match starved {
             Some(chain) => {

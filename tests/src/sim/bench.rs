@@ -166,19 +166,7 @@ impl Bench {
 
 /// What another node says of itself when it comes, or its will when it goes.
 pub fn peer_status(node: &str, online: bool) -> Message {
-    let status = NodeStatus {
-        node: name(node),
-        boot: name("b1"),
-        online,
-        program: String::new(),
-        engine: String::new(),
-        load_permille: 0,
-        costs: Vec::new(),
-        chains: Vec::new(),
-        counters: Vec::new(),
-        set_aside: Vec::new(),
-        trouble: String::new(),
-    };
+    let status = NodeStatus::bare(name(node), name("b1"), online);
     let topic = Topic::NodeStatus { node: name(node) }.build(&prefix());
     Message { topic, payload: to_payload(&status).expect("a payload"), retain: false }
 }
