@@ -4,7 +4,7 @@ use microlambda::{Budget, UnitCost};
 use microlambda_demo::{Step, Tally};
 use microlambda_faces::FaceParams;
 use microlambda_faces::plan::Plan;
-use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE};
+use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, ENCODE_WORK, LOOK_WORK};
 use microlambda_tests::{Outcome, Site, UNLIMITED_MS, long_run, measured_long_run, name, photo};
 use microlambda_wire::NodeStatus;
 
@@ -33,7 +33,7 @@ fn largest_unit_ms(costs: &Budget) -> u64 {
         let plan = Plan::of(width, height, FaceParams::default().picture_px_max);
         let tile = plan.tiles().iter().map(|tile| (CLASS_DETECT, tile.pixels())).max_by_key(|(_, pixels)| *pixels);
         let prepare = Some((CLASS_DECODE, u64::from(width) * u64::from(height)));
-        tile.into_iter().chain([(CLASS_ENCODE, 1)]).map(move |run| UnitCost { run, prepare })
+        tile.into_iter().chain([(CLASS_ENCODE, ENCODE_WORK + LOOK_WORK)]).map(move |run| UnitCost { run, prepare })
     });
     let units: Vec<UnitCost> = units.collect();
     let fits = |limit_ms: &u64| units.iter().all(|unit| costs.fits_first(unit, 0, limit_ms * 1_000));

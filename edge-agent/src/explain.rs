@@ -53,6 +53,8 @@ struct Explanation {
     /// Usable faces in the picture.
     faces: usize,
     nearest: Vec<Known>,
+    /// Who is within the threshold, but somebody else's face in the same picture.
+    elsewhere: Option<String>,
     followed: Option<Before>,
     /// Views of the face in a row, this one counted, if nobody was followed.
     views: u32,
@@ -132,6 +134,7 @@ fn explanation(
         clear: judgement.clear,
         faces,
         nearest: nearest.into_iter().map(known).collect(),
+        elsewhere: judgement.elsewhere.map(|(person, _)| id(person)),
         followed: judgement.followed.map(|(person, distance)| Before { face: id(person), distance }),
         views: judgement.views,
         moved: judgement.moved,
@@ -168,6 +171,9 @@ fn text(params: &FaceParams, told: &Explanation) -> String {
         let within = if *distance <= params.distance_max { "within" } else { "beyond" };
         text += &format!("  nearest   {face} at {distance:.3}, {within} {}, ", params.distance_max);
         text += &format!("of {encodings} kept encodings, seen in {frames} frames before\n");
+    }
+    if let Some(face) = &told.elsewhere {
+        text += &format!("  beside    {face} is another face of the same picture, and nearer to that\n");
     }
     if let Some(Before { face, distance }) = &told.followed {
         text += &format!("  before    {face} was there a moment ago, that view is {distance:.3} away\n");

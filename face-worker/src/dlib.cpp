@@ -1,6 +1,8 @@
 // What the dlib crate lacks: the HOG detector's scores, and aligned chips. Nothing here throws across the boundary:
 // every function returns 0, or -1 after writing a message into `error` (a buffer of ERROR_BYTES, always terminated).
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -25,6 +27,16 @@ constexpr size_t ERROR_BYTES = 256;
 constexpr unsigned long CHIP_SIDE_PX = 150;
 constexpr double CHIP_PADDING = 0.25;
 constexpr double VISIBLE_MARGIN_PX = 3;
+// A second look shows the detector a face in so many sizes, evenly between two levels of its own pyramid, which are 5/6 of each other.
+constexpr int LOOK_SIZES = 4;
+// The smallest of them: a side of the detector's window, px.
+constexpr double LOOK_SIDE_PX = 80;
+// What is shown of its surroundings on each side, in sides of the face.
+constexpr double LOOK_MARGIN = 0.3;
+// What it finds is the face if its middle is at most so far away, in sides of it, and its side so many times as long.
+constexpr double LOOK_OFF_MAX = 0.3, LOOK_SIDE_MIN = 0.7, LOOK_SIDE_MAX = 1.4;
+// The score of what it does not find.
+constexpr double LOOK_SCORE_MIN = -1;
 
 struct detection {
     int32_t left, top, right, bottom;
@@ -125,6 +137,45 @@ int fw_detect(void* detector, const uint8_t* rgb, int64_t width, int64_t height,
                                static_cast<int32_t>(box.right()), static_cast<int32_t>(box.bottom()),
                                detections[i].detection_confidence};
         }
+        return 0;
+    });
+}
+
+// Scores the face in a box again, turned by `angle` (radians, clockwise): the mean of what the detector gives it in LOOK_SIZES sizes. In one
+// size alone the score depends on how the face happens to lie in the detector's pyramid.
+int fw_score(void* detector, const uint8_t* rgb, int64_t width, int64_t height, int32_t left, int32_t top, int32_t right,
+             int32_t bottom, double angle, double* score, char* error) {
+    return guarded(error, [&] {
+        const rgb_view view{reinterpret_cast<const dlib::rgb_pixel*>(rgb), static_cast<long>(height),
+                            static_cast<long>(width)};
+        const face_detector& either = *static_cast<face_detector*>(detector);
+        const dlib::drectangle box(left, top, right, bottom);
+        const double side = std::max(1.0, (box.width() + box.height()) / 2);
+        const dlib::drectangle shown = dlib::centered_drect(box, (1 + 2 * LOOK_MARGIN) * side, (1 + 2 * LOOK_MARGIN) * side);
+        double sum = 0;
+        for (int i = 0; i < LOOK_SIZES; i++) {
+            const double size = LOOK_SIDE_PX * std::pow(1.2, static_cast<double>(i) / LOOK_SIZES);
+            const auto length = static_cast<unsigned long>(std::lround((1 + 2 * LOOK_MARGIN) * size));
+            dlib::array2d<dlib::rgb_pixel> look;
+            dlib::extract_image_chip(view, dlib::chip_details(shown, dlib::chip_dims(length, length), angle), look);
+            std::vector<dlib::rect_detection> detections;
+            if (either.built_in) {
+                (*either.built_in)(look, detections, LOOK_SCORE_MIN);
+            } else {
+                (*either.dlibs)(look, detections, LOOK_SCORE_MIN);
+            }
+            const dlib::dpoint middle = dlib::center(dlib::drectangle(dlib::get_rect(look)));
+            double best = LOOK_SCORE_MIN;
+            for (const dlib::rect_detection& found : detections) {
+                const dlib::drectangle rect(found.rect);
+                const dlib::dpoint off = dlib::center(rect) - middle;
+                const bool is_it = std::max(std::abs(off.x()), std::abs(off.y())) < LOOK_OFF_MAX * size &&
+                                   rect.width() > LOOK_SIDE_MIN * size && rect.width() < LOOK_SIDE_MAX * size;
+                if (is_it) best = std::max(best, found.detection_confidence);
+            }
+            sum += best;
+        }
+        *score = sum / LOOK_SIZES;
         return 0;
     });
 }

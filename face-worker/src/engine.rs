@@ -42,6 +42,12 @@ pub trait Engine {
         rect: Rect,
     ) -> Result<(Self::Aligned, f32), EngineError>;
 
+    /// The score of an aligned face that was found weakly, on a closer look at its box in `pixels`: the mean of it as it is and turned upright.
+    ///
+    /// # Errors
+    /// As [`Engine::search`].
+    fn look_again(&mut self, pixels: &Pixels, rect: Rect, face: &Self::Aligned) -> Result<f32, EngineError>;
+
     /// The encoding of an aligned face; its length and values are checked by the caller.
     ///
     /// # Errors
@@ -88,6 +94,8 @@ enum Network {
 pub struct AlignedFace {
     landmarks: FaceLandmarks,
     chip: Chip,
+    /// By how much the line through its eyes is turned, radians.
+    tilt: f64,
 }
 
 impl Dlib {
@@ -180,7 +188,13 @@ impl Engine for Dlib {
             points.try_into().map_err(|points: Vec<_>| EngineError::Landmarks(points.len()))?;
         let chip = ffi::chip(pixels, &points)?;
         let sharpness = sharpness(&chip);
-        Ok((AlignedFace { landmarks, chip }, sharpness))
+        Ok((AlignedFace { landmarks, chip, tilt: tilt(&points) }, sharpness))
+    }
+
+    fn look_again(&mut self, pixels: &Pixels, rect: Rect, face: &AlignedFace) -> Result<f32, EngineError> {
+        let straight = self.detector.score(pixels, rect, 0.0)?;
+        let upright = self.detector.score(pixels, rect, face.tilt)?;
+        Ok((straight + upright) / 2.0)
     }
 
     fn encode(&mut self, picture: &ImageMatrix, face: &AlignedFace) -> Result<Vec<f32>, EngineError> {
@@ -194,4 +208,13 @@ impl Engine for Dlib {
             }
         }
     }
+}
+
+/// The angle of the line from one eye to the other: the first four landmarks are the corners of the two.
+fn tilt(points: &[[i64; 2]; LANDMARKS]) -> f64 {
+    let [right, left] = [0, 2].map(|at: usize| {
+        let [a, b] = [points[at], points[at + 1]];
+        [a[0] + b[0], a[1] + b[1]].map(|sum| sum as f64)
+    });
+    (right[1] - left[1]).atan2(right[0] - left[0])
 }

@@ -50,6 +50,19 @@ unsafe extern "C" {
         found: *mut usize,
         error: *mut c_char,
     ) -> c_int;
+    fn fw_score(
+        detector: *mut c_void,
+        rgb: *const u8,
+        width: i64,
+        height: i64,
+        left: i32,
+        top: i32,
+        right: i32,
+        bottom: i32,
+        angle: f64,
+        score: *mut f64,
+        error: *mut c_char,
+    ) -> c_int;
     fn fw_chip(
         rgb: *const u8,
         width: i64,
@@ -125,6 +138,31 @@ impl Detector {
         raw.truncate(found);
         let rect = |d: &RawDetection| Rect { left: d.left, top: d.top, right: d.right, bottom: d.bottom };
         Ok(raw.iter().map(|d| (rect(d), d.score as f32)).collect())
+    }
+
+    /// Scores the face in a box again after turning it by `angle` (radians): the mean over four sizes of it, at least -1.
+    ///
+    /// # Errors
+    /// If C++ throws.
+    pub fn score(&mut self, pixels: &Pixels, rect: Rect, angle: f64) -> Result<f32, DlibError> {
+        let mut score = 0.0;
+        // SAFETY: `Pixels` holds width × height × 3 bytes; what of the box lies outside is not read.
+        guarded(|error| unsafe {
+            fw_score(
+                self.0.as_ptr(),
+                pixels.rgb().as_ptr(),
+                i64::from(pixels.width_px()),
+                i64::from(pixels.height_px()),
+                rect.left,
+                rect.top,
+                rect.right,
+                rect.bottom,
+                angle,
+                &raw mut score,
+                error,
+            )
+        })?;
+        Ok(score as f32)
     }
 }
 

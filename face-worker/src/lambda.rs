@@ -1,8 +1,9 @@
 //! The face lambda: one unit is one tile searched or one face encoded.
 
 use microlambda::{Lambda, Next, UnitCost};
+use microlambda_faces::judge::CLEAR_SCORE_MIN;
 use microlambda_faces::plan::{NextUnit, Plan, TileArea};
-use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE};
+use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE, ENCODE_WORK, LOOK_WORK};
 use microlambda_faces::{
     Analysis, Areas, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, Scene, SeenFace, Unusable,
 };
@@ -10,6 +11,9 @@ use microlambda_faces::{
 use crate::engine::{Engine, EngineError};
 use crate::picture::{self, PictureError, Pyramid};
 use crate::thumbnail;
+
+/// A second look is taken on the coarsest level on which the face is as long as this, px: the longest that it is shown.
+const LOOK_SIDE_PX: i64 = 92;
 
 /// A frame to analyse.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +162,7 @@ impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
             let outcome = FaceOutcome::Unusable(Unusable::Blurred { sharpness });
             return Ok(Face { seen, sharpness, outcome });
         }
+        let seen = SeenFace { score: look_again(self.engine, &decoded.pyramid, plan, seen, &face)?, ..seen };
         let encoding = self.engine.encode(&decoded.opened, &face)?;
         let outcome = if encoding.len() == ENCODING_LEN && encoding.iter().all(|value| value.is_finite()) {
             self.thumbnail = thumbnail::of_face(pixels, rect);
@@ -205,7 +210,9 @@ impl<E: Engine, F: Frames> Lambda for FaceLambda<'_, E, F> {
                 UnitCost { run: (CLASS_DETECT, current.plan.tiles()[index as usize].pixels()), prepare }
             }
             NextUnit::Face(index) if too_small(&partial.to_encode[index as usize], &params).is_none() => {
-                UnitCost { run: (CLASS_ENCODE, 1), prepare }
+                let is_weak = partial.to_encode[index as usize].score < CLEAR_SCORE_MIN;
+                let work = if is_weak { ENCODE_WORK + LOOK_WORK } else { ENCODE_WORK };
+                UnitCost { run: (CLASS_ENCODE, work), prepare }
             }
             NextUnit::Face(_) | NextUnit::Finished => UnitCost::run(CLASS_NOTE, 1),
         })
@@ -294,6 +301,30 @@ fn too_small(seen: &SeenFace, params: &FaceParams) -> Option<u32> {
     let side = seen.rect.width().min(seen.rect.height());
     let face_px = u32::try_from(side).unwrap_or(u32::MAX);
     (face_px < params.face_px_min).then_some(face_px)
+}
+
+/// The score of a face: the detector's, or of one that it found weakly that of a second look. How a face lies in the detector's pyramid moves its
+/// score by 0.5, and a tilt of the head by 2; on closer look frontal faces are above profiles and what is no face (`docs/quality.md`).
+fn look_again<E: Engine>(
+    engine: &mut E,
+    pyramid: &Pyramid,
+    plan: &Plan,
+    seen: SeenFace,
+    face: &E::Aligned,
+) -> Result<f32, EngineError> {
+    if seen.score >= CLEAR_SCORE_MIN {
+        return Ok(seen.score);
+    }
+    let at = |level: u32| {
+        let rect = scaled_down(seen.rect, level);
+        Some((pyramid.level(level)?, rect)).filter(|_| rect.width().min(rect.height()) >= LOOK_SIDE_PX)
+    };
+    let finest = plan.first_level();
+    let levels = (finest..=plan.last_level()).rev().find_map(at);
+    let look = levels.or_else(|| Some((pyramid.level(finest)?, scaled_down(seen.rect, finest))));
+    let Some((pixels, rect)) = look else { return Ok(seen.score) };
+    let score = engine.look_again(pixels, rect, face)?;
+    Ok(if score.is_finite() { score } else { seen.score })
 }
 
 /// A box of the picture as it came, in the picture that was scaled down before the search.

@@ -35,6 +35,25 @@ fn every_photo_shows_the_same_faces_with_the_same_scores() {
 }
 
 #[test]
+fn a_second_look_gives_the_same_score() {
+    let mut engines = engines();
+    let mut looked = 0;
+    for name in photos() {
+        let pixels = decode(&photo(&name)).expect("a photo");
+        for (rect, _) in engines[0].search(&pixels, 0.0).expect("a search") {
+            let scores = engines.each_mut().map(|engine| {
+                let picture = engine.open(&pixels);
+                let (face, _) = engine.align(&pixels, &picture, rect).expect("a chip");
+                engine.look_again(&pixels, rect, &face).expect("a score").to_bits()
+            });
+            assert_eq!(scores[0], scores[1], "{name}, {rect:?}");
+            looked += 1;
+        }
+    }
+    assert!(looked >= 14, "only {looked} faces");
+}
+
+#[test]
 fn pictures_of_odd_sizes_are_searched_alike_to_the_last_column() {
     let mut engines = engines();
     let whole = decode(&photo("people/astronaut.png")).expect("a photo");

@@ -44,6 +44,14 @@ impl Rect {
         self.width() * self.height()
     }
 
+    /// Whether the middle of `other` lies inside.
+    pub fn holds_middle_of(&self, other: &Self) -> bool {
+        let twice = |from: i32, to: i32| i64::from(from) + i64::from(to);
+        let inside = |from: i32, middle: i64, to: i32| 2 * i64::from(from) <= middle && middle <= 2 * i64::from(to);
+        inside(self.left, twice(other.left, other.right), self.right)
+            && inside(self.top, twice(other.top, other.bottom), self.bottom)
+    }
+
     /// The part inside `other`; of area 0 if there is none.
     #[must_use]
     pub fn intersect(&self, other: &Self) -> Self {
@@ -98,7 +106,7 @@ impl Default for FaceParams {
             face_px_min: 36,
             sharpness_min: 4.0,
             score_min: 0.0,
-            new_person_score_min: 0.25,
+            new_person_score_min: 0.3,
             absence_ms: 60_000,
             picture_px_max: 16_000_000,
         }
@@ -142,7 +150,7 @@ pub enum FaceOutcome {
 pub struct SeenFace {
     /// The box, clipped to the picture.
     pub rect: Rect,
-    /// The detector's score; higher is surer, true faces are mostly above 0.6.
+    /// The detector's score, of an encoded face below [`crate::judge::CLEAR_SCORE_MIN`] that of a second look; higher is surer, true faces are mostly above 0.6.
     pub score: f32,
 }
 

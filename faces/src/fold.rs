@@ -133,7 +133,7 @@ pub enum FoldError {
 
 /// Digest of the lambda's identity: nodes that differ in it cannot share a chain.
 pub fn lambda_digest(params: &FaceParams) -> Digest {
-    DigestBuilder::new("microlambda faces 3")
+    DigestBuilder::new("microlambda faces 4")
         .number(params.distance_max.to_bits())
         .number(u64::from(params.face_px_min))
         .number(u64::from(params.sharpness_min.to_bits()))
@@ -348,10 +348,15 @@ impl Gallery {
     ///
     /// The same as the least of [`Gallery::distances`], to the bit.
     pub fn nearest(&self, encoding: &[f32]) -> Option<(usize, f64)> {
+        self.nearest_but(encoding, None)
+    }
+
+    /// The same among all people but one.
+    pub(crate) fn nearest_but(&self, encoding: &[f32], but: Option<usize>) -> Option<(usize, f64)> {
         let mut nearest = None;
         // No distance above this is of interest any more.
         let mut square_max = f64::INFINITY;
-        for (person, known) in self.people.iter().enumerate() {
+        for (person, known) in self.people.iter().enumerate().filter(|(person, _)| Some(*person) != but) {
             let may_be_nearer = |kept: &&Exemplar| square_at_least(&kept.encoding, encoding) <= square_max;
             let far = known.exemplars.iter().filter(may_be_nearer).map(|kept| distance(&kept.encoding, encoding));
             let far = far.fold(f64::INFINITY, f64::min);

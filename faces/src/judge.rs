@@ -1,15 +1,17 @@
 //! Who a face is taken for, and why.
 //!
-//! A face near a kept encoding is that person's. One that is not may still be somebody just seen in an odd view: it is followed back through the last
+//! A face near a kept encoding is that person's, unless another face beside it in the picture is nearer. One that is not may still be somebody just seen in an odd view: it is followed back through the last
 //! frames. Only what is left can be somebody new: at once if nobody known is anywhere near, or in a picture that continues no other, else after a
 //! vote of further views. So a walk past the camera is one person, and a single photo decides as it always did.
 
 use serde::Serialize;
 
 use crate::fold::{Gallery, PEOPLE_MAX, distance};
-use crate::{Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis};
+use crate::recent::VIEW_SLACK;
+use crate::{Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis, Rect};
 
-/// A view is clear from this detector score on: below lie profiles and faces half covered (`docs/quality.md`).
+/// A view is clear from this detector score on: below lie profiles and faces half covered (`docs/quality.md`). What the detector finds more weakly is
+/// looked at again.
 pub const CLEAR_SCORE_MIN: f32 = 0.6;
 /// … and from this sharpness on: 90 % of encodings lie within 0.32 of the same face unblurred (`docs/quality.md`).
 pub const CLEAR_SHARPNESS_MIN: f32 = 10.0;
@@ -60,6 +62,8 @@ pub struct Judgement {
     pub why: Why,
     /// The nearest person known before, and the distance.
     pub nearest: Option<(usize, f64)>,
+    /// Somebody known who is within the threshold, but whom another face of the picture is nearer to, and the distance.
+    pub elsewhere: Option<(usize, f64)>,
     /// Who was surely there a moment ago, and how far that view is.
     pub followed: Option<(usize, f64)>,
     /// Views of it in a row, this one counted, if nobody is followed.
@@ -71,6 +75,9 @@ pub struct Judgement {
     /// Whether the view is clear: score and sharpness.
     pub clear: bool,
 }
+
+/// A usable face under judgement.
+type Judged<'a> = (Judgement, &'a Face, &'a Encoding);
 
 /// Judges the usable faces of a frame, in their order.
 pub(crate) fn judge(
@@ -84,27 +91,25 @@ pub(crate) fn judge(
         FaceOutcome::Encoded(encoding) => Some((face, index, encoding)),
         FaceOutcome::Unusable(_) => None,
     });
-    let mut judged: Vec<(Judgement, &Face, &Encoding)> = usable
+    let mut judged: Vec<Judged<'_>> = usable
         .map(|(face, face_index, encoding)| {
-            let nearest = gallery.nearest(encoding);
-            let person = nearest.filter(|(_, far)| *far <= params.distance_max).map(|(person, _)| person);
-            let strong = face.seen.score >= params.new_person_score_min;
-            let clear = face.seen.score >= CLEAR_SCORE_MIN && face.sharpness >= CLEAR_SHARPNESS_MIN;
             let judgement = Judgement {
                 face_index,
-                person,
+                person: None,
                 why: Why::Near,
-                nearest,
+                nearest: gallery.nearest(encoding),
+                elsewhere: None,
                 followed: None,
                 views: 0,
                 moved: false,
-                strong,
-                clear,
+                strong: face.seen.score >= params.new_person_score_min,
+                clear: face.seen.score >= CLEAR_SCORE_MIN && face.sharpness >= CLEAR_SHARPNESS_MIN,
             };
             (judgement, face, encoding)
         })
         .collect();
-    let mut new: Vec<&Encoding> = Vec::new();
+    take_nearest(params, gallery, &mut judged);
+    let mut new: Vec<(Rect, &Encoding)> = Vec::new();
     for at in 0..judged.len() {
         let (mut judgement, face, encoding) = judged[at];
         if judgement.person.is_some() {
@@ -117,7 +122,11 @@ pub(crate) fn judge(
             judgement.followed = trail.person.filter(|(person, _)| !here.contains(person));
             (judgement.views, judgement.moved) = (trail.views + 1, trail.moved);
         }
-        let twin = new.iter().position(|other| distance(other, encoding) <= params.distance_max);
+        let is_twin = |other: &(Rect, &Encoding)| {
+            let far = distance(other.1, encoding);
+            far <= params.distance_max && !are_two(params, far, other.0, face.seen.rect)
+        };
+        let twin = new.iter().position(is_twin);
         (judgement.person, judgement.why) = match (twin, judgement.followed) {
             (Some(twin), _) => (Some(gallery.people.len() + twin), Why::Near),
             (None, Some((person, _))) => (Some(person), Why::Followed),
@@ -127,11 +136,43 @@ pub(crate) fn judge(
             },
         };
         if judgement.why.is_new() {
-            new.push(encoding);
+            new.push((face.seen.rect, encoding));
         }
         judged[at].0 = judgement;
     }
     judged.into_iter().map(|(judgement, _, _)| judgement).collect()
+}
+
+/// Gives each face the nearest person within the threshold, the nearest pair first. Whoever is surely in the picture already is not this one as
+/// well; then the next one may be, and after that nobody.
+fn take_nearest(params: &FaceParams, gallery: &Gallery, judged: &mut [Judged<'_>]) {
+    let within = |nearest: Option<(usize, f64)>| nearest.filter(|(_, far)| *far <= params.distance_max);
+    let mut claims: Vec<(usize, Option<(usize, f64)>)> =
+        judged.iter().enumerate().map(|(at, (judgement, _, _))| (at, within(judgement.nearest))).collect();
+    let far = |claim: &Option<(usize, f64)>| claim.map_or(f64::INFINITY, |(_, far)| far);
+    while let Some(least) = (0..claims.len()).min_by(|a, b| far(&claims[*a].1).total_cmp(&far(&claims[*b].1))) {
+        let (at, Some((person, far))) = claims[least] else { return };
+        let (_, face, encoding) = judged[at];
+        let is_there = judged.iter().any(|(other, beside, _)| {
+            other.person == Some(person) && are_two(params, far, beside.seen.rect, face.seen.rect)
+        });
+        let judgement = &mut judged[at].0;
+        if !is_there {
+            judgement.person = Some(person);
+            claims.swap_remove(least);
+        } else if judgement.elsewhere.is_none() {
+            judgement.elsewhere = Some((person, far));
+            claims[least].1 = within(gallery.nearest_but(encoding, Some(person)));
+        } else {
+            claims.swap_remove(least);
+        }
+    }
+}
+
+/// Whether two faces beside each other in a picture are two people, though within the threshold of one: what is nearer than a view of the same person a
+/// moment before may be a mirror or a screen, and what lies within the other's box one face found twice.
+fn are_two(params: &FaceParams, far: f64, a: Rect, b: Rect) -> bool {
+    far > params.distance_max - VIEW_SLACK && !a.holds_middle_of(&b) && !b.holds_middle_of(&a)
 }
 
 /// What becomes of a face that is nobody's.

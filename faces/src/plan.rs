@@ -229,7 +229,7 @@ impl Plan {
             && partial.found.len() <= FOUND_MAX
             && partial.to_encode.len() <= FACES_MAX
             && partial.faces.len() <= partial.to_encode.len()
-            && partial.faces.iter().zip(&partial.to_encode).all(|(face, seen)| face.seen == *seen)
+            && partial.faces.iter().zip(&partial.to_encode).all(|(face, seen)| face.seen.rect == seen.rect && face.seen.score.is_finite())
             && partial.to_encode.iter().all(inside)
     }
 

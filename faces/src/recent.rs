@@ -21,7 +21,7 @@ const LOOKED_MAX: usize = 10;
 const PAUSE_MS_MAX: u64 = 10_000;
 /// Two views of one person a moment apart are nearer than the threshold by this: they are of the same pose, in the same light. On generated
 /// videos (`benches/quality.rs`) 0.2 is usual.
-const VIEW_SLACK: f64 = 0.1;
+pub(crate) const VIEW_SLACK: f64 = 0.1;
 /// How far a face gets, in thousandths of its size: in no time (what its box jumps by) …
 const REACH_AT_ONCE: i64 = 500;
 /// … and for each ms: at walking pace, 1.4 m/s, some 9 faces of 0.16 m a second.
@@ -83,7 +83,7 @@ pub(crate) struct Trail {
     pub person: Option<(usize, f64)>,
     /// Views of it in recent frames, if they are surely of nobody.
     pub views: u32,
-    /// Whether it has moved by half of its size.
+    /// Whether it has moved by half of its size, or come that much nearer.
     pub moved: bool,
 }
 
@@ -162,10 +162,12 @@ fn in_reach(a: Rect, b: Rect, time_ms: u64) -> bool {
     2 * larger <= 3 * smaller && moved_x <= reach && moved_y <= reach
 }
 
-/// Whether the middle is further than half of the larger box's width away.
+/// Whether the middle is further than half of the larger box's width away, or one box is larger by more than two steps of the detector's sizes: what
+/// stays in its place may be found in neighbouring ones.
 fn has_moved(a: Rect, b: Rect) -> bool {
     let (moved_x, moved_y) = moved(a, b);
-    2 * moved_x.max(moved_y) >= a.width().max(b.width())
+    let (larger, smaller) = (a.width().max(b.width()), a.width().min(b.width()));
+    2 * moved_x.max(moved_y) >= larger || 2 * larger >= 3 * smaller
 }
 
 /// How far the middles are from each other, px.

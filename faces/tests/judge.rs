@@ -16,11 +16,12 @@ struct View {
     person: usize,
     turned: f32,
     left_px: i32,
+    side_px: i32,
     score: f32,
     sharpness: f32,
 }
 
-const CLEAR: View = View { person: 1, turned: 0.0, left_px: 100, score: 1.5, sharpness: 60.0 };
+const CLEAR: View = View { person: 1, turned: 0.0, left_px: 100, side_px: 60, score: 1.5, sharpness: 60.0 };
 /// Usable, but no more.
 const POOR: View = View { score: 0.4, sharpness: 6.0, ..CLEAR };
 
@@ -28,7 +29,8 @@ fn face(view: View) -> Face {
     let mut encoding = vec![0.0; 128];
     encoding[view.person] = 1.0;
     encoding[64 + view.person] = view.turned;
-    let rect = Rect { left: view.left_px, top: 100, right: view.left_px + 59, bottom: 159 };
+    let (right, bottom) = (view.left_px + view.side_px - 1, 100 + view.side_px - 1);
+    let rect = Rect { left: view.left_px, top: 100, right, bottom };
     let seen = SeenFace { rect, score: view.score };
     Face { seen, sharpness: view.sharpness, outcome: FaceOutcome::Encoded(encoding.into()) }
 }
@@ -48,6 +50,14 @@ fn frame_of(sequence: u64, scene: usize, views: &[View], moved: Option<[u16; 4]>
     let digest = Digest::of(&sequence.to_le_bytes());
     let record = Record::Frame { captured_at_ms: 10_000 + 200 * sequence, digest, label: String::new(), moved };
     Entry { sequence, record, analysis: Some(Analysis::Frame(analysis)), engine: "test".into() }
+}
+
+/// What a frame of the one scene shows.
+fn analysis_of(views: &[View]) -> FrameAnalysis {
+    match frame(0, 0, views).analysis {
+        Some(Analysis::Frame(analysis)) => analysis,
+        other => unreachable!("{other:?}"),
+    }
 }
 
 /// Folds a video of one scene: why each face of each frame was taken for whom.
@@ -196,6 +206,41 @@ fn one_face_found_twice_in_a_picture_is_one_person() {
     assert_eq!((state.gallery().people.len(), state.gallery().people[0].frames), (1, 1));
 }
 
+#[test]
+fn two_faces_beside_each_other_are_two_people_though_within_the_threshold() {
+    let beside = View { turned: 0.55, left_px: 300, ..CLEAR };
+    let (state, why) = judged(&[&[CLEAR, beside]]);
+    assert_eq!(why, [[Why::NewAtOnce, Why::NewAtOnce]]);
+    let (_, why) = judged(&[&[CLEAR, View { turned: 0.55, left_px: 110, ..CLEAR }]]);
+    assert_eq!(why, [[Why::NewAtOnce, Why::Near]], "unless it is one face found twice");
+    let (_, why) = judged(&[&[CLEAR, View { turned: 0.45, left_px: 300, ..CLEAR }]]);
+    assert_eq!(why, [[Why::NewAtOnce, Why::Near]], "or may be a mirror");
+    assert_eq!(state.gallery().people.len(), 2);
+}
+
+#[test]
+fn each_of_two_faces_is_given_the_person_that_it_is_nearest_to() {
+    // The one that is found first is nearer to nobody else, but the other is nearer to the same person.
+    let (near, far) = (View { turned: 0.1, left_px: 300, ..CLEAR }, View { turned: 0.58, ..CLEAR });
+    let (state, why) = judged(&[&[CLEAR], &[far, near], &[far, near], &[far, near]]);
+    assert_eq!(why[1], [Why::Waiting, Why::Near]);
+    assert_eq!(why[3], [Why::NewByVote, Why::Near], "somebody like the first one, seen often enough");
+    let judgement = state.explain(20_000, &analysis_of(&[far, near]));
+    assert_eq!(judgement.iter().map(|judged| judged.person).collect::<Vec<_>>(), [Some(1), Some(0)]);
+    let two = state.explain(20_000, &analysis_of(&[View { left_px: 400, ..far }, far]));
+    assert_eq!(two[1].person, Some(1));
+    assert_eq!(two[0].elsewhere, None, "as near as the one beside it: a mirror");
+}
+
+#[test]
+fn somebody_found_weakly_who_comes_nearer_has_moved() {
+    let weak = |sides: i32| View { score: 0.1, side_px: sides, ..CLEAR };
+    let (_, why) = judged(&[&[weak(60)], &[weak(72)], &[weak(92)]]);
+    assert_eq!(why, [[Why::Weak], [Why::Weak], [Why::NewByVote]]);
+    let (_, why) = judged(&[&[weak(60)], &[weak(72)], &[weak(72)]]);
+    assert_eq!(why[2], [Why::Weak], "a pattern may be found in two sizes");
+}
+
 fn any_view() -> impl Strategy<Value = View> {
     let turned = prop::sample::select(vec![0.0_f32, 0.2, 0.4, 0.62, 0.7, 0.9]);
     let seen = prop::sample::select(vec![(1.5_f32, 60.0_f32), (0.4, 6.0), (0.1, 60.0)]);
@@ -203,6 +248,7 @@ fn any_view() -> impl Strategy<Value = View> {
         person,
         turned,
         left_px,
+        side_px: 60,
         score,
         sharpness,
     })

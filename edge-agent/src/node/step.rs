@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use microlambda::{Attempt, Event, StepEnd, StepMode, Stop};
 use microlambda_faces::content::{Entry, PartialEntry};
-use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
+use microlambda_faces::proto::{
+    CLASS_DETECT, CLASS_ENCODE, ENCODE_WORK, FromWorker, LOOK_WORK, PROTOCOL, StepTimes, ToWorker, UnitOutcome,
+};
 use microlambda_wire::{Name, Record, StepTiming};
 
 use super::chain_run::{ChainRun, Step};
@@ -291,8 +293,8 @@ impl<S: Store, W: World> Node<S, W> {
     /// No unit fits a step here: says so, and lets the budget forget some of it for the next try.
     pub(super) fn refuse_too_large(&mut self) {
         let tile_px = u64::from(microlambda_faces::plan::TILE_SIDE_PX_MAX).pow(2);
-        let unit_us =
-            [(CLASS_DETECT, tile_px), (CLASS_ENCODE, 1)].map(|(class, work)| self.budget.expect_us(class, work));
+        let unit_us = [(CLASS_DETECT, tile_px), (CLASS_ENCODE, ENCODE_WORK + LOOK_WORK)]
+            .map(|(class, work)| self.budget.expect_us(class, work));
         let unit_ms = unit_us.into_iter().flatten().max().unwrap_or(0) / 1_000;
         self.counters.units_too_large += 1;
         self.tell_too_slow(format!("a unit is expected to take up to {unit_ms} ms here"));

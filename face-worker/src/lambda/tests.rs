@@ -22,6 +22,7 @@ struct Fake {
     searched: Vec<(u32, u32)>,
     aligned: Vec<Rect>,
     encoded: u32,
+    looks: Vec<(u32, Rect)>,
 }
 
 impl Engine for Fake {
@@ -34,6 +35,11 @@ impl Engine for Fake {
         }
         self.searched.push((tile.width_px(), tile.height_px()));
         Ok(self.faces.iter().copied().filter(|face| face.1.is_nan() || face.1 >= score_min).collect())
+    }
+
+    fn look_again(&mut self, pixels: &Pixels, rect: Rect, (): &()) -> Result<f32, EngineError> {
+        self.looks.push((pixels.width_px(), rect));
+        Ok(0.9)
     }
 
     fn open(&mut self, _pixels: &Pixels) {}
@@ -84,6 +90,19 @@ fn a_blurred_face_is_recorded_with_its_sharpness_and_not_encoded() {
     let frame = frame_of(&mut engine, FaceParams::default(), png(100, 100));
     assert_eq!(frame.faces[0].outcome, FaceOutcome::Unusable(Unusable::Blurred { sharpness: 1.5 }));
     assert_eq!((frame.faces[0].sharpness, engine.encoded), (1.5, 0));
+}
+
+#[test]
+fn a_face_found_weakly_is_looked_at_again_where_it_is_no_larger_than_needed() {
+    let mut engine = Fake { faces: vec![(square(5, 5, 60), 0.3), (square(80, 5, 60), 0.7)], ..fake() };
+    let frame = frame_of(&mut engine, FaceParams::default(), png(200, 100));
+    assert_eq!(frame.faces.iter().map(|face| face.seen.score).collect::<Vec<_>>(), [0.7, 0.9], "the order stays");
+    assert_eq!(engine.looks, [(200, square(5, 5, 60))]);
+    let mut engine = Fake { faces: vec![(square(50, 50, 200), 0.3)], ..fake() };
+    frame_of(&mut engine, FaceParams::default(), png(1_280, 640));
+    // Found in the tiles of the finest level and in that of the coarsest, where it is twice as large in the picture.
+    assert!(engine.looks.iter().all(|(width_px, rect)| *width_px == 640 && rect.width() >= 92), "{:?}", engine.looks);
+    assert!(!engine.looks.is_empty());
 }
 
 #[test]

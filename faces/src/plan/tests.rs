@@ -204,9 +204,16 @@ fn a_state_of_another_picture_is_refused() {
     assert!(!plan.accepts(&Partial { found: vec![face], ..searched.clone() }));
     let outside = SeenFace { rect: Rect { left: 10, top: 10, right: 900, bottom: 99 }, ..face };
     assert!(!plan.accepts(&Partial { to_encode: vec![outside], ..searched.clone() }));
-    let seen = SeenFace { score: 0.5, ..face };
-    let other = Face { seen, sharpness: 0.0, outcome: FaceOutcome::Unusable(Unusable::NoEncoding) };
-    assert!(!plan.accepts(&Partial { faces: vec![other], ..searched }));
+    let done = |seen| Face { seen, sharpness: 0.0, outcome: FaceOutcome::Unusable(Unusable::NoEncoding) };
+    let looked_at = SeenFace { score: 0.5, ..face };
+    assert!(!plan.accepts(&Partial { faces: vec![done(looked_at); 2], ..searched.clone() }));
+    let other = SeenFace { rect: Rect { left: 11, ..face.rect }, ..face };
+    assert!(!plan.accepts(&Partial { faces: vec![done(other)], ..searched.clone() }));
+    let no_number = SeenFace { score: f32::NAN, ..face };
+    assert!(!plan.accepts(&Partial { faces: vec![done(no_number)], ..searched.clone() }));
+    let two =
+        Partial { to_encode: vec![face, SeenFace { score: 0.1, ..face }], faces: vec![done(looked_at)], ..searched };
+    assert!(plan.accepts(&two), "a second look may have changed the score");
 }
 
 proptest! {

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use microlambda::{Admission, Budget, CostClass, StepLimit, StepRun, Stop, UnitCost};
 use microlambda_faces::plan::NextUnit;
 use microlambda_faces::proto::{
-    CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome,
+    CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE, ENCODE_WORK, FromWorker, PROTOCOL, StepTimes, ToWorker,
+    UnitOutcome,
 };
 use microlambda_faces::{Analysis, Partial};
 
@@ -278,7 +279,7 @@ fn cost_of(current: &Current, partial: Option<&Partial>) -> UnitCost {
     let partial = partial.filter(|partial| plan.accepts(partial)).unwrap_or(&begin);
     match plan.next_unit(partial) {
         NextUnit::Tile(index) => UnitCost { run: (CLASS_DETECT, plan.tiles()[index as usize].pixels()), prepare },
-        NextUnit::Face(_) => UnitCost { run: (CLASS_ENCODE, 1), prepare },
+        NextUnit::Face(_) => UnitCost { run: (CLASS_ENCODE, ENCODE_WORK), prepare },
         NextUnit::Finished => UnitCost::run(CLASS_NOTE, 1),
     }
 }
