@@ -157,6 +157,7 @@ fn usable(face: &Face) -> Result<(), String> {
         FaceOutcome::Unusable(Unusable::Blurred { sharpness }) => Err(format!("blurred: sharpness {sharpness:.1}")),
         FaceOutcome::Unusable(Unusable::NoEncoding) => Err("no sound encoding".into()),
         FaceOutcome::Unusable(Unusable::SetAside { why }) => Err(format!("set aside: {why}")),
+        FaceOutcome::Unusable(Unusable::NoFace) => Err("no face".into()),
     }
 }
 

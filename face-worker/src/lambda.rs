@@ -14,6 +14,9 @@ use crate::thumbnail;
 
 /// A second look is taken on the coarsest level on which the face is as long as this, px: the longest that it is shown.
 const LOOK_SIDE_PX: i64 = 92;
+/// What is found below the bound by less than this is looked at again before it is left out: a face may score so much less than it would a few pixels
+/// larger. On pictures without people that is one of 30 (`docs/quality.md`).
+const SCORE_SLACK: f32 = 0.25;
 
 /// A frame to analyse.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,12 +133,13 @@ impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
             return Err(UnitError::NotPrepared);
         };
         let level = decoded.pyramid.level(tile.level).ok_or(UnitError::NotPrepared)?;
+        let score_min = self.params.score_min - SCORE_SLACK;
         let whole = (tile.width_px, tile.height_px) == (level.width_px(), level.height_px());
         let found = if whole {
-            self.engine.search(level, self.params.score_min)?
+            self.engine.search(level, score_min)?
         } else {
             let part = level.crop(tile.left_px, tile.top_px, tile.width_px, tile.height_px);
-            self.engine.search(&part.ok_or(UnitError::NotPrepared)?, self.params.score_min)?
+            self.engine.search(&part.ok_or(UnitError::NotPrepared)?, score_min)?
         };
         let seen: Vec<SeenFace> = found
             .into_iter()
@@ -147,9 +151,14 @@ impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
     }
 
     fn encode(&mut self, seen: SeenFace) -> Result<Face, UnitError> {
+        // Found below the bound, it has to be worth it.
+        let is_candidate = seen.score < self.params.score_min;
+        let unusable = |seen: SeenFace, sharpness: f32, why: Unusable| {
+            let why = if is_candidate { Unusable::NoFace } else { why };
+            Face { seen, sharpness, outcome: FaceOutcome::Unusable(why) }
+        };
         if let Some(face_px) = too_small(&seen, &self.params) {
-            let outcome = FaceOutcome::Unusable(Unusable::TooSmall { face_px });
-            return Ok(Face { seen, sharpness: 0.0, outcome });
+            return Ok(unusable(seen, 0.0, Unusable::TooSmall { face_px }));
         }
         let Some((plan, decoded)) = self.current.as_ref().and_then(|c| Some((&c.plan, c.decoded.as_ref()?))) else {
             return Err(UnitError::NotPrepared);
@@ -159,18 +168,19 @@ impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
         let (face, sharpness) = self.engine.align(pixels, &decoded.opened, rect)?;
         if sharpness < self.params.sharpness_min {
             self.ran_in_full = false;
-            let outcome = FaceOutcome::Unusable(Unusable::Blurred { sharpness });
-            return Ok(Face { seen, sharpness, outcome });
+            return Ok(unusable(seen, sharpness, Unusable::Blurred { sharpness }));
         }
         let seen = SeenFace { score: look_again(self.engine, &decoded.pyramid, plan, seen, &face)?, ..seen };
+        if is_candidate && seen.score < self.params.new_person_score_min {
+            self.ran_in_full = false;
+            return Ok(unusable(seen, sharpness, Unusable::NoFace));
+        }
         let encoding = self.engine.encode(&decoded.opened, &face)?;
-        let outcome = if encoding.len() == ENCODING_LEN && encoding.iter().all(|value| value.is_finite()) {
-            self.thumbnail = thumbnail::of_face(pixels, rect);
-            FaceOutcome::Encoded(encoding.into_boxed_slice())
-        } else {
-            FaceOutcome::Unusable(Unusable::NoEncoding)
-        };
-        Ok(Face { seen, sharpness, outcome })
+        if encoding.len() != ENCODING_LEN || !encoding.iter().all(|value| value.is_finite()) {
+            return Ok(unusable(seen, sharpness, Unusable::NoEncoding));
+        }
+        self.thumbnail = thumbnail::of_face(pixels, rect);
+        Ok(Face { seen, sharpness, outcome: FaceOutcome::Encoded(encoding.into_boxed_slice()) })
     }
 
     fn scene(&self) -> Option<Scene> {

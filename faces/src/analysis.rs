@@ -88,7 +88,7 @@ pub struct FaceParams {
     /// Faces whose aligned chip has a smaller sharpness (variance of its Laplacian) are unusable. At the default nine of ten
     /// encodings lie within 0.4 of the same face unblurred (`docs/quality.md`).
     pub sharpness_min: f32,
-    /// Detections with a lower score are not recorded at all (dlib's own threshold is 0).
+    /// Detections with a lower score are not recorded at all (dlib's own threshold is 0), unless a second look makes somebody new of them.
     pub score_min: f32,
     /// A face with a lower score may be recognised, but is no evidence for somebody new: it is in profile, cut, or no face at
     /// all, and what it is compared with later would differ.
@@ -134,6 +134,8 @@ pub enum Unusable {
         /// What happened.
         why: String,
     },
+    /// Found below [`FaceParams::score_min`], and a second look did not make it sure. Left out of finished analyses.
+    NoFace,
 }
 
 /// What became of a face.
@@ -227,6 +229,13 @@ pub struct Partial {
     pub scene: Option<Scene>,
     /// Where alone the picture is searched; `None` for all of it.
     pub moved: Option<Areas>,
+}
+
+impl Face {
+    /// Whether it is in a finished analysis.
+    pub fn is_recorded(&self) -> bool {
+        !matches!(self.outcome, FaceOutcome::Unusable(Unusable::NoFace))
+    }
 }
 
 impl Partial {

@@ -278,7 +278,7 @@ impl Plan {
         (self.next_unit(partial) == NextUnit::Finished).then(|| FrameAnalysis {
             width_px: self.width_px,
             height_px: self.height_px,
-            faces: partial.faces.clone(),
+            faces: partial.faces.iter().filter(|face| face.is_recorded()).cloned().collect(),
             tiles_set_aside: partial.tiles_set_aside.clone(),
             scene: partial.scene,
         })

@@ -129,10 +129,10 @@ pub enum UnitOutcome {
 }
 
 impl UnitOutcome {
-    /// Faces done so far; a picture that comes with the outcome is of the last of them.
+    /// Faces done so far, as they will be numbered in the finished analysis; a picture that comes with the outcome is of the last of them.
     pub fn faces(&self) -> usize {
         match self {
-            Self::Partial(partial) => partial.faces.len(),
+            Self::Partial(partial) => partial.faces.iter().filter(|face| face.is_recorded()).count(),
             Self::Done(Analysis::Frame(frame)) => frame.faces.len(),
             Self::Done(Analysis::Unreadable { .. } | Analysis::SetAside { .. }) => 0,
         }

@@ -23,6 +23,7 @@ struct Fake {
     aligned: Vec<Rect>,
     encoded: u32,
     looks: Vec<(u32, Rect)>,
+    score_again: f32,
 }
 
 impl Engine for Fake {
@@ -39,7 +40,7 @@ impl Engine for Fake {
 
     fn look_again(&mut self, pixels: &Pixels, rect: Rect, (): &()) -> Result<f32, EngineError> {
         self.looks.push((pixels.width_px(), rect));
-        Ok(0.9)
+        Ok(self.score_again)
     }
 
     fn open(&mut self, _pixels: &Pixels) {}
@@ -56,7 +57,7 @@ impl Engine for Fake {
 }
 
 fn fake() -> Fake {
-    Fake { sharpness: 100.0, encoding: vec![0.5; ENCODING_LEN], ..Fake::default() }
+    Fake { sharpness: 100.0, score_again: 0.9, encoding: vec![0.5; ENCODING_LEN], ..Fake::default() }
 }
 
 fn square(left: i32, top: i32, side: i32) -> Rect {
@@ -103,6 +104,18 @@ fn a_face_found_weakly_is_looked_at_again_where_it_is_no_larger_than_needed() {
     // Found in the tiles of the finest level and in that of the coarsest, where it is twice as large in the picture.
     assert!(engine.looks.iter().all(|(width_px, rect)| *width_px == 640 && rect.width() >= 92), "{:?}", engine.looks);
     assert!(!engine.looks.is_empty());
+}
+
+#[test]
+fn what_is_found_below_the_bound_is_a_face_only_if_a_second_look_makes_somebody_new_of_it() {
+    let faces =
+        vec![(square(5, 5, 60), 1.0), (square(80, 5, 60), -0.1), (square(5, 80, 30), -0.2), (square(80, 80, 60), -0.3)];
+    for (score_again, left_px) in [(0.9, &[5, 80][..]), (0.2, &[5])] {
+        let mut engine = Fake { faces: faces.clone(), score_again, ..fake() };
+        let frame = frame_of(&mut engine, FaceParams::default(), png(200, 200));
+        assert_eq!(frame.faces.iter().map(|face| face.seen.rect.left).collect::<Vec<_>>(), left_px);
+        assert_eq!((engine.looks.len(), engine.encoded as usize), (1, left_px.len()));
+    }
 }
 
 #[test]
