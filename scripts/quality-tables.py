@@ -13,7 +13,7 @@ import sys
 SHARPNESS = [0, 2, 3, 4, 6, 10, 20, 50, 200, 10_000]
 SIDES_PX = [30, 38, 45, 60, 100, 400]
 THRESHOLDS = [0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70]
-NEW_PERSON_SCORE_MIN = 0.3
+NEW_PERSON_SCORE_MIN = 0.4
 # Centres of the six faces of t1.jpg at scale 1, px.
 STILL_CENTRES_PX = [121, 316, 505, 783, 937, 1174]
 

@@ -1,13 +1,17 @@
 //! The worker process as the agent sees it: spawned, fed, listened to, killed.
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use microlambda_faces::proto::{FromWorker, MESSAGE_BYTES_MAX, ToWorker, body_bytes, decode, encode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
@@ -41,7 +45,10 @@ pub enum WorkerEvent {
 /// A running worker process. Dropping it kills the process.
 pub struct Worker {
     child: Child,
+    write: Arc<OwnedWriteHalf>,
     queue: mpsc::Sender<Vec<u8>>,
+    /// Messages that are in the queue, or partly written.
+    queued: Arc<AtomicUsize>,
 }
 
 impl Worker {
@@ -75,14 +82,26 @@ impl Worker {
             .spawn()?;
         let (read, write) = stream.into_split();
         let (queue, queue_rx) = mpsc::channel(QUEUE_LEN);
-        tokio::spawn(write_all(write, queue_rx));
+        let (write, queued) = (Arc::new(write), Arc::new(AtomicUsize::new(0)));
+        tokio::spawn(write_queued(Arc::clone(&write), queue_rx, Arc::clone(&queued)));
         tokio::spawn(read_all(read, incarnation, events));
-        Ok(Self { child, queue })
+        Ok(Self { child, write, queue, queued })
     }
 
-    /// Queues a message; false if the worker is gone or does not take messages any more.
+    /// Hands a message on, at once as far as the socket takes it; false if the worker is gone or does not take messages any more.
     pub fn send(&self, message: &ToWorker) -> bool {
-        encode(message).is_ok_and(|bytes| self.queue.try_send(bytes).is_ok())
+        let Ok(mut bytes) = encode(message) else { return false };
+        // Behind others it waits for its turn.
+        if self.queued.load(Ordering::Acquire) == 0 {
+            match self.write.try_write(&bytes) {
+                Ok(written) if written == bytes.len() => return true,
+                Ok(written) => drop(bytes.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return false,
+            }
+        }
+        self.queued.fetch_add(1, Ordering::AcqRel);
+        self.queue.try_send(bytes).is_ok()
     }
 
     /// Ends the process at once, whatever it is doing.
@@ -98,12 +117,21 @@ impl Worker {
     }
 }
 
-async fn write_all(mut write: tokio::net::unix::OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
+async fn write_queued(write: Arc<OwnedWriteHalf>, mut queue: mpsc::Receiver<Vec<u8>>, queued: Arc<AtomicUsize>) {
     while let Some(bytes) = queue.recv().await {
-        // A failed write shows as the end of the other direction too.
-        if write.write_all(&bytes).await.is_err() {
-            return;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            // A failed write shows as the end of the other direction too.
+            if write.writable().await.is_err() {
+                return;
+            }
+            match write.try_write(rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
         }
+        queued.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -106,7 +106,7 @@ impl Default for FaceParams {
             face_px_min: 36,
             sharpness_min: 4.0,
             score_min: 0.0,
-            new_person_score_min: 0.3,
+            new_person_score_min: 0.4,
             absence_ms: 60_000,
             picture_px_max: 16_000_000,
         }

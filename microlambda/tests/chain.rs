@@ -235,7 +235,7 @@ fn a_result_is_durable_before_it_is_published_and_the_next_start_costs_no_commit
             _ => "other",
         })
         .collect();
-    assert_eq!(kinds, ["commit with next start", "publish", "claim", "start"]);
+    assert_eq!(kinds, ["commit with next start", "start", "publish", "claim"]);
     assert_eq!(bench.chain.head(), head(3));
 }
 

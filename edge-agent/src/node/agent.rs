@@ -75,7 +75,13 @@ impl<S: Store> Node<S, Agent> {
                     self.begin_stop()?;
                     stop_at = Some(tokio::time::Instant::now() + STOP_PATIENCE);
                 }
-                Some(event) = worker.recv() => self.on_worker(event)?,
+                Some(event) = worker.recv() => {
+                    self.on_worker(event)?;
+                    // The last unit comes with the end of the step.
+                    if let Ok(event) = worker.try_recv() {
+                        self.on_worker(event)?;
+                    }
+                }
                 Some(event) = bus.recv() => self.on_bus(event)?,
                 () = tokio::time::sleep(wake) => {}
             }

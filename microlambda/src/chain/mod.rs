@@ -324,25 +324,28 @@ impl Chain {
         if moved {
             assert!(head.beats(&parent), "a commit took the head back from {parent:?} to {head:?}");
             self.moved_to(head, done, holder, ctx);
+        }
+        let starts = attempt.filter(|attempt| !self.done && attempt.step == self.head);
+        if let Some(attempt) = starts {
+            // First of all: the worker waits for nothing but this.
+            self.phase = Phase::Running(attempt);
+            effects.push(Effect::Start(attempt));
+        }
+        if moved {
             if self.holder.as_deref() == Some(self.config.node.as_str()) {
                 effects.push(Effect::PublishHead { parent });
                 self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us);
             }
         }
-        if let Some(attempt) = attempt {
-            if self.done {
+        match (starts, attempt) {
+            (Some(attempt), _) if moved => effects.push(Effect::PublishClaim(self.claim(&attempt))),
+            (None, Some(_)) if self.done => {
                 // The end was folded in the same transaction: what was said to follow does not exist.
                 self.phase = Phase::Idle;
                 effects.push(Effect::Persist(Commit::Withdraw));
-            } else if attempt.step == self.head {
-                if moved {
-                    effects.push(Effect::PublishClaim(self.claim(&attempt)));
-                }
-                self.phase = Phase::Running(attempt);
-                effects.push(Effect::Start(attempt));
-            } else if matches!(self.phase, Phase::Claiming(_)) {
-                self.phase = Phase::Idle;
             }
+            (None, Some(_)) if matches!(self.phase, Phase::Claiming(_)) => self.phase = Phase::Idle,
+            _ => {}
         }
     }
 
