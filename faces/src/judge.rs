@@ -8,13 +8,16 @@ use serde::Serialize;
 
 use crate::fold::{Gallery, PEOPLE_MAX, distance};
 use crate::recent::VIEW_SLACK;
-use crate::{Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis, Rect};
+use crate::{Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis};
 
 /// A view is clear from this detector score on: below lie profiles and faces half covered (`docs/quality.md`). What the detector finds more weakly is
 /// looked at again.
 pub const CLEAR_SCORE_MIN: f32 = 0.6;
 /// … and from this sharpness on: 90 % of encodings lie within 0.32 of the same face unblurred (`docs/quality.md`).
 pub const CLEAR_SHARPNESS_MIN: f32 = 10.0;
+/// A view below this sharpness is soft: two people's may be within the threshold of each other, as in the groups of `docs/quality.md`, where views of
+/// more than this hardly ever are.
+const SOFT_SHARPNESS: f32 = 25.0;
 /// A clear view is somebody new if nobody known is nearer than the threshold and this …
 const CLEAR_MARGIN: f64 = 0.05;
 /// … and one that is not clear if nobody is nearer than the threshold and this: views of the same person hardly ever are as far from each other.
@@ -109,7 +112,7 @@ pub(crate) fn judge(
         })
         .collect();
     take_nearest(params, gallery, &mut judged);
-    let mut new: Vec<(Rect, &Encoding)> = Vec::new();
+    let mut new: Vec<(&Face, &Encoding)> = Vec::new();
     for at in 0..judged.len() {
         let (mut judgement, face, encoding) = judged[at];
         if judgement.person.is_some() {
@@ -122,9 +125,9 @@ pub(crate) fn judge(
             judgement.followed = trail.person.filter(|(person, _)| !here.contains(person));
             (judgement.views, judgement.moved) = (trail.views + 1, trail.moved);
         }
-        let is_twin = |other: &(Rect, &Encoding)| {
+        let is_twin = |other: &(&Face, &Encoding)| {
             let far = distance(other.1, encoding);
-            far <= params.distance_max && !are_two(params, far, other.0, face.seen.rect)
+            far <= params.distance_max && !are_two(params, far, other.0, face)
         };
         let twin = new.iter().position(is_twin);
         (judgement.person, judgement.why) = match (twin, judgement.followed) {
@@ -136,7 +139,7 @@ pub(crate) fn judge(
             },
         };
         if judgement.why.is_new() {
-            new.push((face.seen.rect, encoding));
+            new.push((face, encoding));
         }
         judged[at].0 = judgement;
     }
@@ -153,9 +156,8 @@ fn take_nearest(params: &FaceParams, gallery: &Gallery, judged: &mut [Judged<'_>
     while let Some(least) = (0..claims.len()).min_by(|a, b| far(&claims[*a].1).total_cmp(&far(&claims[*b].1))) {
         let (at, Some((person, far))) = claims[least] else { return };
         let (_, face, encoding) = judged[at];
-        let is_there = judged.iter().any(|(other, beside, _)| {
-            other.person == Some(person) && are_two(params, far, beside.seen.rect, face.seen.rect)
-        });
+        let is_there =
+            judged.iter().any(|(other, beside, _)| other.person == Some(person) && are_two(params, far, beside, face));
         let judgement = &mut judged[at].0;
         if !is_there {
             judgement.person = Some(person);
@@ -169,10 +171,12 @@ fn take_nearest(params: &FaceParams, gallery: &Gallery, judged: &mut [Judged<'_>
     }
 }
 
-/// Whether two faces beside each other in a picture are two people, though within the threshold of one: what is nearer than a view of the same person a
-/// moment before may be a mirror or a screen, and what lies within the other's box one face found twice.
-fn are_two(params: &FaceParams, far: f64, a: Rect, b: Rect) -> bool {
-    far > params.distance_max - VIEW_SLACK && !a.holds_middle_of(&b) && !b.holds_middle_of(&a)
+/// Whether two faces beside each other in a picture are two people, though within the threshold of one, because a view is soft. What is nearer than a
+/// view of the same person a moment before may be a mirror or a screen, and what lies within the other's box one face found twice.
+fn are_two(params: &FaceParams, far: f64, a: &Face, b: &Face) -> bool {
+    let is_soft = a.sharpness.min(b.sharpness) < SOFT_SHARPNESS;
+    let (a, b) = (a.seen.rect, b.seen.rect);
+    is_soft && far > params.distance_max - VIEW_SLACK && !a.holds_middle_of(&b) && !b.holds_middle_of(&a)
 }
 
 /// What becomes of a face that is nobody's.
