@@ -331,11 +331,9 @@ impl Chain {
             self.phase = Phase::Running(attempt);
             effects.push(Effect::Start(attempt));
         }
-        if moved {
-            if self.holder.as_deref() == Some(self.config.node.as_str()) {
-                effects.push(Effect::PublishHead { parent });
-                self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us);
-            }
+        if moved && self.holder.as_deref() == Some(self.config.node.as_str()) {
+            effects.push(Effect::PublishHead { parent });
+            self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us);
         }
         match (starts, attempt) {
             (Some(attempt), _) if moved => effects.push(Effect::PublishClaim(self.claim(&attempt))),
