@@ -100,6 +100,7 @@ impl Worker {
                 Err(_) => return false,
             }
         }
+        // A message that was partly written finds the queue empty, so that its rest is never refused.
         self.queued.fetch_add(1, Ordering::AcqRel);
         self.queue.try_send(bytes).is_ok()
     }
