@@ -47,6 +47,15 @@ struct detection {
 struct face_detector {
     std::unique_ptr<hog::detector> built_in;
     std::unique_ptr<dlib::frontal_face_detector> dlibs;
+
+    void operator()(const dlib::array2d<dlib::rgb_pixel>& image, std::vector<dlib::rect_detection>& found,
+                    double threshold) const {
+        if (built_in) {
+            (*built_in)(image, found, threshold);
+        } else {
+            (*dlibs)(image, found, threshold);
+        }
+    }
 };
 
 template <typename detector>
@@ -125,11 +134,10 @@ int fw_detect(void* detector, const uint8_t* rgb, int64_t width, int64_t height,
         const face_detector& either = *static_cast<face_detector*>(detector);
         if (either.built_in) {
             hog::enlarge(rgb, view.rows, view.columns, enlarged, pyramid);
-            (*either.built_in)(enlarged, detections, threshold);
         } else {
             dlib::pyramid_up(view, enlarged, pyramid);
-            (*either.dlibs)(enlarged, detections, threshold);
         }
+        either(enlarged, detections, threshold);
         *found = detections.size();
         for (size_t i = 0; i < detections.size() && i < capacity; i++) {
             const dlib::rectangle box = pyramid.rect_down(detections[i].rect, 1);
@@ -159,11 +167,7 @@ int fw_score(void* detector, const uint8_t* rgb, int64_t width, int64_t height, 
             dlib::array2d<dlib::rgb_pixel> look;
             dlib::extract_image_chip(view, dlib::chip_details(shown, dlib::chip_dims(length, length), angle), look);
             std::vector<dlib::rect_detection> detections;
-            if (either.built_in) {
-                (*either.built_in)(look, detections, LOOK_SCORE_MIN);
-            } else {
-                (*either.dlibs)(look, detections, LOOK_SCORE_MIN);
-            }
+            either(look, detections, LOOK_SCORE_MIN);
             const dlib::dpoint middle = dlib::center(dlib::drectangle(dlib::get_rect(look)));
             double best = LOOK_SCORE_MIN;
             for (const dlib::rect_detection& found : detections) {
