@@ -30,6 +30,8 @@ const IMAGES_QUICK: [usize; 3] = [2, 5, 10];
 const TRIALS: usize = 40;
 /// … of a quick run.
 const TRIALS_QUICK: usize = 6;
+/// Trials of the long invocation over each workload in a block: every ratio of the block is taken to their mean, so that its noise is in all of them.
+const LONG_TRIALS: usize = 3;
 /// No block begins that would probably end later than this, minutes.
 const MINUTES: f64 = 170.0;
 /// … of a quick run.
@@ -55,7 +57,7 @@ struct Args {
     /// Drop the trials that were kept, and begin anew
     #[arg(long)]
     fresh: bool,
-    /// Trials of each line and workload; those of former runs count [default: 40; with --quick 6]
+    /// Blocks, in each of which every line has a trial of every workload; those of former runs count [default: 40; with --quick 6]
     #[arg(long, value_name = "N")]
     trials: Option<usize>,
     /// Stop at the end of a block when the next one would not end in time [default: 170; with --quick 9]
@@ -101,6 +103,7 @@ fn parameters(args: &Args, machine: &Machine) -> Result<Parameters, Error> {
         size_px: SIZE_PX,
         images: if args.quick { IMAGES_QUICK.to_vec() } else { IMAGES.to_vec() },
         lines: LINES.iter().map(|line| line.key.to_owned()).collect(),
+        long_trials: LONG_TRIALS,
     })
 }
 
@@ -214,12 +217,13 @@ impl Bench {
         trial.map_err(|why| format!("line {}, {images} images: {why}", line.key).into())
     }
 
-    /// Every line at every workload once, in an order of its own.
+    /// Every line at every workload, in an order of the block's own.
     fn block(&mut self, parameters: &Parameters, block: usize) -> Result<Vec<Row>, Error> {
         let mut random = Random::new(parameters.seed.wrapping_add(block as u64));
-        let mut order: Vec<(usize, usize)> = (0..self.stands.len())
-            .flat_map(|line| parameters.images.iter().map(move |&images| (line, images)))
-            .collect();
+        let stands = self.stands.iter().enumerate();
+        let lines = stands.flat_map(|(place, (line, _))| std::iter::repeat_n(place, parameters.trials_of(line.key)));
+        let mut order: Vec<(usize, usize)> =
+            lines.flat_map(|line| parameters.images.iter().map(move |&images| (line, images))).collect();
         for last in (1..order.len()).rev() {
             order.swap(last, random.below(last as u64 + 1) as usize);
         }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::line::{LINES, LONG, Line};
 use super::raw::Row;
-use super::trial::PARTS;
+use super::trial::{PARTS, Trial};
 use crate::inference::{Interval, slope_through_origin};
 
 /// Confidence of every interval.
@@ -25,13 +25,13 @@ pub struct Point {
     pub cut_off: usize,
     /// Time of a trial, ms; `None` if any was cut off.
     pub time_ms: Option<Interval>,
-    /// Time by that of the long invocation in the same block; `None` if any was cut off.
+    /// Time by the mean of the long invocations in the same block; `None` if any was cut off.
     pub ratio: Option<Interval>,
     /// Mean number of invocations.
     pub invocations: f64,
 }
 
-/// The model `T = T_long + (k − 1) c` for all lines of one kind: `k` invocations, `T_long` of the same block and workload.
+/// The model `T = T_long + (k − 1) c` for all lines of one kind: `k` invocations, `T_long` the mean of the same block and workload.
 #[derive(Debug, Clone, Serialize)]
 pub struct Model {
     /// Which lines.
@@ -74,10 +74,33 @@ impl Kind {
     }
 }
 
-/// A trial beside the long one of its block.
+/// The mean of the long invocations of one block over one workload.
+#[derive(Debug, Clone, Default)]
+struct Long {
+    trials: usize,
+    total_ms: f64,
+    invocations: f64,
+    parts_ms: [f64; PARTS.len()],
+}
+
+impl Long {
+    /// The same with one trial more.
+    fn and(self, trial: &Trial) -> Self {
+        let trials = self.trials + 1;
+        let mean = |of: f64, one: f64| of + (one - of) / trials as f64;
+        Self {
+            trials,
+            total_ms: mean(self.total_ms, trial.total_ms),
+            invocations: mean(self.invocations, f64::from(trial.invocations)),
+            parts_ms: std::array::from_fn(|part| mean(self.parts_ms[part], trial.parts_ms[part])),
+        }
+    }
+}
+
+/// A trial beside the long ones of its block.
 struct Pair<'a> {
     row: &'a Row,
-    long: &'a Row,
+    long: Long,
 }
 
 /// The points of all lines, in their order.
@@ -88,9 +111,12 @@ pub fn points(rows: &[Row], images: &[usize]) -> Vec<Point> {
 }
 
 fn pairs(rows: &[Row]) -> Vec<Pair<'_>> {
-    let long = rows.iter().filter(|row| row.line == LONG && row.trial.finished);
-    let long: BTreeMap<(usize, usize), &Row> = long.map(|row| ((row.block, row.images), row)).collect();
-    let pair = |row| Some(Pair { row, long: long.get(&(row.block, row.images)).copied()? });
+    let mut long: BTreeMap<(usize, usize), Long> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.line == LONG && row.trial.finished) {
+        let mean = long.entry((row.block, row.images)).or_default();
+        *mean = std::mem::take(mean).and(&row.trial);
+    }
+    let pair = |row| Some(Pair { row, long: long.get(&(row.block, row.images)).cloned()? });
     rows.iter().filter_map(pair).collect()
 }
 
@@ -100,7 +126,7 @@ fn point(line: &'static Line, images: usize, pairs: &[Pair<'_>]) -> Option<Point
     let cut_off = own.iter().filter(|pair| !pair.row.trial.finished).count();
     let finished = |interval: Option<Interval>| interval.filter(|_| cut_off == 0);
     let times: Vec<f64> = own.iter().map(|pair| pair.row.trial.total_ms).collect();
-    let by_long: Vec<(f64, f64)> = own.iter().map(|pair| (pair.row.trial.total_ms, pair.long.trial.total_ms)).collect();
+    let by_long: Vec<(f64, f64)> = own.iter().map(|pair| (pair.row.trial.total_ms, pair.long.total_ms)).collect();
     let invocations: u32 = own.iter().map(|pair| pair.row.trial.invocations).sum();
     (!own.is_empty()).then(|| Point {
         line: line.key,
@@ -117,7 +143,7 @@ fn point(line: &'static Line, images: usize, pairs: &[Pair<'_>]) -> Option<Point
 pub fn ratio_over_all(rows: &[Row], line: &str) -> Option<Interval> {
     let mut of_blocks: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for Pair { row, long } in pairs(rows).iter().filter(|pair| pair.row.line == line) {
-        of_blocks.entry(row.block).or_default().push(row.trial.total_ms / long.trial.total_ms);
+        of_blocks.entry(row.block).or_default().push(row.trial.total_ms / long.total_ms);
     }
     let mean = |ratios: &Vec<f64>| ratios.iter().sum::<f64>() / ratios.len() as f64;
     Interval::of_mean(&of_blocks.values().map(mean).collect::<Vec<_>>(), CONFIDENCE)
@@ -128,8 +154,8 @@ pub fn model(rows: &[Row], kind: Kind) -> Option<Model> {
     let is_of = |line: &Line| line.nodes == kind.nodes && line.fetched == kind.fetched && line.is_limited();
     let pairs: Vec<Pair<'_>> =
         pairs(rows).into_iter().filter(|pair| Line::of(&pair.row.line).is_ok_and(is_of)).collect();
-    let more = |pair: &Pair<'_>| f64::from(pair.row.trial.invocations) - f64::from(pair.long.trial.invocations);
-    let time = |pair: &Pair<'_>| pair.row.trial.total_ms - pair.long.trial.total_ms;
+    let more = |pair: &Pair<'_>| f64::from(pair.row.trial.invocations) - pair.long.invocations;
+    let time = |pair: &Pair<'_>| pair.row.trial.total_ms - pair.long.total_ms;
     let fit = |of: &dyn Fn(&Pair<'_>) -> f64, pairs: &mut dyn Iterator<Item = &Pair<'_>>| {
         slope_through_origin(&pairs.map(|pair| (more(pair), of(pair))).collect::<Vec<_>>())
     };
@@ -138,7 +164,7 @@ pub fn model(rows: &[Row], kind: Kind) -> Option<Model> {
     let of_block = |block| fit(&time, &mut pairs.iter().filter(|pair| pair.row.block == block));
     let of_blocks = Interval::of_mean(&(0..blocks).filter_map(of_block).collect::<Vec<_>>(), CONFIDENCE)?;
     let part = |part: usize| {
-        fit(&|pair| pair.row.trial.parts_ms[part] - pair.long.trial.parts_ms[part], &mut pairs.iter()).unwrap_or(0.0)
+        fit(&|pair| pair.row.trial.parts_ms[part] - pair.long.parts_ms[part], &mut pairs.iter()).unwrap_or(0.0)
     };
     let residuals: Vec<f64> = pairs.iter().map(|pair| time(pair) - cost_ms * more(pair)).collect();
     let shares: Vec<f64> = pairs.iter().zip(&residuals).map(|(pair, rest)| rest / pair.row.trial.total_ms).collect();
@@ -168,7 +194,6 @@ pub fn same_result(rows: &[Row]) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trial::Trial;
     use super::*;
 
     fn row(block: usize, line: &str, total_ms: f64, invocations: u32) -> Row {
@@ -186,6 +211,17 @@ mod tests {
         let (ratio, time) = (r2.ratio.expect("a ratio"), r2.time_ms.expect("a time"));
         assert!((ratio.mean - 1.1).abs() < 1e-12 && ratio.half < 1e-12, "{ratio:?}");
         assert!((time.mean - 165.0).abs() < 1e-12 && time.half > 55.0, "{time:?}");
+    }
+
+    #[test]
+    fn a_ratio_is_taken_to_the_mean_of_the_long_trials_of_its_block() {
+        let long = |turn| Row { turn, ..row(0, LONG, 90.0 + 10.0 * turn as f64, 1) };
+        let rows = [long(0), row(0, "r2", 110.0, 5), long(1), long(2)];
+        let points = points(&rows, &[10]);
+        let of = |key: &str| points.iter().find(|point| point.line == key).expect("a point");
+        assert!((of("r2").ratio.expect("a ratio").mean - 1.1).abs() < 1e-12);
+        assert_eq!((of("r2").trials, of(LONG).trials), (1, 3));
+        assert!((of(LONG).ratio.expect("a ratio").mean - 1.0).abs() < 1e-12);
     }
 
     #[test]

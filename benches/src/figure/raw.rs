@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::line::Line;
+use super::line::{LONG, Line};
 use super::trial::{PARTS, Trial};
 use crate::Error;
 
@@ -34,6 +34,19 @@ pub struct Parameters {
     pub images: Vec<usize>,
     /// The lines' keys.
     pub lines: Vec<String>,
+    /// Trials of the long invocation over each workload in a block; every other line has one.
+    pub long_trials: usize,
+}
+
+impl Parameters {
+    /// How often a block runs each workload under a line.
+    pub fn trials_of(&self, line: &str) -> usize {
+        if line == LONG { self.long_trials } else { 1 }
+    }
+
+    fn trials_per_block(&self) -> usize {
+        self.images.len() * self.lines.iter().map(|line| self.trials_of(line)).sum::<usize>()
+    }
 }
 
 /// What was measured once, at the beginning.
@@ -100,7 +113,7 @@ impl Raw {
                 remedy(format!("its trials were run under other parameters ({})", differences.join("; "))).into()
             );
         }
-        let complete = parameters.images.len() * parameters.lines.len();
+        let complete = parameters.trials_per_block();
         let of_block = |block: usize| old.rows.iter().filter(|row| row.block == block).count();
         let blocks: Vec<usize> = (0..).take_while(|&block| of_block(block) == complete).collect();
         old.rows.retain(|row| row.block < blocks.len());
@@ -208,6 +221,7 @@ mod tests {
             size_px: (480, 360),
             images: vec![2],
             lines: vec!["long".into(), "r2".into()],
+            long_trials: 2,
         }
     }
 
@@ -228,7 +242,7 @@ mod tests {
             trial: trial.clone(),
             load: 0.5,
         };
-        vec![row(0, "r2"), row(1, "long")]
+        vec![row(0, "r2"), row(1, "long"), row(2, "long")]
     }
 
     fn kept(dir: &Path) -> PathBuf {

@@ -94,11 +94,12 @@ pub fn text(raw: &Raw, calibration: &Calibration, results: &Results, note: &str)
          `r_limit` what is new to an edge agent's database and goes on: the product has no such setting. A node alone goes on itself\n\
          (placement *stay*); two nodes draw lots for each step (*spread*). States are small and go along with the continuation; where they are\n\
          *asked for*, `chain.inline-kb` is 0. Lines are drawn a little beside each other.\n\n\
-         {} blocks (seed {}): in each every line at every number of images once, in random order. Intervals are at {:.0} % (Student's t); a\n\
-         ratio is taken to the long invocation of the same block. Raw data: [figure.csv](figure.csv).\n\n{}\n{}\n{}\n{}",
+         {} blocks (seed {}): in each every line at every number of images once, the long invocation {} times, in random order. Intervals are at\n\
+         {:.0} % (Student's t); a ratio is taken to the mean of the long invocations of the same block. Raw data: [figure.csv](figure.csv).\n\n{}\n{}\n{}\n{}",
         idle_share * 100.0,
         results.blocks,
         raw.parameters.seed,
+        raw.parameters.long_trials,
         CONFIDENCE * 100.0,
         by_images("mean time, ms", calibration, results, images, &|point| cell(point, point.time_ms.as_ref(), 1)),
         by_images("by the long invocation", calibration, results, images, &|point| cell(
@@ -195,7 +196,7 @@ fn models_text(results: &Results) -> String {
     };
     let rows: Vec<Vec<String>> = results.models.iter().map(row).collect();
     format!(
-        "**What one more invocation costs.** T = T_long + (k − 1) c with k invocations, T_long of the same block: least squares over all trials\n\
+        "**What one more invocation costs.** T = T_long + (k − 1) c with k invocations, T_long the mean of the same block: least squares over all trials\n\
          under a limit, of the time and of each part of it, so that the parts add up to c. *Load*: from the worker's receipt of the state to its\n\
          first unit; *claim*: attempt and frames; *commit*: the result's transaction; *publish*: the worker's last word, folding, the bus, and\n\
          with two nodes the peer's folding and transaction; *idle*: between units; *units*: time in units beyond the long run's. The first\n\
