@@ -8,6 +8,7 @@ use std::time::Instant;
 use clap::Parser;
 use face_worker::{AlignedFace, Dlib, ENVIRONMENT, Engine, EngineChoice, Pixels, decode};
 use microlambda_benches::report::{Aim, Finding, publish, table};
+use microlambda_benches::search_cost::SearchCost;
 use microlambda_benches::stats::Stats;
 use microlambda_benches::{Common, Error, Machine, data_dir, exit, restart_with};
 use microlambda_faces::fold::distance;
@@ -20,6 +21,10 @@ const MULTIPLY_ADDS: f64 = 240_871_424.0;
 const MATRIX_SIDE: usize = 1_024;
 /// The product is formed so often; the best counts.
 const PRODUCTS: u32 = 12;
+/// Bytes of the memory that is copied to see how fast memory is: more than the caches hold.
+const COPY_BYTES: usize = 256 << 20;
+/// It is copied so often; the best counts.
+const COPIES: u32 = 6;
 /// Larger pictures are halved, px: their faces are looked for only to be encoded.
 const PICTURE_SIDE_PX_MAX: u32 = 1_280;
 /// How far two encodings of one face may be from each other.
@@ -55,6 +60,20 @@ struct Row {
 #[derive(Debug, Default)]
 struct Turns {
     ms: [Vec<f64>; 2],
+}
+
+/// How far a search is from what the machine allows.
+#[derive(Debug, Serialize)]
+struct Limits {
+    /// Of all pictures together.
+    cost: SearchCost,
+    pictures: usize,
+    /// What the processor does of operations that are not fused, 10⁹ a second.
+    gops: f64,
+    /// What memory moves, 10⁹ bytes a second.
+    memory_gb_s: f64,
+    /// What a search takes, in the mean.
+    search_ms: f64,
 }
 
 /// A picture with its faces, ready for both engines.
@@ -117,6 +136,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let ratios = searches.ratio().zip(encodings.ratio());
     let (rows, (search, encode)) = rows.zip(ratios).ok_or("nothing was measured: --rounds is at least 1")?;
     let align = Stats::of(align_ms).ok_or("no face was found")?;
+    let limits = Limits::of(&scenes, peak_gflops, memory_gb_s(), &rows[0]);
     let aims = aims(&rows, encode, peak_gflops, farthest);
     let cells = |row: &Row| {
         let times = [row.search_ms.p50, row.search_ms.mean, row.encode_ms.p10, row.encode_ms.p50, row.encode_ms.p99];
@@ -131,7 +151,7 @@ fn run(args: &Args) -> Result<(), Error> {
          {PRODUCTS} products of matrices of {MATRIX_SIDE}×{MATRIX_SIDE} with OpenBLAS on one thread: {peak_gflops:.0} GFLOPS with the kernel that it picks here. Landmarks\n\
          and chip come on top of an encoding: {:.2} ms at p50 with either.\n\n{}\n\
          Built-in by dlib's time, pair by pair: searches {:.3} at p50, encodings {:.3} at p50 and {:.3} at p99. Boxes and scores are the same;\n\
-         encodings are at most {farthest:.1e} apart.\n\n{}",
+         encodings are at most {farthest:.1e} apart.\n\n{}\n{}",
         scenes.len(),
         scenes.iter().map(|scene| scene.faces.len()).sum::<usize>(),
         args.rounds,
@@ -141,13 +161,62 @@ fn run(args: &Args) -> Result<(), Error> {
         search.p50,
         encode.p50,
         encode.p99,
+        limits.text(),
         Aim::list(&aims),
     );
     let figures = serde_json::json!({
         "rows": rows, "search_ratio": search, "encode_ratio": encode, "align_ms": align, "peak_gflops": peak_gflops,
-        "farthest": farthest, "aims": aims,
+        "farthest": farthest, "limits": limits, "aims": aims,
     });
     publish(&args.common, &Finding { name: "engines", text, figures: &figures, machine: &machine })
+}
+
+impl Limits {
+    fn of(scenes: &[Scene], peak_gflops: f64, memory_gb_s: f64, ours: &Row) -> Self {
+        let costs = scenes.iter().map(|scene| SearchCost::of(scene.pixels.width_px(), scene.pixels.height_px()));
+        Self {
+            cost: costs.fold(SearchCost::default(), |all, one| all + one),
+            pictures: scenes.len(),
+            // The products count a fused multiplication and addition as two operations of one instruction.
+            gops: peak_gflops / 2.0,
+            memory_gb_s,
+            search_ms: ours.search_ms.mean,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mean = |total: u64| total as f64 / self.pictures as f64 / 1e6;
+        let [pixels, operations, bytes] = [self.cost.pixels, self.cost.operations, self.cost.bytes].map(mean);
+        let (arithmetic_ms, memory_ms) = (operations / self.gops, bytes / self.memory_gb_s);
+        let share = |ms: f64| format!("{:.0} %", 100.0 * ms / self.search_ms);
+        let rows = [
+            [
+                "arithmetic".to_owned(),
+                format!("{operations:.0} million operations"),
+                format!("{:.0} · 10⁹/s", self.gops),
+                format!("{arithmetic_ms:.1}"),
+                share(arithmetic_ms),
+            ],
+            [
+                "memory".to_owned(),
+                format!("{bytes:.0} MB"),
+                format!("{:.1} · 10⁹/s", self.memory_gb_s),
+                format!("{memory_ms:.1}"),
+                share(memory_ms),
+            ],
+        ];
+        format!(
+            "**How far a search is from the limit.** What dlib's definition asks for (`benches/src/search_cost.rs`), in the mean of the pictures, whose pyramids hold\n\
+             {pixels:.1} million pixels. *Arithmetic* is at half of the peak above: multiplications and additions are not fused, so that boxes and scores stay\n\
+             dlib's to the bit. *Memory* is what the stages hand to each other, if nothing of it stayed in a cache, at the best of {COPIES} copies of {} MB. Conversions, selections and\n\
+             scattered additions to histograms, which no instruction does many of at once, are in neither.\n\n{}",
+            COPY_BYTES >> 20,
+            table(
+                &["limit", "a search needs", "the machine's rate", "ms", "of the built-in engine's time"],
+                &rows.map(Vec::from)
+            ),
+        )
+    }
 }
 
 impl Turns {
@@ -248,4 +317,16 @@ fn peak_gflops() -> f64 {
         begun.elapsed().as_secs_f64()
     });
     2.0 * (MATRIX_SIDE as f64).powi(3) / product_s.fold(f64::MAX, f64::min) / 1e9
+}
+
+/// 10⁹ bytes that memory reads and writes in a second while it is copied.
+fn memory_gb_s() -> f64 {
+    let from = vec![1_u8; COPY_BYTES];
+    let mut to = vec![2_u8; COPY_BYTES];
+    let copy_s = (0..COPIES).map(|_| {
+        let begun = Instant::now();
+        std::hint::black_box(&mut to).copy_from_slice(std::hint::black_box(&from));
+        begun.elapsed().as_secs_f64()
+    });
+    2.0 * COPY_BYTES as f64 / copy_s.fold(f64::MAX, f64::min) / 1e9
 }

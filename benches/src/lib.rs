@@ -18,6 +18,7 @@ pub mod pictures;
 pub mod reference;
 pub mod report;
 mod resident;
+pub mod search_cost;
 mod site;
 pub mod stats;
 pub mod video;
