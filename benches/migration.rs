@@ -1,18 +1,20 @@
 //! A chain moves to a peer behind a slow link: how long no unit runs, and what crosses the link for it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use microlambda_benches::bus::Kind;
+use microlambda_benches::cable::Cable;
 use microlambda_benches::gap::{self, Gap};
 use microlambda_benches::link::{Crossing, Line, Link};
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
 use microlambda_benches::{Common, Error, Machine, Site, exit};
-use microlambda_demo::{Note, monotonic_us};
+use microlambda_demo::relay::Endpoint;
+use microlambda_demo::{Note, Programs, monotonic_us};
 use microlambda_wire::Name;
 use serde::Serialize;
 
@@ -157,6 +159,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Error> {
     let machine = Machine::here();
+    let shaping = shaping()?;
     let mut rows = Vec::new();
     for state in [State::Small, State::Large] {
         let (motif, size_px) = state.pictures();
@@ -168,14 +171,14 @@ fn run(args: &Args) -> Result<(), Error> {
         let pictures = pictures::make(motif, most, size_px.0, size_px.1)?;
         for way in [Way::Drawn, Way::Stopped] {
             for place in places(args, way) {
-                let row = measure(args, way, place, state, &pictures[..count(way)])?;
+                let row = measure(args, (way, place, state), &pictures[..count(way)], shaping.is_ok())?;
                 eprintln!("{}", serde_json::to_string(&Row { gaps: Vec::new(), ..row.clone() })?);
                 rows.push(row);
             }
         }
     }
     let aim = in_time(&rows);
-    let text = format!("{}\n{}", text(args, &rows), Aim::list(std::slice::from_ref(&aim)));
+    let text = format!("{}\n{}", text(args, &rows, &shaping), Aim::list(std::slice::from_ref(&aim)));
     let figures = serde_json::json!({ "seconds": args.seconds, "moves": args.moves, "rows": rows, "aims": [aim] });
     publish(&args.common, &Finding { name: "migration", text, figures: &figures, machine: &machine })
 }
@@ -214,8 +217,21 @@ fn places(args: &Args, way: Way) -> Vec<Place> {
     here.into_iter().chain(lines).collect()
 }
 
+/// Whether the kernel limits bandwidths for us, else why not.
+fn shaping() -> Result<Result<(), String>, Error> {
+    let dir = tempfile::tempdir()?;
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let outcome = Cable::lay(&Programs::find()?, &dir.path().join("cable"), 1.0, nobody);
+    Ok(outcome.map(drop).map_err(|why| why.to_string()))
+}
+
 /// Runs a job and looks at its hand-overs.
-fn measure(args: &Args, way: Way, place: Place, state: State, pictures: &[Vec<u8>]) -> Result<Row, Error> {
+fn measure(
+    args: &Args,
+    (way, place, state): (Way, Place, State),
+    pictures: &[Vec<u8>],
+    shaped: bool,
+) -> Result<Row, Error> {
     let r_limit_ms = state.r_limit_ms(way);
     let mut site = Site::new()?;
     // A step is to be handed over to a node that waits for it.
@@ -225,12 +241,17 @@ fn measure(args: &Args, way: Way, place: Place, state: State, pictures: &[Vec<u8
     pictures::write(&folder, pictures)?;
     site.fill("camera", &folder)?;
     let (_, port) = site.broker.url().address();
-    let link = match place {
-        Place::SameNode | Place::Loopback => None,
-        Place::Behind(line) => {
-            Some(Link::start(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port), line, site.prefix())?)
+    let broker = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let (mut cable, mut link) = (None, None);
+    if let Place::Behind(line) = place {
+        let (mut end, mut own) = (Endpoint::Tcp(broker.to_string()), line);
+        if shaped {
+            let laid = Cable::lay(&Programs::find()?, &site.folder("cable"), line.mbit_per_s, broker)?;
+            end = cable.insert(laid).far();
+            own.mbit_per_s = f64::INFINITY;
         }
-    };
+        link = Some(Link::start(end, own, site.prefix())?);
+    }
     let placement = if place == Place::SameNode || way == Way::Stopped { "stay" } else { "spread" };
     site.start_node(NODES[0], r_limit_ms, placement)?;
     let far = link.as_ref().map_or(port, |link| link.address().port());
@@ -245,6 +266,7 @@ fn measure(args: &Args, way: Way, place: Place, state: State, pictures: &[Vec<u8
         Way::Stopped => hand_about(&mut site, r_limit_ms, args.moves)?,
     }
     let crossings = link.as_ref().map(Link::crossings).unwrap_or_default();
+    drop((link, cable));
     Ok(row(&site, (way, place, state), &crossings))
 }
 
@@ -340,7 +362,11 @@ fn crossed(gaps: &[&Gap], crossings: &[Crossing]) -> Crossed {
     Crossed { state: kb(Kind::State), frames: kb(Kind::Frames), rest: kb(Kind::Rest) }
 }
 
-fn text(args: &Args, rows: &[Row]) -> String {
+fn text(args: &Args, rows: &[Row], shaping: &Result<(), String>) -> String {
+    let bandwidth = match shaping {
+        Ok(()) => "its bandwidth is the kernel's (`tc tbf` at both ends\nof a virtual cable between two network namespaces), its delay a proxy's".to_owned(),
+        Err(why) => format!("a proxy delays bytes as bandwidth\nand round trip demand (`tc tbf` was not to be had: {why})"),
+    };
     let stats = |stats: &Option<Stats>| match stats {
         Some(stats) => [stats.count.to_string(), format!("{:.1}", stats.p50), format!("{:.1}", stats.max)],
         None => ["0".into(), "–".into(), "–".into()],
@@ -376,8 +402,8 @@ fn text(args: &Args, rows: &[Row]) -> String {
     let limits = |state: State| [Way::Drawn, Way::Stopped].map(|way| state.r_limit_ms(way));
     let ([small, small_stopped], [large, large_stopped]) = (limits(State::Small), limits(State::Large));
     format!(
-        "A camera, mosquitto and one edge agent beside each other; a second edge agent reaches the broker over a link of ours, which delays bytes as\n\
-         bandwidth and round trip demand, each way alike. *Small*: pictures without faces. *Large*: pictures of one face, each with its encoding.\n\
+        "A camera, mosquitto and one edge agent beside each other; a second edge agent reaches the broker over a link: {bandwidth},\n\
+         each way alike. *Small*: pictures without faces. *Large*: pictures of one face, each with its encoding.\n\
          *By value*: states that went along with their continuation, as they do up to 48 KB; the others were asked for. A move lasts from the\n\
          last unit on one node to the first on the other; *KB* are what was handed to the link, either way, during a move to the peer, in the mean.\n\
          *Run twice*: steps that both nodes ran, as far as they have told.\n\n\

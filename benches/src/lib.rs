@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod cable;
 pub mod faults;
 pub mod figure;
 pub mod gap;

@@ -1,9 +1,10 @@
 //! A slow link before a broker: what is sent is delayed as bandwidth and distance demand, and noted.
 //!
-//! In place of the kernel's shaping, which needs namespaces, rights and modules that a machine may lack. Bytes are delayed, none are lost.
+//! Delay is its own; bandwidth is the kernel's where there is a [`crate::cable::Cable`] to lead through, and its own where namespaces, rights or modules
+//! for that are lacking. Bytes are delayed, none are lost.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use microlambda_demo::monotonic_us;
+use microlambda_demo::relay::{Endpoint, Stream};
 use microlambda_wire::TopicPrefix;
 use serde::Serialize;
 
@@ -24,7 +26,7 @@ const PIECES_MAX: usize = 1 << 10;
 /// What a link is like, in each direction alike.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Line {
-    /// Bandwidth, Mbit/s of 10^6 bits.
+    /// Bandwidth, Mbit/s of 10^6 bits; infinite where something else limits it.
     pub mbit_per_s: f64,
     /// From a question to its answer, ms: half of it each way.
     pub round_trip_ms: f64,
@@ -48,7 +50,7 @@ pub struct Link {
 }
 
 struct Shared {
-    broker: SocketAddr,
+    broker: Endpoint,
     line: Line,
     prefix: TopicPrefix,
     crossings: Mutex<Vec<Crossing>>,
@@ -66,7 +68,7 @@ impl Link {
     ///
     /// # Errors
     /// No port can be listened on.
-    pub fn start(broker: SocketAddr, line: Line, prefix: TopicPrefix) -> io::Result<Self> {
+    pub fn start(broker: Endpoint, line: Line, prefix: TopicPrefix) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let shared =
@@ -78,7 +80,7 @@ impl Link {
                     return;
                 }
                 // A broker that is down shows as a closed connection.
-                let _ = carry(&accepting, &client);
+                let _ = carry(&accepting, client);
             }
         });
         Ok(Self { address, shared })
@@ -104,11 +106,11 @@ impl Drop for Link {
 }
 
 /// Starts the threads of one connection; they end with it.
-fn carry(shared: &Arc<Shared>, client: &TcpStream) -> io::Result<()> {
-    let broker = TcpStream::connect(shared.broker)?;
+fn carry(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
+    let broker = Stream::connect(&shared.broker)?;
     client.set_nodelay(true)?;
-    broker.set_nodelay(true)?;
-    for (from, to) in [(client, &broker), (&broker, client)] {
+    let client = Stream::Tcp(client);
+    for (from, to) in [(&client, &broker), (&broker, &client)] {
         let (from, to) = (from.try_clone()?, to.try_clone()?);
         let (sender, receiver) = sync_channel(PIECES_MAX);
         let shared = Arc::clone(shared);
@@ -119,7 +121,7 @@ fn carry(shared: &Arc<Shared>, client: &TcpStream) -> io::Result<()> {
 }
 
 /// Takes what one end sends and decides when it arrives.
-fn accept_bytes(shared: &Shared, mut from: TcpStream, sender: &SyncSender<(Instant, Vec<u8>)>) {
+fn accept_bytes(shared: &Shared, mut from: Stream, sender: &SyncSender<(Instant, Vec<u8>)>) {
     let (mut packets, mut piece) = (Packets::default(), vec![0; PIECE_BYTES]);
     let one_way = Duration::from_secs_f64(shared.line.round_trip_ms / 2_000.0);
     let mut free_at = Instant::now();
@@ -140,14 +142,14 @@ fn accept_bytes(shared: &Shared, mut from: TcpStream, sender: &SyncSender<(Insta
 }
 
 /// Hands over what has arrived; closes the connection when nothing follows.
-fn deliver(receiver: &Receiver<(Instant, Vec<u8>)>, mut to: TcpStream) {
+fn deliver(receiver: &Receiver<(Instant, Vec<u8>)>, mut to: Stream) {
     for (arrives_at, piece) in receiver {
         thread::sleep(arrives_at.saturating_duration_since(Instant::now()));
         if to.write_all(&piece).is_err() {
             break;
         }
     }
-    let _ = to.shutdown(Shutdown::Both);
+    to.shutdown();
 }
 
 /// A stream of bytes as the MQTT packets that it consists of.
@@ -223,7 +225,8 @@ mod tests {
         let broker = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let line = Line { mbit_per_s: 1.0, round_trip_ms: 40.0 };
         let prefix = TopicPrefix::new(&Name::new("bench").expect("a name"));
-        let link = Link::start(broker.local_addr().expect("an address"), line, prefix).expect("a link");
+        let address = Endpoint::Tcp(broker.local_addr().expect("an address").to_string());
+        let link = Link::start(address, line, prefix).expect("a link");
         let mut client = TcpStream::connect(link.address()).expect("a connection");
         let (mut served, _) = broker.accept().expect("a connection");
         let sent = message("microlambda/bench/camera/door/frame/a", 10_000);

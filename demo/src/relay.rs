@@ -39,13 +39,20 @@ impl FromStr for Endpoint {
     }
 }
 
-enum Stream {
+/// A connection to an [`Endpoint`].
+pub enum Stream {
+    /// Over TCP, without Nagle's algorithm.
     Tcp(TcpStream),
+    /// Through a Unix socket.
     Unix(UnixStream),
 }
 
 impl Stream {
-    fn connect(to: &Endpoint) -> io::Result<Self> {
+    /// Connects.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn connect(to: &Endpoint) -> io::Result<Self> {
         match to {
             Endpoint::Tcp(address) => {
                 let stream = TcpStream::connect(address.as_str())?;
@@ -56,14 +63,19 @@ impl Stream {
         }
     }
 
-    fn try_clone(&self) -> io::Result<Self> {
+    /// Another handle of the same connection.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Tcp(stream) => stream.try_clone().map(Self::Tcp),
             Self::Unix(stream) => stream.try_clone().map(Self::Unix),
         }
     }
 
-    fn shutdown(&self) {
+    /// Ends it in both directions, for all handles.
+    pub fn shutdown(&self) {
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
             Self::Unix(stream) => stream.shutdown(Shutdown::Both),
