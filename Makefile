@@ -57,11 +57,11 @@ torture: ## real processes under faults of every kind for MINUTES, on BROKER=mos
 fuzz: ## every decoder and the chain fed with strange bytes, SECONDS=600 for each target, or one TARGET
 	FUZZ_SECONDS=$(or $(SECONDS),600) TARGET=$(TARGET) scripts/fuzz
 
-bench: ## the measurements of benches/, optimised
+bench: ## all measurements of benches/ into docs/benchmarks.md, in at most three hours; QUICK=1 a look in ten minutes
 	scripts/setup test
-	scripts/bench
+	scripts/bench $(if $(QUICK),--quick)
 
-figure: ## split work against one long run, in about two hours; QUICK=1 ten minutes, FRESH=1 anew, MINUTES= stops early
+figure: ## of these only split work against one long run, in an hour; QUICK=1 ten minutes, FRESH=1 anew, MINUTES= stops early
 	scripts/setup test
 	scripts/bench --bench figure -- $(if $(QUICK),--quick) $(if $(FRESH),--fresh) $(if $(MINUTES),--minutes $(MINUTES))
 

@@ -33,7 +33,7 @@ const TRIALS_QUICK: usize = 6;
 /// Trials of the long invocation over each workload in a block: every ratio of the block is taken to their mean, so that its noise is in all of them.
 const LONG_TRIALS: usize = 3;
 /// No block begins that would probably end later than this, minutes.
-const MINUTES: f64 = 170.0;
+const MINUTES: f64 = 110.0;
 /// … of a quick run.
 const MINUTES_QUICK: f64 = 9.0;
 /// Long runs of the largest workload from whose median the cost of an image is taken.
@@ -60,7 +60,7 @@ struct Args {
     /// Blocks, in each of which every line has a trial of every workload; those of former runs count [default: 40; with --quick 6]
     #[arg(long, value_name = "N")]
     trials: Option<usize>,
-    /// Stop at the end of a block when the next one would not end in time [default: 170; with --quick 9]
+    /// Stop at the end of a block when the next one would not end in time [default: 110; with --quick 9]
     #[arg(long, value_name = "N")]
     minutes: Option<f64>,
     /// Seed of the order of trials

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{Common, Error, Machine, workspace};
 
 /// The benchmarks in the order of the page, with their titles.
-const SECTIONS: [(&str, &str); 13] = [
+const SECTIONS: [(&str, &str); 14] = [
     ("figure", "Figure: split, and in one long invocation"),
     ("budget", "Budget: is the limit kept, and used?"),
     ("handover", "Hand-over: from one step to the next"),
@@ -17,6 +17,7 @@ const SECTIONS: [(&str, &str); 13] = [
     ("recovery", "Recovery: struck in the middle of a step"),
     ("latency", "Latency: what splitting buys"),
     ("memory", "Memory at 1280×720"),
+    ("start", "Cold start: a worker from its spawn to its first unit"),
     ("growth", "Growth: more people, a longer history, more cameras"),
     ("engines", "Engines: the built-in one beside dlib's"),
     ("arm64", "Engines on arm64: instructions, counted in emulation"),
@@ -27,7 +28,7 @@ const SECTIONS: [(&str, &str); 13] = [
 const PREFACE: &str = "\
 # Benchmarks
 
-Written by `make bench`, the first section by `make figure`; each is replaced by the run of its benchmark and names the machine it ran on.
+Written by `make bench`; each section is replaced by the run of its benchmark and names the machine it ran on.
 Nothing here was measured on a Raspberry Pi or any other small computer. Do not scale these figures to one: measure there, with the
 same commands. `cargo bench -p microlambda-benches --bench NAME -- --help` lists what can be changed; the figures as JSON are in
 `target/bench/NAME.json`.

@@ -1,0 +1,166 @@
+//! A cold start: from the spawn of a worker process to its first unit.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use edge_agent::config::Engine;
+use edge_agent::worker::{Worker, WorkerCommand, WorkerEvent};
+use microlambda::Budget;
+use microlambda_benches::pictures::{self, Motif};
+use microlambda_benches::report::{Aim, Finding, publish, table};
+use microlambda_benches::stats::Stats;
+use microlambda_benches::{Common, Error, Machine, data_dir, exit, since};
+use microlambda_demo::Programs;
+use microlambda_faces::FaceParams;
+use microlambda_faces::proto::{FromWorker, ToWorker};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+/// Size of the picture whose first unit is waited for, px.
+const SIZE_PX: (u32, u32) = (640, 480);
+/// Limit of the step, µs: longer than any unit takes.
+const R_LIMIT_US: u64 = 60_000_000;
+/// What a worker may use, MB.
+const WORKER_MEMORY_MB: u32 = 512;
+/// Longest wait for a worker.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the first unit may let wait for itself, ms.
+const FIRST_UNIT_MS_MAX: f64 = 150.0;
+
+/// Times how soon a worker that is spawned anew is ready, and at work.
+#[derive(Debug, Parser)]
+#[command(name = "start")]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Workers of each engine
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..))]
+    workers: u16,
+}
+
+/// What one start took, ms from the spawn on.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    ready: f64,
+    first_unit: f64,
+    first_result: f64,
+}
+
+/// All starts with one engine, ms.
+#[derive(Debug, Serialize)]
+struct Row {
+    engine: &'static str,
+    ready: Stats,
+    first_unit: Stats,
+    first_result: Stats,
+}
+
+fn main() -> ExitCode {
+    exit(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    let machine = Machine::here();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let jpeg = pictures::make(Motif::Scenes, 1, SIZE_PX.0, SIZE_PX.1)?.remove(0);
+    let engines = [Engine::BuiltIn, Engine::Dlib];
+    let mut starts = [Vec::new(), Vec::new()];
+    for _ in 0..args.workers {
+        // By turns, so that a slow minute is in both.
+        for (engine, starts) in engines.iter().zip(&mut starts) {
+            starts.push(runtime.block_on(start(*engine, &jpeg))?);
+        }
+    }
+    let rows = engines.iter().zip(&starts).map(|(engine, starts)| row(engine.name(), starts));
+    let rows: Vec<Row> = rows.collect::<Option<_>>().ok_or("nothing was started")?;
+    let aim = aim(&rows[0]);
+    let cells = |row: &Row| {
+        let times = [row.ready, row.first_unit, row.first_result].map(|stats| [stats.p50, stats.p99, stats.max]);
+        [row.engine.to_owned()].into_iter().chain(times.concat().iter().map(|ms| format!("{ms:.0}"))).collect()
+    };
+    let header = [
+        "engine",
+        "ready p50, ms",
+        "p99",
+        "largest",
+        "first unit p50",
+        "p99",
+        "largest",
+        "its result p50",
+        "p99",
+        "largest",
+    ];
+    let text = format!(
+        "A worker process is spawned as an edge agent spawns it, {} times with each engine by turns: *ready* when it says that its models are loaded (their\n\
+         checksums are taken every time; the files are in the page cache), *first unit* when it begins with a picture of {}×{} px that is sent to it then, and\n\
+         *its result* when that unit has ended.\n\n{}\n{}",
+        args.workers,
+        SIZE_PX.0,
+        SIZE_PX.1,
+        table(&header, &rows.iter().map(cells).collect::<Vec<_>>()),
+        Aim::list(std::slice::from_ref(&aim)),
+    );
+    let figures = serde_json::json!({ "rows": rows, "aims": [aim] });
+    publish(&args.common, &Finding { name: "start", text, figures: &figures, machine: &machine })
+}
+
+async fn start(engine: Engine, jpeg: &[u8]) -> Result<Start, Error> {
+    let programs = Programs::find()?;
+    let command = WorkerCommand {
+        program: programs.worker,
+        models_dir: data_dir().join("models"),
+        engine,
+        memory_mb: WORKER_MEMORY_MB,
+    };
+    let (sender, mut events) = mpsc::channel(64);
+    let spawned = Instant::now();
+    let worker = Worker::spawn(&command, 0, sender)?;
+    let (mut ready, mut first_unit) = (0.0, None);
+    loop {
+        match next(&mut events).await? {
+            FromWorker::Ready { .. } => {
+                ready = since(spawned);
+                let (costs, params) = (Budget::default().table(), FaceParams::default());
+                let step =
+                    ToWorker::Start { step: 1, r_limit_us: R_LIMIT_US, units_max: 1, costs, params, resume: None };
+                let frame = ToWorker::Frame { sequence: 0, jpeg: jpeg.to_vec(), moved: None, more: false };
+                if !worker.send(&step) || !worker.send(&frame) {
+                    return Err("the worker takes no messages".into());
+                }
+            }
+            FromWorker::Begin { .. } => first_unit = first_unit.or(Some(since(spawned))),
+            FromWorker::Unit { .. } => {
+                let first_unit = first_unit.ok_or("a unit ended that had not begun")?;
+                return Ok(Start { ready, first_unit, first_result: since(spawned) });
+            }
+            other => return Err(format!("the worker said {other:?} before its first result").into()),
+        }
+    }
+}
+
+async fn next(events: &mut mpsc::Receiver<WorkerEvent>) -> Result<FromWorker, Error> {
+    match tokio::time::timeout(PATIENCE, events.recv()).await? {
+        Some(WorkerEvent::Said(_, message)) => Ok(*message),
+        Some(WorkerEvent::Gone(_, why)) => Err(why.into()),
+        None => Err("the worker is gone".into()),
+    }
+}
+
+fn row(engine: &'static str, starts: &[Start]) -> Option<Row> {
+    let of = |part: fn(&Start) -> f64| Stats::of(starts.iter().map(part));
+    Some(Row {
+        engine,
+        ready: of(|start| start.ready)?,
+        first_unit: of(|start| start.first_unit)?,
+        first_result: of(|start| start.first_result)?,
+    })
+}
+
+fn aim(built_in: &Row) -> Aim {
+    Aim {
+        aim: format!("the default engine's first unit begins within {FIRST_UNIT_MS_MAX:.0} ms of the spawn, at p50"),
+        measured: format!("{:.0} ms", built_in.first_unit.p50),
+        met: built_in.first_unit.p50 <= FIRST_UNIT_MS_MAX,
+    }
+}
