@@ -58,7 +58,7 @@ fn run(args: &Args) -> Result<(), Error> {
         ),
     );
     let figures = serde_json::json!({ "halvings": args.halvings, "rows": rows });
-    publish(&args.common, &Finding { name: "arm64", text, figures: &figures, machine: &machine })
+    publish(&args.common, &Finding { name: "arm64", text, figures: &figures, charts: Vec::new(), machine: &machine })
 }
 
 /// What, by which engine, and how many instructions.

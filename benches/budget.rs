@@ -132,7 +132,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let aims = aims(&rows);
     let figures = serde_json::json!({ "rows": rows, "aims": aims });
     let text = text(&rows, &aims, machine.cpus);
-    publish(&args.common, &Finding { name: "budget", text, figures: &figures, machine: &machine })
+    publish(&args.common, &Finding { name: "budget", text, figures: &figures, charts: Vec::new(), machine: &machine })
 }
 
 /// One process for each core that does nothing but compute; ended when dropped.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use face_worker::{AlignedFace, Dlib, ENVIRONMENT, Engine, EngineChoice, Pixels, decode};
+use microlambda_benches::chart::Chart;
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::search_cost::SearchCost;
 use microlambda_benches::stats::Stats;
@@ -168,7 +169,24 @@ fn run(args: &Args) -> Result<(), Error> {
         "rows": rows, "search_ratio": search, "encode_ratio": encode, "align_ms": align, "peak_gflops": peak_gflops,
         "farthest": farthest, "limits": limits, "aims": aims,
     });
-    publish(&args.common, &Finding { name: "engines", text, figures: &figures, machine: &machine })
+    publish(
+        &args.common,
+        &Finding {
+            name: "engines",
+            text,
+            figures: &figures,
+            charts: vec![chart(&searches, &encodings)],
+            machine: &machine,
+        },
+    )
+}
+
+fn chart(searches: &Turns, encodings: &Turns) -> Chart {
+    let samples = [("search", searches), ("encoding", encodings)].into_iter().flat_map(|(work, turns)| {
+        let [ours, theirs] = turns.ms.clone();
+        [(format!("{work}, built-in"), ours), (format!("{work}, dlib"), theirs)]
+    });
+    Chart::distribution("engines", "Searches and encodings by both engines", "ms", samples.collect())
 }
 
 impl Limits {

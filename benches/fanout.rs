@@ -95,7 +95,7 @@ fn run(args: &Args) -> Result<(), Error> {
         "frames": args.frames, "size_px": args.size_px, "r_limit_ms": args.r_limit_ms, "one_node": alone, "two_nodes": together,
         "ratios": ratios, "speed_up": speed_up, "aims": aims,
     });
-    publish(&args.common, &Finding { name: "fanout", text, figures: &figures, machine: &machine })
+    publish(&args.common, &Finding { name: "fanout", text, figures: &figures, charts: Vec::new(), machine: &machine })
 }
 
 fn text(args: &Args, series: [(usize, &Vec<Job>); 2], speed_up: &Stats, aims: &[Aim]) -> String {

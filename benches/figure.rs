@@ -137,7 +137,7 @@ fn report(args: &Args, machine: &Machine, raw: &Raw, trials: usize) -> Result<()
     }
     let text = text(raw, calibration, &results, &note);
     let figures = serde_json::json!({ "parameters": raw.parameters, "calibration": calibration, "results": results });
-    publish(&args.common, &Finding { name: "figure", text, figures: &figures, machine })?;
+    publish(&args.common, &Finding { name: "figure", text, figures: &figures, charts: Vec::new(), machine })?;
     if !args.common.dry {
         let docs = workspace().join("docs");
         plot::draw(&docs.join("figure.svg"), &results.points)?;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use microlambda_benches::chart::Chart;
 use microlambda_benches::growth::histories::{History, LACKING_STEPS};
 use microlambda_benches::growth::{cameras, galleries, histories};
 use microlambda_benches::report::{Aim, Finding, publish, table};
@@ -68,6 +69,7 @@ struct Told {
     text: String,
     aims: Vec<Aim>,
     figures: serde_json::Value,
+    chart: Chart,
 }
 
 fn main() -> ExitCode {
@@ -87,8 +89,9 @@ fn run(args: &Args) -> Result<(), Error> {
         "Below each column stands how it grows: the exponent of the power that fits its figures best (least squares through the logarithms; 0 is\n\
          level, 1 is proportional), and in brackets what each doubling multiplies it by.\n\n{text}"
     );
+    let charts = told.iter().map(|part| part.chart.clone()).collect();
     let figures: Vec<&serde_json::Value> = told.iter().map(|part| &part.figures).collect();
-    publish(&args.common, &Finding { name: "growth", text, figures: &figures, machine: &machine })
+    publish(&args.common, &Finding { name: "growth", text, figures: &figures, charts, machine: &machine })
 }
 
 /// The sizes to measure: without the largest two of a quick run.
@@ -110,6 +113,20 @@ fn grown<R>(size: &Column<R>, columns: &[Column<R>], rows: &[R]) -> (String, Vec
     lines.push(std::iter::once("*exponent*".to_owned()).chain(slopes).collect());
     let header: Vec<&str> = all().map(|column| column.title).collect();
     (table(&header, &lines), growths)
+}
+
+/// What is drawn of columns: each figure above 0 at its size.
+fn curves<R>(
+    size: &Column<R>,
+    columns: &[Column<R>],
+    rows: &[R],
+    drawn: &[(&str, &str)],
+) -> Vec<(String, Vec<(f64, f64)>)> {
+    let curve = |&(column, name): &(&str, &str)| {
+        let column = columns.iter().find(|known| known.title == column)?;
+        Some((name.to_owned(), rows.iter().map(|row| ((size.figure)(row), (column.figure)(row))).collect()))
+    };
+    drawn.iter().filter_map(curve).collect()
 }
 
 /// That a figure does not grow.
@@ -146,7 +163,7 @@ fn tell_galleries(args: &Args) -> Result<Told, Error> {
          galleries are put together here.\n",
         args.faces
     );
-    let (mut aims, mut all) = (Vec::new(), Vec::new());
+    let (mut aims, mut all, mut lines) = (Vec::new(), Vec::new(), Vec::new());
     for encodings in [1, EXEMPLARS_MAX] {
         let mut rows = Vec::new();
         for people in sizes(args, &PEOPLE) {
@@ -155,6 +172,10 @@ fn tell_galleries(args: &Args) -> Result<Told, Error> {
             rows.push(row);
         }
         let (table, _) = grown(&size, &columns, &rows);
+        let drawn = [("somebody known, p50, ms", "somebody known"), ("a stranger, p50, ms", "a stranger")];
+        for (name, points) in curves(&size, &columns, &rows, &drawn) {
+            lines.push((format!("{name}, {encodings} encoding(s) of each person"), points));
+        }
         text += &format!("\n{encodings} encoding(s) of each person:\n\n{table}");
         let counted =
             rows.iter().filter(|row| row.people == PEOPLE_MAX || Some(row.people) == rows.last().map(|r| r.people));
@@ -171,7 +192,8 @@ fn tell_galleries(args: &Args) -> Result<Told, Error> {
         }));
         all.extend(rows);
     }
-    Ok(Told { text, figures: value(&all, &aims, "galleries")?, aims })
+    let chart = Chart::growth("galleries", "Matching a face with a gallery", ["people", "ms, p50"], lines);
+    Ok(Told { text, figures: value(&all, &aims, "galleries")?, chart, aims })
 }
 
 fn tell_histories(args: &Args) -> Result<Told, Error> {
@@ -210,7 +232,16 @@ fn tell_histories(args: &Args) -> Result<Told, Error> {
          peer lacks {LACKING_STEPS} steps, hears the head, asks, and commits what it is sent; without the bus. The database is in the page cache.\n\n{table}",
         args.commits
     );
-    Ok(Told { text, figures: value(&rows, &aims, "histories")?, aims })
+    let drawn = [
+        ("start to status, p50, ms", "start"),
+        ("after SIGKILL, ms", "start after SIGKILL"),
+        ("database opened, ms", "database opened"),
+        ("commit, p50, ms", "commit"),
+        ("sync, p50, ms", "sync"),
+    ];
+    let lines = curves(&size, &columns, &rows, &drawn);
+    let chart = Chart::growth("histories", "An edge agent with a long history", ["steps", "ms"], lines);
+    Ok(Told { text, figures: value(&rows, &aims, "histories")?, chart, aims })
 }
 
 fn tell_cameras(args: &Args) -> Result<Told, Error> {
@@ -244,5 +275,8 @@ fn tell_cameras(args: &Args) -> Result<Told, Error> {
          were published, with the bytes of their payloads.\n\n{table}",
         cameras::R_LIMIT_MS
     );
-    Ok(Told { text, figures: value(&rows, &aims, "cameras")?, aims })
+    let drawn = [("time per frame, ms", "a frame"), ("time per step, ms", "a step"), ("commit, p50, ms", "commit")];
+    let lines = curves(&size, &columns, &rows, &drawn);
+    let chart = Chart::growth("cameras", "Two nodes and many cameras", ["cameras", "ms"], lines);
+    Ok(Told { text, figures: value(&rows, &aims, "cameras")?, chart, aims })
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use microlambda_benches::bus::{connect, wait};
+use microlambda_benches::chart::Chart;
 use microlambda_benches::gap::{self, Gap};
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
@@ -72,6 +73,7 @@ fn run(args: &Args) -> Result<(), Error> {
     };
     let same = of(&stay, false, |gap| gap.total).ok_or_else(none)?;
     let moved = of(&spread, true, |gap| gap.total).ok_or_else(none)?;
+    let chart = chart(&stay, &spread, &probes);
     let probe = |values: Vec<f64>| Stats::of(values).ok_or_else(none);
     let (sync, overwrite) = (probe(probes.sync)?, probe(probes.overwrite)?);
     let (commit, round_trip) = (probe(probes.commit)?, probe(probes.round_trip)?);
@@ -106,7 +108,23 @@ fn run(args: &Args) -> Result<(), Error> {
         "round_trip_ms": round_trip, "same_node_ms": same, "other_node_ms": moved, "aims": aims,
     });
     let text = text(args, &rows, &aims);
-    publish(&args.common, &Finding { name: "handover", text, figures: &figures, machine: &machine })
+    publish(
+        &args.common,
+        &Finding { name: "handover", text, figures: &figures, charts: vec![chart], machine: &machine },
+    )
+}
+
+fn chart(stay: &[Gap], spread: &[Gap], probes: &Probes) -> Chart {
+    let gaps = |gaps: &[Gap], moved: bool| gaps.iter().filter(|gap| gap.moved == moved).map(|gap| gap.total).collect();
+    let samples = vec![
+        ("hand-over, same node (stay)".to_owned(), gaps(stay, false)),
+        ("hand-over, same node (spread)".to_owned(), gaps(spread, false)),
+        ("hand-over, other node (spread)".to_owned(), gaps(spread, true)),
+        ("sync: append 4 KB".to_owned(), probes.sync.clone()),
+        ("SQLite transaction of 4 KB".to_owned(), probes.commit.clone()),
+        ("MQTT round trip".to_owned(), probes.round_trip.clone()),
+    ];
+    Chart::distribution("handover", "Hand-over, and what disk and bus take", "ms", samples)
 }
 
 fn text(args: &Args, rows: &[(&str, Option<Stats>)], aims: &[Aim]) -> String {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use microlambda_benches::chart::Chart;
 use microlambda_benches::faults::Random;
 use microlambda_benches::figure::line::UNLIMITED_MS;
 use microlambda_benches::latency::drain::{Drain, drain};
@@ -136,7 +137,26 @@ fn run(args: &Args) -> Result<(), Error> {
     let note = if args.quick { "**A quick run, with few trials: no more than a look.**\n\n" } else { "" };
     let texts = [live_text(args, &plan, &live), lost_text(args, &lost, &work), drain_text(&drained)];
     let text = format!("{note}{}\n{}", texts.join("\n"), Aim::list(&aims));
-    publish(&args.common, &Finding { name: "latency", text, figures: &figures, machine: &machine })
+    publish(
+        &args.common,
+        &Finding { name: "latency", text, figures: &figures, charts: charts(&live, &lost), machine: &machine },
+    )
+}
+
+fn charts(live: &[Live], lost: &[Lost]) -> Vec<Chart> {
+    let plain = |r_limit_ms: u64| title(r_limit_ms).replace('`', "");
+    let events = live.iter().map(|live| {
+        let beside = live.r_limit_ms.map_or_else(|| "nothing".to_owned(), plain);
+        (format!("beside {beside}"), live.runs.iter().flat_map(|run| run.latency_ms.iter().copied()).collect())
+    });
+    let crashes = lost.iter().map(|lost| {
+        let title = format!("{} of {}", lost.victim.title(), plain(lost.r_limit_ms));
+        (title, lost.crashes.iter().map(|crash| crash.lost_ms).collect())
+    });
+    vec![
+        Chart::distribution("latency", "Capture to event of live faces, beside a batch", "ms", events.collect()),
+        Chart::distribution("lost", "Work lost to a crash", "ms", crashes.collect()),
+    ]
 }
 
 /// Live events beside nothing, then beside batches under each limit.

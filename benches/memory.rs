@@ -98,7 +98,7 @@ fn run(args: &Args) -> Result<(), Error> {
         table(&header, &rows.iter().map(cells).collect::<Vec<_>>()),
         Aim::list(&aims),
     );
-    publish(&args.common, &Finding { name: "memory", text, figures: &figures, machine: &machine })
+    publish(&args.common, &Finding { name: "memory", text, figures: &figures, charts: Vec::new(), machine: &machine })
 }
 
 fn aim(row: &Row) -> Aim {

@@ -180,7 +180,10 @@ fn run(args: &Args) -> Result<(), Error> {
     let aim = in_time(&rows);
     let text = format!("{}\n{}", text(args, &rows, &shaping), Aim::list(std::slice::from_ref(&aim)));
     let figures = serde_json::json!({ "seconds": args.seconds, "moves": args.moves, "rows": rows, "aims": [aim] });
-    publish(&args.common, &Finding { name: "migration", text, figures: &figures, machine: &machine })
+    publish(
+        &args.common,
+        &Finding { name: "migration", text, figures: &figures, charts: Vec::new(), machine: &machine },
+    )
 }
 
 /// That a link costs a chain that is handed on no more than its way: the state's one way, and there and back for a frame.

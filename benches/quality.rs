@@ -147,7 +147,7 @@ fn run(args: &Args) -> Result<(), Error> {
     );
     let figures =
         serde_json::json!({ "calibration": calibration, "reported": reported, "stills": stills, "aims": aims });
-    publish(&args.common, &Finding { name: "quality", text, figures: &figures, machine: &machine })
+    publish(&args.common, &Finding { name: "quality", text, figures: &figures, charts: Vec::new(), machine: &machine })
 }
 
 fn aims(reported: &Set, stills: &[Still]) -> Vec<Aim> {

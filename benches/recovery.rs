@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use microlambda_benches::chart::Chart;
 use microlambda_benches::faults::{Fault, Random, Trial, away_us_max, strike_once};
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
@@ -82,7 +83,18 @@ fn run(args: &Args) -> Result<(), Error> {
         "series": all, "aims": aims,
     });
     let text = text(args, &all, &aims);
-    publish(&args.common, &Finding { name: "recovery", text, figures: &figures, machine: &machine })
+    publish(
+        &args.common,
+        &Finding { name: "recovery", text, figures: &figures, charts: vec![chart(&all)], machine: &machine },
+    )
+}
+
+fn chart(all: &[Series]) -> Chart {
+    let samples = all.iter().map(|series| {
+        let inside = series.trials.iter().filter(|trial| trial.inside).map(|trial| trial.recovery_ms);
+        (series.fault.title().to_owned(), inside.collect())
+    });
+    Chart::distribution("recovery", "From a fault to the next unit", "ms", samples.collect())
 }
 
 fn in_time(args: &Args, series: &Series) -> Aim {

@@ -7,6 +7,7 @@ use clap::Parser;
 use edge_agent::config::Engine;
 use edge_agent::worker::{Worker, WorkerCommand, WorkerEvent};
 use microlambda::Budget;
+use microlambda_benches::chart::Chart;
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
@@ -102,7 +103,23 @@ fn run(args: &Args) -> Result<(), Error> {
         Aim::list(std::slice::from_ref(&aim)),
     );
     let figures = serde_json::json!({ "rows": rows, "aims": [aim] });
-    publish(&args.common, &Finding { name: "start", text, figures: &figures, machine: &machine })
+    publish(
+        &args.common,
+        &Finding { name: "start", text, figures: &figures, charts: vec![chart(&engines, &starts)], machine: &machine },
+    )
+}
+
+fn chart(engines: &[Engine], starts: &[Vec<Start>]) -> Chart {
+    let samples = engines.iter().zip(starts).flat_map(|(engine, starts)| {
+        let of = |part: fn(&Start) -> f64| starts.iter().map(part).collect();
+        let name = engine.name();
+        [
+            (format!("{name}: ready"), of(|start| start.ready)),
+            (format!("{name}: first unit"), of(|start| start.first_unit)),
+            (format!("{name}: its result"), of(|start| start.first_result)),
+        ]
+    });
+    Chart::distribution("start", "A worker from its spawn on", "ms", samples.collect())
 }
 
 async fn start(engine: Engine, jpeg: &[u8]) -> Result<Start, Error> {

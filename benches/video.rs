@@ -9,6 +9,7 @@ use camera_agent::picture::Picture;
 use clap::Parser;
 use face_worker::{Cache, Dlib, ENVIRONMENT, EngineChoice, FaceLambda, Frame, Progress};
 use microlambda::{Lambda as _, Next};
+use microlambda_benches::chart::Chart;
 use microlambda_benches::reference::{Look, Reference};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
@@ -132,7 +133,10 @@ fn run(args: &Args) -> Result<(), Error> {
     let name = reference.as_ref().map_or_else(|why| format!("not run ({why})"), |reference| reference.name.clone());
     let text = text(args, &outcomes, &steps, &aims, &name)?;
     let figures = serde_json::json!({ "reference": name, "videos": outcomes, "steps": steps.figures(), "aims": aims });
-    publish(&args.common, &Finding { name: "video", text, figures: &figures, machine: &machine })
+    publish(
+        &args.common,
+        &Finding { name: "video", text, figures: &figures, charts: vec![steps.chart()], machine: &machine },
+    )
 }
 
 /// Plays one video to both sides, each frame to one and then to the other.
@@ -267,6 +271,16 @@ impl Steps {
     /// Our time by theirs, picture by picture.
     fn ratio([ours, theirs]: &[Vec<f64>; 2]) -> Option<Stats> {
         Stats::of(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
+    }
+
+    fn chart(&self) -> Chart {
+        let parts = [("decoding", &self.decode), ("search", &self.search), ("landmarks and encoding", &self.encode)];
+        let both = parts.into_iter().flat_map(|(part, [ours, theirs])| {
+            [(format!("{part}, ours"), ours.clone()), (format!("{part}, Python's"), theirs.clone())]
+        });
+        // Without the other side there is nothing of it to draw.
+        let samples = both.chain([("gate".to_owned(), self.gate.clone())]).filter(|(_, values)| !values.is_empty());
+        Chart::distribution("video", "Steps of the pipeline, a picture or a face", "ms", samples.collect())
     }
 
     fn figures(&self) -> serde_json::Value {

@@ -7,6 +7,7 @@
 
 pub mod bus;
 pub mod cable;
+pub mod chart;
 pub mod faults;
 pub mod figure;
 pub mod gap;

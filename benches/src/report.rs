@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::chart::Chart;
 use crate::{Common, Error, Machine, workspace};
 
 /// The benchmarks in the order of the page, with their titles.
@@ -43,6 +44,8 @@ pub struct Finding<'a, T> {
     pub text: String,
     /// All figures.
     pub figures: &'a T,
+    /// Its pictures.
+    pub charts: Vec<Chart>,
     /// Where.
     pub machine: &'a Machine,
 }
@@ -97,6 +100,8 @@ pub fn publish<T: Serialize>(common: &Common, finding: &Finding<'_, T>) -> Resul
     let json = serde_json::json!({ "bench": finding.name, "machine": finding.machine, "figures": finding.figures });
     fs::write(folder.join(format!("{}.json", finding.name)), serde_json::to_string_pretty(&json)?)?;
     let page = workspace().join("docs/benchmarks.md");
+    let charts = finding.charts.iter().map(|chart| chart.keep(&page.with_extension("")));
+    let text = [Ok(text)].into_iter().chain(charts).collect::<Result<Vec<_>, Error>>()?.join("\n\n");
     let old = if page.exists() { fs::read_to_string(&page)? } else { String::new() };
     write_new(&page, &with_section(&old, finding.name, &text))
 }

@@ -13,28 +13,14 @@ use super::analysis::Point;
 use super::line::{LINES, Line};
 use super::tables::{RATIO_AIM, RATIO_AIM_SHORT, has_ratio};
 use crate::Error;
+use crate::chart::{COLOURS, FONT};
 use crate::inference::Interval;
 
 const SIZE_PX: (u32, u32) = (1_000, 520);
-const FONT: &str = "sans-serif";
 /// Half of the width of an interval's ends, by the width of the panel.
 const CAP: f64 = 0.004;
 /// Intervals of neighbouring lines are drawn so far apart, by the width of the panel.
 const APART: f64 = 0.006;
-/// Okabe and Ito's colours, which the colour-blind tell apart; one for each line in its order.
-const COLOURS: [RGBColor; LINES.len()] = [
-    RGBColor(0, 0, 0),
-    RGBColor(213, 94, 0),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(86, 180, 233),
-    RGBColor(150, 150, 150),
-    RGBColor(204, 121, 167),
-    RGBColor(0, 114, 178),
-    RGBColor(240, 228, 66),
-    RGBColor(70, 70, 70),
-    RGBColor(120, 70, 20),
-];
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// What is drawn of a line: images, and the mean with its interval.
