@@ -1,12 +1,17 @@
 //! The simulator's disk and the real one give the same answers to the same operations.
 
-use edge_agent::store::{SqliteStore, Store};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use edge_agent::store::{Depth, SqliteStore, Store};
+use microlambda_faces::FaceParams;
 use microlambda_tests::histories::History;
 use microlambda_wire::Name;
 
 /// Histories compared, each of so many operations.
 const HISTORIES: u64 = 40;
 const OPERATIONS: u64 = 27;
+/// Checks beside a node that writes.
+const CHECKS: usize = 200;
 
 /// Everything that can be asked of a store.
 fn answers(store: &impl Store, chains: &[Name]) -> Vec<String> {
@@ -55,4 +60,35 @@ fn generated_histories_give_equal_answers_on_the_double_and_on_sqlite() {
         }
         assert_eq!(real.integrity().expect("a check"), Vec::<String>::new());
     }
+}
+
+#[test]
+fn a_check_beside_a_node_that_commits_finds_nothing_wrong() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut node = SqliteStore::open(dir.path()).expect("a store");
+    let mut history = History::new(3);
+    for _ in 0..OPERATIONS {
+        history.step().apply(&mut node).expect("a transaction");
+    }
+    let stop = AtomicBool::new(false);
+    let findings = std::thread::scope(|scope| {
+        let writes = scope.spawn(|| {
+            let mut writes = 0;
+            while !stop.load(Ordering::Relaxed) {
+                history.step().apply(&mut node).expect("a transaction");
+                writes += 1;
+            }
+            writes
+        });
+        let check = |_| {
+            let store = SqliteStore::open_read_only(dir.path()).expect("the database");
+            store.check(&FaceParams::default(), Depth::Everything, None).expect("a check")
+        };
+        let findings: Vec<_> = (0..CHECKS).map(check).collect();
+        stop.store(true, Ordering::Relaxed);
+        assert!(writes.join().expect("a writer") >= CHECKS, "the node was to write all the while");
+        findings
+    });
+    let wrong: Vec<_> = findings.iter().filter(|found| !found.sound || found.records == 0).collect();
+    assert!(wrong.is_empty(), "{} of {CHECKS} checks, such as {:?}", wrong.len(), wrong.first());
 }

@@ -60,7 +60,8 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// Opens an existing database for reading beside a running agent.
+    /// Opens an existing database for reading beside a running agent, as it is at the first read: not to be kept open, for it keeps the
+    /// write-ahead log from being reused.
     ///
     /// # Errors
     /// [`StoreError`] if there is none, or it is not readable.
@@ -76,6 +77,8 @@ impl SqliteStore {
         let open = || {
             let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             connection.busy_timeout(Duration::from_secs(5))?;
+            // All that is read is of one moment: between two reads the agent may commit.
+            connection.execute_batch("BEGIN")?;
             Ok(connection)
         };
         let connection = open().map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
