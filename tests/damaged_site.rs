@@ -4,13 +4,18 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use edge_agent::store::SqliteStore;
 use microlambda::Version;
 use microlambda_demo::Note;
+use microlambda_runtime::last_end::note_running;
+use microlambda_tests::histories::{extend, spoil_record};
 use microlambda_tests::{Site, long_run, name};
 use microlambda_wire::Name;
 
 /// So short that the photos take several steps.
 const R_LIMIT_MS: u64 = 400;
+/// Frames of a history that takes longer to check than a start has time for.
+const LONG: u64 = 60_000;
 const PHOTOS: [&str; 4] = ["people/obama2.jpg", "people/t1.jpg", "faceless/coffee.png", "people/biden.jpg"];
 
 fn state_dir(site: &mut Site, node: &str) -> PathBuf {
@@ -77,6 +82,32 @@ fn a_node_whose_database_is_damaged_or_destroyed_gets_everything_from_its_peer()
     returned(&mut site, "a", before, version);
     assert_eq!(site.counter("a", "databases-kept-aside"), 0, "nothing was damaged: there was nothing");
     assert_eq!(site.outcome(&["a", "b"]), long);
+    site.stop_and_check();
+}
+
+#[test]
+fn damage_that_is_found_beside_the_work_ends_the_node_and_its_next_start_begins_anew() {
+    let mut site = Site::new();
+    site.start_node("a", R_LIMIT_MS, "spread");
+    site.wait_for("the node", |tally, _| tally.nodes.contains_key(&name("a")));
+    let status = site.node("a").terminate(Duration::from_secs(10)).expect("an end");
+    assert!(status.success());
+    let state = state_dir(&mut site, "a");
+    let mut store = SqliteStore::open(&state).expect("its database");
+    extend(&mut store, &name("door-1"), LONG).expect("a long history");
+    drop(store);
+    spoil_record(&state, LONG - 1_000);
+    note_running(&state, 0).expect("a mark, as after a power cut");
+
+    site.node("a").respawn().expect("its return");
+    let status = site.node("a").wait(Duration::from_secs(60)).expect("an end by itself");
+    assert!(!status.success());
+    assert!(site.node("a").log_tail(20).contains("is damaged"), "{}", site.node("a").log_tail(20));
+    site.node("a").respawn().expect("what its supervisor does");
+    site.wait_for_status("a", "the new database", |status| {
+        status.online && status.counters.contains(&("databases-kept-aside".into(), 1))
+    });
+    assert!(state.join("damaged-1/edge.sqlite").exists());
     site.stop_and_check();
 }
 

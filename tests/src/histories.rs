@@ -1,18 +1,71 @@
 //! Generated histories of a node's store: what a node could do, decided by a seed on the simulator's double, for the real store to
 //! do alike.
 
+use std::path::Path;
+
 use edge_agent::store::{Advance, Store, StoreError};
-use microlambda::{Attempt, Head, StepMode};
+use microlambda::{Attempt, Digest, Head, StepMode};
 use microlambda_faces::content::{Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded};
 use microlambda_faces::proto::UnitOutcome;
-use microlambda_faces::{FaceParams, Partial};
+use microlambda_faces::{Analysis, FaceParams, FrameAnalysis, Partial};
 use microlambda_wire::{ChainClass, GapReason, Name, Record};
 
 use crate::name;
 use crate::sim::disk::SimStore;
 use crate::sim::random::Random;
 use crate::sim::truth::{self, Picture};
+
+/// Steps written in one transaction by [`extend`].
+const BATCH_STEPS: u64 = 1_000;
+
+/// Adds `frames` frames without faces to a chain, which is added unless it is there.
+///
+/// # Errors
+/// What the store says.
+///
+/// # Panics
+/// The chain was begun with other parameters than the defaults.
+pub fn extend(store: &mut impl Store, chain: &Name, frames: u64) -> Result<(), StoreError> {
+    let params = FaceParams::default();
+    let held = store.add_chain(chain, &name("camera"), ChainClass::Live, FoldState::genesis(params).head())?;
+    let mut fold = FoldState::restore(params, held.boundary, held.gallery);
+    let end = held.boundary.version.sequence + frames;
+    while fold.head().version.sequence < end {
+        let from_sequence = fold.head().version.sequence;
+        let mut done = Vec::new();
+        for sequence in from_sequence..end.min(from_sequence + BATCH_STEPS) {
+            let digest = Digest::of(&sequence.to_le_bytes());
+            let record = Record::Frame { captured_at_ms: sequence, digest, label: String::new(), moved: None };
+            let analysis = Some(Analysis::Frame(FrameAnalysis::default()));
+            let entry = Entry { sequence, record, analysis, engine: String::new() };
+            let folded = fold.fold(&entry).expect("frames in order");
+            done.push((entry, folded));
+        }
+        store.advance(&Advance {
+            chain,
+            from_sequence,
+            entries: done.iter().map(|(entry, folded)| (entry, folded)).collect(),
+            partial: None,
+            head: fold.head(),
+            holder: "node-a",
+            fold: &fold,
+            thumbnails: &[],
+            then: None,
+        })?;
+    }
+    Ok(())
+}
+
+/// Changes the state that a record leads to in a database that nobody has open: no page is malformed, and only folding the record again tells.
+///
+/// # Panics
+/// There is no such database or record.
+pub fn spoil_record(state_dir: &Path, sequence: u64) {
+    let database = rusqlite::Connection::open(state_dir.join("edge.sqlite")).expect("a database");
+    let spoilt = "UPDATE entry SET digest = zeroblob(32) WHERE sequence = ?1";
+    assert_eq!(database.execute(spoilt, [sequence.cast_signed()]).expect("a write"), 1, "records {sequence}");
+}
 
 /// One write to a store, with everything it needs.
 #[derive(Debug, Clone)]

@@ -6,12 +6,12 @@ use std::time::Duration;
 use microlambda_runtime::{Link, LinkEvent, LinkEvents, Watchdog, boot_id, monotonic_us, notify};
 use microlambda_wire::{Topic, TopicPrefix};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::world::Agent;
 use super::{Node, NodeError, status};
 use crate::config::Config;
-use crate::store::{Opened, Store};
+use crate::store::{Opened, Rest, Store, StoreError};
 use crate::worker::{WorkerCommand, WorkerEvent};
 
 /// A clean stop waits at most so long for the running unit, and again so long for the broker.
@@ -29,7 +29,7 @@ pub async fn run(
     bus: &Handle,
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
-    let Opened { store, damaged, kept } = opened;
+    let Opened { store, damaged, kept, rest } = opened;
     let name = config.node_name()?;
     let boot = boot_id().map_err(|source| NodeError::System { what: "cannot draw a boot id", source })?;
     let prefix = TopicPrefix::new(&config.site);
@@ -52,7 +52,29 @@ pub async fn run(
     log::info!(node:% = name, boot:% = boot, site:% = config.site; "edge agent starting");
     let mut node = Node::open(config, boot, store, Agent { link, command, worker_events, worker: None })?;
     node.databases_are_kept(kept, damaged.as_ref());
-    node.main_loop(link_events, worker_rx, stop).await
+    tokio::select! {
+        outcome = node.main_loop(link_events, worker_rx, stop) => outcome,
+        damage = damage_of(rest) => Err(damage.into()),
+    }
+}
+
+/// Checks what the start had no time for, on a thread of its own that ends with the process at the latest, and resolves if that is damaged.
+async fn damage_of(rest: Option<Rest>) -> StoreError {
+    let (found, damage) = oneshot::channel();
+    let check = |rest: Rest| match rest.check() {
+        Err(error) if error.is_damage() => drop(found.send(error)),
+        Err(error) => log::warn!("the database could not be checked: {error}"),
+        Ok(()) => {}
+    };
+    if let Some(rest) = rest
+        && let Err(error) = std::thread::Builder::new().name("check".into()).spawn(move || check(rest))
+    {
+        log::warn!("the database is not checked: {error}");
+    }
+    match damage.await {
+        Ok(damage) => damage,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 impl<S: Store> Node<S, Agent> {

@@ -15,7 +15,7 @@ use microlambda_wire::{ChainClass, EventKind, EventNote, Name};
 use serde::Serialize;
 
 pub use check::{Depth, Findings};
-pub use recover::{KeptAside, Opened};
+pub use recover::{KeptAside, Opened, Rest};
 pub use sqlite::SqliteStore;
 
 /// A node has at most so many chains open, and looks at so many when it starts.

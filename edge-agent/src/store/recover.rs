@@ -3,22 +3,29 @@
 //! What is checked, and why not everything every time: reading a whole database takes minutes on a large one and a slow card, and
 //! a node that is not there finds nobody. So at each start SQLite's header, the schema, and what the node works with are checked
 //! ([`SqliteStore::quick_look`]); what lies behind is old, and whoever is sent it folds it and compares the digest. After an end that
-//! was not in order the rest follows, as far as it can be read within [`CHECK_MS_MAX`]: power cuts are when cards fail. After an error
-//! that told of damage, everything is checked however long it takes, for the node could not work anyway.
+//! was not in order the rest follows, for power cuts are when cards fail: what can be read within [`CHECK_MS_MAX`] holds the start up, and
+//! beside the node's work it is read again and further, up to [`CHECK_BESIDE_MS_MAX`] ([`Rest::check`]). After an error that told of damage,
+//! everything is checked however long it takes, for the node could not work anyway.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use microlambda_faces::FaceParams;
 use microlambda_runtime::last_end::{self, LastEnd, is_gone, is_removed, keep_aside, note_running};
 
-use super::check::Depth;
+use super::check::{Depth, Findings};
 use super::sqlite::{DATABASE, SqliteStore, lock};
 use super::{CHAINS_OPEN_MAX, StoreError};
 
-/// How long a start is held up to check what the node does not need at once, ms.
-const CHECK_MS_MAX: u64 = 10_000;
+/// How long a start is held up to check what the node does not need at once, ms: a database of some 10,000 steps.
+const CHECK_MS_MAX: u64 = 250;
+/// How long the check of a larger one goes on beside the node's work, ms: the write-ahead log is not reused meanwhile.
+const CHECK_BESIDE_MS_MAX: u64 = 120_000;
+/// What checks beside the node's work leaves the processor to everything else (nice(2)).
+const CHECK_NICENESS: i32 = 19;
 /// Damage seen so many times in a row, which no check finds, is believed.
 const DAMAGES_BELIEVED: u32 = 2;
 /// Findings told at most.
@@ -32,6 +39,38 @@ pub struct Opened {
     pub damaged: Option<KeptAside>,
     /// Damaged ones that are kept beside it in all.
     pub kept: u32,
+    /// What the start had no time to check.
+    pub rest: Option<Rest>,
+}
+
+/// A database that is to be checked beside the work of its node.
+pub struct Rest {
+    state_dir: PathBuf,
+    faces: FaceParams,
+    /// The store's: an orderly end counts as one once nothing is left to check.
+    notes_end: Arc<AtomicBool>,
+}
+
+impl Rest {
+    /// Checks it on the calling thread, which takes only what others leave of the processor from now on.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is; else why it cannot be read.
+    pub fn check(&self) -> Result<(), StoreError> {
+        // On Linux this is the thread's own. A system that refuses is one on which the check costs a little more.
+        let _ = rustix::process::setpriority_process(None, CHECK_NICENESS);
+        let store = SqliteStore::open_read_only(&self.state_dir)?;
+        let until = Instant::now() + Duration::from_millis(CHECK_BESIDE_MS_MAX);
+        store.check_content(&self.faces, Depth::Pages, Some(until)).map(|found| {
+            self.notes_end.store(true, Ordering::Relaxed);
+            let extent = if found.cut_short {
+                "as far as it was checked: `edge-agent check` checks the rest"
+            } else {
+                "all of it"
+            };
+            log::info!(records = found.records; "the database is sound, {extent}");
+        })
+    }
 }
 
 /// A damaged database.
@@ -58,8 +97,13 @@ impl SqliteStore {
             log::warn!(folder:% = state_dir.display(); "the database was removed: a new one begins, and peers send what they hold");
             end = LastEnd::Never;
         }
-        let (mut store, damages, damaged) = match Self::open_checked(state_dir, &lock, faces, end) {
-            Ok((store, damages)) => (store, damages, None),
+        let mut rest = None;
+        let (store, damages, damaged) = match Self::open_checked(state_dir, &lock, faces, end) {
+            Ok((store, damages, is_checked)) => {
+                let (state_dir, notes_end) = (state_dir.to_owned(), Arc::clone(&store.notes_end));
+                rest = (!is_checked).then_some(Rest { state_dir, faces: *faces, notes_end });
+                (store, damages, None)
+            }
             Err(error) if error.is_damage() => {
                 let why = error.what();
                 let folder = keep_aside(state_dir, DATABASE).map_err(directory)?;
@@ -71,16 +115,17 @@ impl SqliteStore {
             Err(error) => return Err(error),
         };
         note_running(state_dir, damages).map_err(directory)?;
-        store.notes_end = true;
-        Ok(Opened { store, damaged, kept: last_end::kept_aside(state_dir) })
+        store.notes_end.store(rest.is_none(), Ordering::Relaxed);
+        Ok(Opened { store, damaged, kept: last_end::kept_aside(state_dir), rest })
     }
 
+    /// The database, how often in a row damage was seen that no check found, and whether all was checked that is to be.
     fn open_checked(
         state_dir: &Path,
         lock: &File,
         faces: &FaceParams,
         end: LastEnd,
-    ) -> Result<(Self, u32), StoreError> {
+    ) -> Result<(Self, u32, bool), StoreError> {
         let damaged = |what: &str| StoreError::Damaged { path: state_dir.join(DATABASE), what: what.to_owned() };
         if is_gone(state_dir, DATABASE, end) {
             return Err(damaged("the file, which is missing or empty,"));
@@ -91,21 +136,24 @@ impl SqliteStore {
         let store = Self::connect(state_dir, lock)?;
         store.quick_look(faces, CHAINS_OPEN_MAX)?;
         let (depth, until, damages) = match end {
-            LastEnd::Never | LastEnd::Clean => return Ok((store, 0)),
+            LastEnd::Never | LastEnd::Clean => return Ok((store, 0, true)),
             LastEnd::Unclean(damages) => {
                 (Depth::Pages, Some(Instant::now() + Duration::from_millis(CHECK_MS_MAX)), damages)
             }
             LastEnd::DamageSeen(damages) => (Depth::Everything, None, damages),
         };
         log::info!(end:? = end; "the last run did not end in order: checking the database");
-        let found = store.check(faces, depth, until)?;
-        if !found.sound {
-            let told: Vec<&str> = found.problems.iter().map(String::as_str).take(TOLD_MAX).collect();
-            return Err(damaged(&format!("the content ({})", told.join("; "))));
+        let found = store.check_content(faces, depth, until)?;
+        Ok((store, damages, !found.cut_short))
+    }
+
+    /// Checks as [`SqliteStore::check`] does; what is wrong is an error here.
+    fn check_content(&self, faces: &FaceParams, depth: Depth, until: Option<Instant>) -> Result<Findings, StoreError> {
+        let found = self.check(faces, depth, until)?;
+        if found.sound {
+            return Ok(found);
         }
-        if found.cut_short {
-            log::info!(records = found.records; "sound as far as it was checked: `edge-agent check` checks the rest");
-        }
-        Ok((store, damages))
+        let told: Vec<&str> = found.problems.iter().map(String::as_str).take(TOLD_MAX).collect();
+        Err(self.damaged(format!("the content ({})", told.join("; "))))
     }
 }

@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering as AtomicOrdering};
 use std::time::Duration;
 
 use microlambda::sabotage::{self, Sabotage};
@@ -30,8 +32,8 @@ const STATEMENTS_MAX: usize = 48;
 pub struct SqliteStore {
     pub(super) connection: Connection,
     pub(super) path: PathBuf,
-    /// Whether this is an agent's run, whose end is noted.
-    pub(super) notes_end: bool,
+    /// Whether an orderly end is noted: that of an agent's run whose database was checked as far as it had to be.
+    pub(super) notes_end: Arc<AtomicBool>,
     #[expect(dead_code, reason = "held, and released when it is dropped")]
     lock: Option<File>,
 }
@@ -52,7 +54,7 @@ impl SqliteStore {
         let path = state_dir.join(DATABASE);
         let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
         let lock = lock.try_clone().map_err(directory)?;
-        let store = Self { connection, path, notes_end: false, lock: Some(lock) };
+        let store = Self { connection, path, notes_end: Arc::default(), lock: Some(lock) };
         store.prepare().map_err(|source| store.sqlite(source))?;
         store.migrate()?;
         // The directory entry of a new database must survive a power cut as the database itself does.
@@ -82,7 +84,7 @@ impl SqliteStore {
             Ok(connection)
         };
         let connection = open().map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
-        let store = Self { connection, path, notes_end: false, lock: None };
+        let store = Self { connection, path, notes_end: Arc::default(), lock: None };
         let found = store.user_version()?;
         match found.cmp(&SCHEMA_VERSION) {
             Ordering::Less => Err(StoreError::Older { path: store.path.clone(), found, known: SCHEMA_VERSION }),
@@ -244,7 +246,7 @@ impl Store for SqliteStore {
     }
 
     fn note_clean_end(&mut self) -> Result<(), StoreError> {
-        let folder = self.path.parent().filter(|_| self.notes_end);
+        let folder = self.path.parent().filter(|_| self.notes_end.load(AtomicOrdering::Relaxed));
         folder.map_or(Ok(()), |folder| {
             let directory = |source| StoreError::Directory { path: folder.to_owned(), source };
             microlambda_runtime::last_end::note_clean_end(folder).map_err(directory)
