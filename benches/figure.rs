@@ -57,6 +57,9 @@ struct Args {
     /// Drop the trials that were kept, and begin anew
     #[arg(long)]
     fresh: bool,
+    /// Drop them if they were run with other programs or parameters; otherwise that is an error
+    #[arg(long)]
+    fresh_if_changed: bool,
     /// Blocks, in each of which every line has a trial of every workload; those of former runs count [default: 40; with --quick 6]
     #[arg(long, value_name = "N")]
     trials: Option<usize>,
@@ -77,7 +80,13 @@ fn run(args: &Args) -> Result<(), Error> {
     let parameters = parameters(args, &machine)?;
     let name = if args.quick { "figure-quick.csv" } else { "figure.csv" };
     let path = Some(workspace().join("target/bench").join(name)).filter(|_| !args.common.dry);
-    let mut raw = Raw::open(path.as_deref(), &parameters, args.fresh)?;
+    let mut raw = match Raw::open(path.as_deref(), &parameters, args.fresh) {
+        Err(why) if args.fresh_if_changed => {
+            eprintln!("{why}: begun anew");
+            Raw::open(path.as_deref(), &parameters, true)?
+        }
+        outcome => outcome?,
+    };
     let trials = args.trials.unwrap_or(if args.quick { TRIALS_QUICK } else { TRIALS });
     if raw.blocks() > 0 {
         eprintln!("{} of {trials} blocks are there already", raw.blocks());

@@ -100,7 +100,7 @@ fn damage_that_is_found_beside_the_work_ends_the_node_and_its_next_start_begins_
     note_running(&state, 0).expect("a mark, as after a power cut");
 
     site.node("a").respawn().expect("its return");
-    let status = site.node("a").wait(Duration::from_secs(60)).expect("an end by itself");
+    let status = site.node("a").wait(Duration::from_secs(120)).expect("an end by itself");
     assert!(!status.success());
     assert!(site.node("a").log_tail(20).contains("is damaged"), "{}", site.node("a").log_tail(20));
     site.node("a").respawn().expect("what its supervisor does");

@@ -17,6 +17,8 @@ use crate::Error;
 const BURST_S: f64 = 0.001;
 /// Two packets of the cable's size.
 const BURST_BYTES_MIN: f64 = 3_200.0;
+/// What `tc tbf` counts of a full packet, by what of it is a stream's: Ethernet, IP and TCP put 66 bytes before 1448.
+pub const COUNTED_BY_CARRIED: f64 = 1_514.0 / 1_448.0;
 /// The cable is laid within this time.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks at whether it is.

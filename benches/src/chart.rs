@@ -78,11 +78,15 @@ impl Chart {
     /// A file cannot be written.
     pub fn keep(&self, folder: &Path) -> Result<String, Error> {
         fs::create_dir_all(folder)?;
-        self.draw(&folder.join(format!("{}.svg", self.name)))?;
         fs::write(folder.join(format!("{}.csv", self.name)), self.csv())?;
         let beside = folder.file_name().unwrap_or_default().to_string_lossy();
         let Self { name, title, .. } = self;
-        Ok(format!("![{title}]({beside}/{name}.svg)\n\nRaw data: [{name}.csv]({beside}/{name}.csv).\n"))
+        let data = format!("Raw data: [{name}.csv]({beside}/{name}.csv).\n");
+        if self.series.iter().all(|(_, points)| self.drawn(points).is_empty()) {
+            return Ok(data);
+        }
+        self.draw(&folder.join(format!("{name}.svg")))?;
+        Ok(format!("![{title}]({beside}/{name}.svg)\n\n{data}"))
     }
 
     fn csv(&self) -> String {
@@ -101,9 +105,6 @@ impl Chart {
             let margin = (high - low).max(MARGIN) * MARGIN;
             (low - margin, high + margin)
         };
-        if all().next().is_none() {
-            return Err(format!("nothing to draw for {}", self.name).into());
-        }
         let area = SVGBackend::new(path, SIZE_PX).into_drawing_area();
         area.fill(&WHITE)?;
         let (left, right) = span(|point| point.0);

@@ -10,6 +10,8 @@ const SIDE_PX_MIN: u64 = 64;
 const FILTERS: u64 = 305;
 /// The detector's parts.
 const DETECTORS: u64 = 5;
+/// Values of a cell's histogram.
+const ORIENTATIONS: u64 = 18;
 /// Values that describe a cell.
 const FEATURES: u64 = 31;
 
@@ -18,7 +20,7 @@ const SCALE: u64 = 4 + 3 * (4 + 3);
 /// … the strongest of three gradients: of each two differences and the square of its length; two comparisons.
 const GRADIENT: u64 = 3 * (2 + 3) + 2;
 /// … its direction among nine and their opposites, its length, its four parts, and adding these to four cells.
-const VOTE: u64 = 9 * (3 + 2) + 1 + 6 + 4;
+const VOTE: u64 = 9 * (3 + 2) + 1 + 7 + 4;
 /// For each cell: its energy, four blocks' bounds and factors, 27 features of four parts each, nine sums of opposites, and texture.
 const DESCRIBE: u64 = 9 * 3 + 4 * (4 + 3) + 27 * (4 * 2 + 3) + 9 + (6 * 4 * 3 + 4);
 /// … each filter of ten taps along the row and then along the column, onto a sum; and each detector's comparison.
@@ -26,8 +28,8 @@ const FILTER: u64 = FILTERS * (10 + 9 + 10 + 10) + DETECTORS;
 
 /// Bytes of a pixel: written, read for its features, and read for the next level.
 const PIXEL_BYTES: u64 = 3 * 3;
-/// Bytes of a cell: features written once and read by each detector, whose sum is written and read.
-const CELL_BYTES: u64 = FEATURES * 4 * (1 + DETECTORS) + DETECTORS * 4 * 2;
+/// Bytes of a cell: its histogram written and read, features written once and read by each detector, whose sum is written and read.
+const CELL_BYTES: u64 = ORIENTATIONS * 4 * 2 + FEATURES * 4 * (1 + DETECTORS) + DETECTORS * 4 * 2;
 
 /// What one search needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -47,7 +49,9 @@ impl SearchCost {
         let mut cost = Self::default();
         while width_px >= SIDE_PX_MIN && height_px >= SIDE_PX_MIN {
             let pixels = width_px * height_px;
-            let cells = (width_px / CELL_PX).saturating_sub(2) * (height_px / CELL_PX).saturating_sub(2);
+            // Half a cell is one; the outermost are not described.
+            let cells = [width_px, height_px].map(|px| (px + CELL_PX / 2) / CELL_PX - 2);
+            let cells = cells[0] * cells[1];
             cost.pixels += pixels;
             cost.operations += pixels * (SCALE + GRADIENT + VOTE) + cells * (DESCRIBE + FILTER);
             cost.bytes += pixels * PIXEL_BYTES + cells * CELL_BYTES;

@@ -77,6 +77,14 @@ pub fn note_damage(folder: &Path) -> io::Result<()> {
     write_mark(folder, &format!("damage {}\n", before.saturating_add(1)))
 }
 
+/// Notes that a check has found damage beside a run: the next one needs no check of its own to believe it.
+///
+/// # Errors
+/// What the system says.
+pub fn note_damage_found(folder: &Path) -> io::Result<()> {
+    write_mark(folder, &format!("damage {}\n", u32::MAX))
+}
+
 /// Forgets that there was a database, before it is removed on purpose.
 ///
 /// # Errors
@@ -158,6 +166,9 @@ mod tests {
         note_running(dir.path(), 1).unwrap();
         note_damage(dir.path()).unwrap();
         assert_eq!(end(), LastEnd::DamageSeen(2));
+        note_damage_found(dir.path()).unwrap();
+        note_damage(dir.path()).unwrap();
+        assert_eq!(end(), LastEnd::DamageSeen(u32::MAX), "what ends the run changes nothing");
         note_clean_end(dir.path()).unwrap();
         assert_eq!(end(), LastEnd::Clean);
         forget(dir.path()).unwrap();

@@ -25,7 +25,7 @@ const CHECK_MS_MAX: u64 = 250;
 /// How long the check of a larger one goes on beside the node's work, ms: the write-ahead log is not reused meanwhile.
 const CHECK_BESIDE_MS_MAX: u64 = 120_000;
 /// What checks beside the node's work leaves the processor to everything else (nice(2)).
-const CHECK_NICENESS: i32 = 19;
+const CHECK_NICENESS: i32 = 5;
 /// Damage seen so many times in a row, which no check finds, is believed.
 const DAMAGES_BELIEVED: u32 = 2;
 /// Findings told at most.
@@ -52,17 +52,26 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Checks it on the calling thread, which takes only what others leave of the processor from now on.
+    /// Checks it on the calling thread, which leaves others the more part of the processor from now on. Damage is noted for the next start.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] if it is; else why it cannot be read.
     pub fn check(&self) -> Result<(), StoreError> {
+        let outcome = self.read();
+        if outcome.as_ref().is_err_and(StoreError::is_damage) {
+            let noted = last_end::note_damage_found(&self.state_dir);
+            noted.map_err(|source| StoreError::Directory { path: self.state_dir.clone(), source })?;
+        }
+        outcome
+    }
+
+    fn read(&self) -> Result<(), StoreError> {
         // On Linux this is the thread's own. A system that refuses is one on which the check costs a little more.
         let _ = rustix::process::setpriority_process(None, CHECK_NICENESS);
         let store = SqliteStore::open_read_only(&self.state_dir)?;
         let until = Instant::now() + Duration::from_millis(CHECK_BESIDE_MS_MAX);
         store.check_content(&self.faces, Depth::Pages, Some(until)).map(|found| {
-            self.notes_end.store(true, Ordering::Relaxed);
+            self.notes_end.store(!found.cut_short, Ordering::Relaxed);
             let extent = if found.cut_short {
                 "as far as it was checked: `edge-agent check` checks the rest"
             } else {
@@ -131,7 +140,7 @@ impl SqliteStore {
             return Err(damaged("the file, which is missing or empty,"));
         }
         if matches!(end, LastEnd::DamageSeen(DAMAGES_BELIEVED..)) {
-            return Err(damaged("what was read again and again while running"));
+            return Err(damaged("what was read while running, as a check said or the second such run in a row,"));
         }
         let store = Self::connect(state_dir, lock)?;
         store.quick_look(faces, CHAINS_OPEN_MAX)?;

@@ -71,6 +71,16 @@ impl SqliteStore {
         self.read_chains_by("ORDER BY name")
     }
 
+    /// The names of all chains, in order.
+    pub(super) fn chain_names(&self) -> Result<Vec<Name>, StoreError> {
+        let names = || {
+            let mut statement = self.connection.prepare("SELECT name FROM chain ORDER BY name")?;
+            statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let names = names().map_err(|source| self.sqlite(source))?;
+        names.into_iter().map(|name| Name::new(name).map_err(|_| self.damaged("a chain's name"))).collect()
+    }
+
     pub(super) fn read_newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError> {
         self.read_chains_by(&format!("ORDER BY done, id DESC LIMIT {max}"))
     }
