@@ -8,7 +8,7 @@ use camera_agent::spool::{Identity, Limits, NewFrame, Spool};
 use edge_agent::store::{Rest, SqliteStore, Store, StoreError};
 use microlambda_faces::FaceParams;
 use microlambda_runtime::last_end::{LastEnd, last_end, note_clean_end, note_damage, note_running};
-use microlambda_tests::histories::{History, extend, spoil_record};
+use microlambda_tests::histories::{History, LONG_FRAMES, extend, spoil_record};
 use microlambda_tests::name;
 use microlambda_tests::powercut::disk::{Image, image_of, materialise};
 use microlambda_tests::sim::random::Random;
@@ -20,8 +20,6 @@ const DAMAGES: u64 = 120;
 const FOUND_MIN: u64 = 40;
 const OPERATIONS: usize = 60;
 const FRAMES: u64 = 40;
-/// Frames of a history that takes longer to check than a start has time for.
-const LONG: u64 = 60_000;
 const LIMITS: Limits = Limits { bytes_max: 1 << 20, frames_max: 100 };
 
 /// Damages a file as a failing card, a stray write or a bad copy does.
@@ -290,7 +288,7 @@ fn an_event_that_was_changed_before_it_was_published_is_found_by_an_ordinary_sta
 fn what_a_start_has_no_time_to_check_is_checked_beside_the_work() {
     let dir = tempfile::tempdir().expect("a folder");
     let open = || SqliteStore::open_or_renew(dir.path(), &FaceParams::default()).expect("a store");
-    extend(&mut open().store, &name("door-1"), LONG).expect("a long history");
+    extend(&mut open().store, &name("door-1"), LONG_FRAMES).expect("a long history");
     // Nobody has noted that this ended in order.
     let mut opened = open();
     let rest = opened.rest.take().expect("more than a start has time for");
@@ -302,13 +300,26 @@ fn what_a_start_has_no_time_to_check_is_checked_beside_the_work() {
     drop(opened);
     assert!(open().rest.is_none(), "an orderly end");
 
-    spoil_record(dir.path(), LONG - 1_000);
+    spoil_record(dir.path(), LONG_FRAMES - 1_000);
     let opened = open();
     assert_eq!(opened.damaged, None, "pages and the newest records are sound");
     assert!(rest_is_damaged(opened.rest), "a check beside the work");
     drop(opened.store);
     let why = open().damaged.expect("what a check has found needs no other").why;
     assert!(why.contains("as a check said"), "{why}");
+}
+
+#[test]
+fn damage_is_told_even_if_it_cannot_be_noted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let open = || SqliteStore::open_or_renew(dir.path(), &FaceParams::default()).expect("a store");
+    extend(&mut open().store, &name("door-1"), LONG_FRAMES).expect("a long history");
+    spoil_record(dir.path(), LONG_FRAMES - 1_000);
+    let opened = open();
+    let mark = dir.path().join("last-end");
+    fs::remove_file(&mark).expect("the mark");
+    fs::create_dir(&mark).expect("a folder in the mark's place");
+    assert!(rest_is_damaged(opened.rest), "a check beside the work");
 }
 
 fn kept_nothing(dir: &Path) -> bool {

@@ -8,14 +8,12 @@ use edge_agent::store::SqliteStore;
 use microlambda::Version;
 use microlambda_demo::Note;
 use microlambda_runtime::last_end::note_running;
-use microlambda_tests::histories::{extend, spoil_record};
+use microlambda_tests::histories::{LONG_FRAMES, extend, spoil_record};
 use microlambda_tests::{Site, long_run, name};
 use microlambda_wire::Name;
 
 /// So short that the photos take several steps.
 const R_LIMIT_MS: u64 = 400;
-/// Frames of a history that takes longer to check than a start has time for.
-const LONG: u64 = 60_000;
 const PHOTOS: [&str; 4] = ["people/obama2.jpg", "people/t1.jpg", "faceless/coffee.png", "people/biden.jpg"];
 
 fn state_dir(site: &mut Site, node: &str) -> PathBuf {
@@ -94,9 +92,9 @@ fn damage_that_is_found_beside_the_work_ends_the_node_and_its_next_start_begins_
     assert!(status.success());
     let state = state_dir(&mut site, "a");
     let mut store = SqliteStore::open(&state).expect("its database");
-    extend(&mut store, &name("door-1"), LONG).expect("a long history");
+    extend(&mut store, &name("door-1"), LONG_FRAMES).expect("a long history");
     drop(store);
-    spoil_record(&state, LONG - 1_000);
+    spoil_record(&state, LONG_FRAMES - 1_000);
     note_running(&state, 0).expect("a mark, as after a power cut");
 
     site.node("a").respawn().expect("its return");

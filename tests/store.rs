@@ -1,6 +1,6 @@
 //! The simulator's disk and the real one give the same answers to the same operations.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use edge_agent::store::{Depth, SqliteStore, Store};
 use microlambda_faces::FaceParams;
@@ -12,15 +12,6 @@ const HISTORIES: u64 = 40;
 const OPERATIONS: u64 = 27;
 /// Checks beside a node that writes.
 const CHECKS: usize = 200;
-
-/// Does something when it goes out of scope.
-struct Defer<F: Fn()>(F);
-
-impl<F: Fn()> Drop for Defer<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
-}
 
 /// Everything that can be asked of a store.
 fn answers(store: &impl Store, chains: &[Name]) -> Vec<String> {
@@ -79,25 +70,24 @@ fn a_check_beside_a_node_that_commits_finds_nothing_wrong() {
     for _ in 0..OPERATIONS {
         history.step().apply(&mut node).expect("a transaction");
     }
-    let (stop, writes) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let writes = AtomicUsize::new(0);
+    let check = || {
+        let store = SqliteStore::open_read_only(dir.path()).expect("the database");
+        store.check(&FaceParams::default(), Depth::Everything, None).expect("a check")
+    };
     let findings = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                history.step().apply(&mut node).expect("a transaction");
-                writes.fetch_add(1, Ordering::Relaxed);
+        let checks = scope.spawn(|| {
+            let mut findings = Vec::new();
+            while findings.len() < CHECKS || writes.load(Ordering::Relaxed) < CHECKS {
+                findings.push(check());
             }
+            findings
         });
-        let check = || {
-            let store = SqliteStore::open_read_only(dir.path()).expect("the database");
-            store.check(&FaceParams::default(), Depth::Everything, None).expect("a check")
-        };
-        // However this ends, the writer is not to go on.
-        let _stop = Defer(|| stop.store(true, Ordering::Relaxed));
-        let mut findings = Vec::new();
-        while findings.len() < CHECKS || writes.load(Ordering::Relaxed) < CHECKS {
-            findings.push(check());
+        while !checks.is_finished() {
+            history.step().apply(&mut node).expect("a transaction");
+            writes.fetch_add(1, Ordering::Relaxed);
         }
-        findings
+        checks.join().expect("checks")
     });
     let wrong: Vec<_> = findings.iter().filter(|found| !found.sound || found.records == 0).collect();
     assert!(wrong.is_empty(), "{} of the checks, such as {:?}", wrong.len(), wrong.first());

@@ -131,7 +131,7 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
         .iter()
         .map(|chain| Ok((chain, store.totals(&chain.name)?, store.set_aside(chain, SET_ASIDE_SHOWN_MAX)?)));
     let rows = rows.collect::<Result<Vec<_>, StoreError>>()?;
-    // Whoever reads this may take long, and the agent's log is not to grow meanwhile.
+    // Whoever reads this may take long, and the agent's write-ahead log is not to grow meanwhile.
     drop(store);
     if as_json {
         let chains = rows.iter().map(|(chain, totals, set_aside)| {

@@ -4,8 +4,8 @@
 //! a node that is not there finds nobody. So at each start SQLite's header, the schema, and what the node works with are checked
 //! ([`SqliteStore::quick_look`]); what lies behind is old, and whoever is sent it folds it and compares the digest. After an end that
 //! was not in order the rest follows, for power cuts are when cards fail: what can be read within [`CHECK_MS_MAX`] holds the start up, and
-//! beside the node's work it is read again and further, up to [`CHECK_BESIDE_MS_MAX`] ([`Rest::check`]). After an error that told of damage,
-//! everything is checked however long it takes, for the node could not work anyway.
+//! beside the node's work it is read again and further, up to [`CHECK_BESIDE_MS_MAX`] ([`Rest::check`]); damage found there is believed by the
+//! next start. After an error that told of damage, everything is checked however long it takes, for the node could not work anyway.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -58,9 +58,11 @@ impl Rest {
     /// [`StoreError::Damaged`] if it is; else why it cannot be read.
     pub fn check(&self) -> Result<(), StoreError> {
         let outcome = self.read();
-        if outcome.as_ref().is_err_and(StoreError::is_damage) {
-            let noted = last_end::note_damage_found(&self.state_dir);
-            noted.map_err(|source| StoreError::Directory { path: self.state_dir.clone(), source })?;
+        if outcome.as_ref().is_err_and(StoreError::is_damage)
+            && let Err(why) = last_end::note_damage_found(&self.state_dir)
+        {
+            // The next start finds it once more.
+            log::error!("the damage cannot be noted for the next start: {why}");
         }
         outcome
     }
