@@ -2,21 +2,19 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 use edge_agent::config::Engine;
-use edge_agent::worker::{Worker, WorkerCommand, WorkerEvent};
 use microlambda::{Budget, Stop};
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
-use microlambda_benches::{Common, Error, Machine, data_dir, exit, ms, schedstat_us};
-use microlambda_demo::{Process, Programs};
+use microlambda_benches::worker::{Driven, PATIENCE};
+use microlambda_benches::{Common, Error, Machine, exit, ms, schedstat_us};
+use microlambda_demo::Process;
 use microlambda_faces::proto::{FromWorker, StepTimes, ToWorker, UnitOutcome};
 use microlambda_faces::{FaceParams, Partial};
 use serde::Serialize;
-use tokio::sync::mpsc;
 
 /// Side of a picture, px: a search takes a few ms, so that thousands of invocations take minutes.
 const SIDE_PX: u32 = 128;
@@ -24,14 +22,10 @@ const SIDE_PX: u32 = 128;
 const PICTURES: usize = 60;
 /// Frames handed to the worker and not finished at most, as the agent does it.
 const FEED_AHEAD: u64 = 4;
-/// Memory the worker may use, MB: the agent's default.
-const WORKER_MEMORY_MB: u32 = 1_024;
 /// An agent kills its worker this long after `r_limit`, µs.
 const KILL_SLACK_US: u64 = 20_000;
 /// Units whose median is called the unit, and units before them that only warm up.
 const CALIBRATION: (usize, usize) = (150, 30);
-/// Nothing the worker does takes longer.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// `r_limit` in units, and the part of all invocations that run with it, in percent: long ones take the time.
 const LIMITS: [(u64, u32); 4] = [(2, 35), (5, 35), (10, 22), (50, 8)];
 /// From this many units on the use of `r_limit` has an aim.
@@ -266,8 +260,7 @@ fn text(rows: &[Row], aims: &[Aim], cpus: usize) -> String {
 
 /// A worker and what an agent would know about it.
 struct Session {
-    worker: Worker,
-    events: mpsc::Receiver<WorkerEvent>,
+    worker: Driven,
     pictures: Vec<Vec<u8>>,
     budget: Budget,
     next_step: u64,
@@ -281,37 +274,13 @@ struct Session {
 
 impl Session {
     async fn open(pictures: Vec<Vec<u8>>) -> Result<Self, Error> {
-        let programs = Programs::find()?;
-        programs.check()?;
-        let command = WorkerCommand {
-            program: programs.worker,
-            models_dir: data_dir().join("models"),
-            engine: Engine::default(),
-            memory_mb: WORKER_MEMORY_MB,
-        };
-        let (sender, events) = mpsc::channel(64);
-        let worker = Worker::spawn(&command, 0, sender)?;
+        let worker = Driven::spawn(Engine::default())?;
         let (budget, next_step, sequence, resume, costs_us) = (Budget::default(), 1, 0, None, Vec::new());
-        let mut session = Self { worker, events, pictures, budget, next_step, sequence, resume, costs_us };
-        match session.next().await? {
+        let mut session = Self { worker, pictures, budget, next_step, sequence, resume, costs_us };
+        match session.worker.next().await? {
             FromWorker::Ready { .. } => Ok(session),
             other => Err(format!("the worker began with {other:?}").into()),
         }
-    }
-
-    async fn next(&mut self) -> Result<FromWorker, Error> {
-        match tokio::time::timeout(PATIENCE, self.events.recv()).await? {
-            Some(WorkerEvent::Said(_, message)) => match *message {
-                FromWorker::Fatal { message } => Err(message.into()),
-                message => Ok(message),
-            },
-            Some(WorkerEvent::Gone(_, why)) => Err(why.into()),
-            None => Err("the worker is gone".into()),
-        }
-    }
-
-    fn send(&self, message: &ToWorker) -> Result<(), Error> {
-        if self.worker.send(message) { Ok(()) } else { Err("the worker takes no messages".into()) }
     }
 
     fn frame(&self, sequence: u64) -> ToWorker {
@@ -343,14 +312,21 @@ impl Session {
         let id = self.next_step;
         self.next_step += 1;
         let (costs, params) = (self.budget.table(), FaceParams::default());
-        self.send(&ToWorker::Start { step: id, r_limit_us, units_max, costs, params, resume: self.resume.clone() })?;
+        self.worker.send(&ToWorker::Start {
+            step: id,
+            r_limit_us,
+            units_max,
+            costs,
+            params,
+            resume: self.resume.clone(),
+        })?;
         let mut fed = self.sequence;
         while fed < self.sequence + FEED_AHEAD {
-            self.send(&self.frame(fed))?;
+            self.worker.send(&self.frame(fed))?;
             fed += 1;
         }
         loop {
-            match self.next().await? {
+            match self.worker.next().await? {
                 FromWorker::Unit { step, sequence, prepare, run, outcome, .. } if step == id => {
                     for (class, work, cost_us) in prepare.into_iter().chain([run]) {
                         self.budget.observe(class, work, cost_us);
@@ -360,7 +336,7 @@ impl Session {
                         UnitOutcome::Partial(partial) => Some(partial),
                         UnitOutcome::Done(_) => {
                             self.sequence = sequence + 1;
-                            self.send(&self.frame(fed))?;
+                            self.worker.send(&self.frame(fed))?;
                             fed += 1;
                             None
                         }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use microlambda_benches::chart::Chart;
+use microlambda_benches::chart::{Chart, Curve};
 use microlambda_benches::growth::histories::{History, LACKING_STEPS};
 use microlambda_benches::growth::{cameras, galleries, histories};
 use microlambda_benches::report::{Aim, Finding, publish, table};
@@ -116,12 +116,7 @@ fn grown<R>(size: &Column<R>, columns: &[Column<R>], rows: &[R]) -> (String, Vec
 }
 
 /// What is drawn of columns: each figure above 0 at its size.
-fn curves<R>(
-    size: &Column<R>,
-    columns: &[Column<R>],
-    rows: &[R],
-    drawn: &[(&str, &str)],
-) -> Vec<(String, Vec<(f64, f64)>)> {
+fn curves<R>(size: &Column<R>, columns: &[Column<R>], rows: &[R], drawn: &[(&str, &str)]) -> Vec<Curve> {
     let curve = |&(column, name): &(&str, &str)| {
         let column = columns.iter().find(|known| known.title == column)?;
         Some((name.to_owned(), rows.iter().map(|row| ((size.figure)(row), (column.figure)(row))).collect()))

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use microlambda_demo::relay::Endpoint;
-use microlambda_demo::{Process, Programs};
+use microlambda_demo::relay::{self, Endpoint};
+use microlambda_demo::{Process, Programs, unshare};
 
 use crate::Error;
 
@@ -23,8 +23,6 @@ pub const COUNTED_BY_CARRIED: f64 = 1_514.0 / 1_448.0;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks at whether it is.
 const LOOK: Duration = Duration::from_millis(5);
-/// What a relay says that listens.
-const READY: &str = "ready";
 /// Relays inside.
 const RELAYS: usize = 2;
 
@@ -67,23 +65,17 @@ impl Cable {
     pub fn lay(programs: &Programs, folder: &Path, mbit_per_s: f64, broker: SocketAddr) -> Result<Self, Error> {
         fs::create_dir_all(folder)?;
         let (near, far, log) = (folder.join("near"), folder.join("far"), folder.join("cable.log"));
-        let mut outer = vec![programs.demo.clone().into_os_string(), "relay".into()];
-        outer.extend(["--from".into(), format!("unix:{}", near.display()).into()]);
-        outer.extend(["--to".into(), format!("tcp:{broker}").into()]);
+        let outer = relay::command(programs, &format!("unix:{}", near.display()), &format!("tcp:{broker}"));
         let outer = Process::start("relay", outer, &folder.join("outer.log"))?;
         let burst_bytes = (mbit_per_s * 1e6 / 8.0 * BURST_S).max(BURST_BYTES_MIN);
         let shape = format!("tbf rate {:.0}kbit burst {burst_bytes:.0} latency 1000ms", mbit_per_s * 1e3);
-        let mut ends: Vec<_> =
-            ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"].into();
-        if !rustix::process::geteuid().is_root() {
-            ends.extend(["--user", "--map-root-user"]);
-        }
-        ends.extend(["sh", "-c", SCRIPT, "sh"]);
-        let mut ends: Vec<_> = ends.into_iter().map(Into::into).collect();
+        let mut ends = unshare(&["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        ends.extend(["sh", "-c", SCRIPT, "sh"].map(Into::into));
         ends.extend([programs.demo.clone().into_os_string(), folder.into(), shape.into()]);
         let mut ends = Process::start("cable", ends, &log)?;
         let until = Instant::now() + PATIENCE;
-        while fs::read_to_string(&log)?.lines().filter(|line| *line == READY).count() < RELAYS || !near.exists() {
+        while fs::read_to_string(&log)?.lines().filter(|line| *line == relay::READY).count() < RELAYS || !near.exists()
+        {
             if ends.check_running().is_err() || Instant::now() > until {
                 return Err(fs::read_to_string(&log)?.lines().last().unwrap_or("no answer").to_owned().into());
             }

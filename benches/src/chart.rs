@@ -40,6 +40,9 @@ enum Scale {
     Logarithmic,
 }
 
+/// A name, and points in the order in which a line joins them.
+pub type Curve = (String, Vec<(f64, f64)>);
+
 /// Named series of points.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chart {
@@ -47,7 +50,7 @@ pub struct Chart {
     title: String,
     axes: [&'static str; 2],
     y_scale: Scale,
-    series: Vec<(String, Vec<(f64, f64)>)>,
+    series: Vec<Curve>,
 }
 
 impl Chart {
@@ -63,12 +66,7 @@ impl Chart {
     }
 
     /// How figures grow with a size, both by their logarithms: what is proportional rises by one to one.
-    pub fn growth(
-        name: &'static str,
-        title: &str,
-        axes: [&'static str; 2],
-        series: Vec<(String, Vec<(f64, f64)>)>,
-    ) -> Self {
+    pub fn growth(name: &'static str, title: &str, axes: [&'static str; 2], series: Vec<Curve>) -> Self {
         Self { name, title: title.to_owned(), axes, y_scale: Scale::Logarithmic, series }
     }
 

@@ -24,6 +24,7 @@ pub mod search_cost;
 mod site;
 pub mod stats;
 pub mod video;
+pub mod worker;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};

@@ -34,7 +34,7 @@ pub use observer::{Note, Observer, Report, Seen, read_note};
 pub use options::DemoArgs;
 pub use process::{Process, Usage, usage};
 pub use run::run;
-pub use sandbox::{Isolation, Sandbox, Walls};
+pub use sandbox::{Isolation, Sandbox, Walls, unshare};
 pub use summary::{FaceFrame, KnownFace, Memory, Person, Recovery, Summary};
 pub use tally::{ClaimSeen, News, Step, Tally};
 pub use url::BrokerUrl;

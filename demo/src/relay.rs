@@ -1,6 +1,7 @@
 //! Carries connections between TCP ports and Unix sockets: the one way out of an agent's network namespace, and the
 //! door of the embedded broker.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,10 +11,10 @@ use std::thread;
 
 use rustix::net::sockopt;
 
-use crate::Error;
+use crate::{Error, Programs};
 
 /// Printed on standard output once connections are accepted.
-pub(crate) const READY: &str = "ready";
+pub const READY: &str = "ready";
 
 /// So much is carried at a time, bytes.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -131,6 +132,11 @@ fn serve(client: Stream, to: &Endpoint) {
         thread::spawn(move || carry(server_in, client_in));
         thread::spawn(move || carry(client, server));
     }
+}
+
+/// The command that runs a relay as a process of its own; `from` and `to` are written as for [`Endpoint`].
+pub fn command(programs: &Programs, from: &str, to: &str) -> Vec<OsString> {
+    vec![programs.demo.clone().into(), "relay".into(), "--from".into(), from.into(), "--to".into(), to.into()]
 }
 
 /// Accepts on `from` and connects each to `to`, until the process ends. Prints `ready` first.

@@ -18,6 +18,8 @@ use crate::{Error, Programs, relay};
 
 /// Where agents in a sandbox find the broker.
 const INSIDE: (&str, u16) = ("127.0.0.1", 1883);
+/// What each agent has for itself.
+const NAMESPACES: [&str; 4] = ["--mount", "--net", "--propagation", "private"];
 /// A Unix socket's path is no longer, bytes (`sun_path` of unix(7), less its end).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -109,7 +111,7 @@ impl Walls {
         }
         std::fs::create_dir_all(&bus).map_err(|e| Error::file(&bus, e))?;
         // Tried once with nothing to do, so that a system without namespaces is known before any agent starts.
-        let mut trial = unshare();
+        let mut trial = unshare(&NAMESPACES);
         trial.extend(["sh", "-c", SCRIPT, "sh", "0", "0", "true"].map(OsString::from));
         let output = Command::new(&trial[0])
             .args(&trial[1..])
@@ -123,7 +125,7 @@ impl Walls {
         let (host, port) = broker.address();
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
         let _ = std::fs::remove_file(&socket);
-        let argv = relay_argv(programs, &format!("unix:{}", socket.display()), &format!("tcp:{host}:{port}"));
+        let argv = relay::command(programs, &format!("unix:{}", socket.display()), &format!("tcp:{host}:{port}"));
         let mut outer = Process::start("relay", argv, &bus.join("relay.log"))?;
         while !socket.exists() {
             outer.check_running()?;
@@ -167,14 +169,14 @@ impl Sandbox {
     ) -> Result<Self, Error> {
         let bus = socket.parent().unwrap_or(socket).to_path_buf();
         let keep: Vec<&PathBuf> = keep.iter().chain([&bus, &programs.dir]).collect();
-        let mut argv = unshare();
+        let mut argv = unshare(&NAMESPACES);
         argv.extend(["sh", "-c", SCRIPT, "sh"].map(OsString::from));
         argv.push(cover.len().to_string().into());
         argv.extend(cover.iter().map(OsString::from));
         argv.push(keep.len().to_string().into());
         argv.extend(keep.into_iter().map(OsString::from));
         let (host, port) = INSIDE;
-        argv.extend(relay_argv(programs, &format!("tcp:{host}:{port}"), &format!("unix:{}", socket.display())));
+        argv.extend(relay::command(programs, &format!("tcp:{host}:{port}"), &format!("unix:{}", socket.display())));
 
         let errors = std::fs::File::create(log).map_err(|e| Error::file(log, e))?;
         let mut holder = Command::new(&argv[0])
@@ -222,13 +224,9 @@ impl Drop for Sandbox {
     }
 }
 
-fn relay_argv(programs: &Programs, from: &str, to: &str) -> Vec<OsString> {
-    vec![programs.demo.clone().into(), "relay".into(), "--from".into(), from.into(), "--to".into(), to.into()]
-}
-
-fn unshare() -> Vec<OsString> {
-    let mut argv: Vec<OsString> =
-        ["unshare", "--mount", "--net", "--propagation", "private"].map(OsString::from).into();
+/// `unshare` with these of its options, as root of a user namespace where the user is not root.
+pub fn unshare(options: &[&str]) -> Vec<OsString> {
+    let mut argv: Vec<OsString> = ["unshare"].iter().chain(options).map(OsString::from).collect();
     if !rustix::process::geteuid().is_root() {
         argv.extend(["--user", "--map-root-user"].map(OsString::from));
     }

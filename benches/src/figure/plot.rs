@@ -21,6 +21,9 @@ const SIZE_PX: (u32, u32) = (1_000, 520);
 const CAP: f64 = 0.004;
 /// Intervals of neighbouring lines are drawn so far apart, by the width of the panel.
 const APART: f64 = 0.006;
+/// Each line has a colour of its own.
+const _: () = assert!(COLOURS.len() >= LINES.len());
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// What is drawn of a line: images, and the mean with its interval.
