@@ -154,7 +154,7 @@ fn tell_galleries(args: &Args) -> Result<Told, Error> {
     let mut text = format!(
         "**People.** One face is matched with a gallery (`Gallery::nearest`) of people drawn at random, all about equally far from each other: no\n\
          search can leave many of them out, as it can among real people. A face is of somebody known or of a stranger; {} of each, one core. A fold\n\
-         copies the state first, as a node does on trial. A chain takes up {PEOPLE_MAX} people at most, with {EXEMPLARS_MAX} encodings each; larger\n\
+         copies the state first, as a node does on trial. A chain compares with {PEOPLE_MAX} people at most, with {EXEMPLARS_MAX} encodings each; larger\n\
          galleries are put together here.\n",
         args.faces
     );

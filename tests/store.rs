@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use edge_agent::store::{Depth, SqliteStore, Store};
-use microlambda_faces::FaceParams;
-use microlambda_tests::histories::History;
+use microlambda_faces::fold::{FoldState, PEOPLE_MAX};
+use microlambda_faces::{FACES_MAX, FaceParams};
+use microlambda_tests::histories::{History, crowd, extend_with};
+use microlambda_tests::name;
 use microlambda_wire::Name;
 
 /// Histories compared, each of so many operations.
@@ -91,4 +93,43 @@ fn a_check_beside_a_node_that_commits_finds_nothing_wrong() {
     });
     let wrong: Vec<_> = findings.iter().filter(|found| !found.sound || found.records == 0).collect();
     assert!(wrong.is_empty(), "{} of the checks, such as {:?}", wrong.len(), wrong.first());
+}
+
+#[test]
+fn a_full_gallery_is_read_as_it_was_at_each_boundary() {
+    let (dir, chain) = (tempfile::tempdir().expect("a folder"), name("street"));
+    let mut store = SqliteStore::open(dir.path()).expect("a store");
+    let full = (PEOPLE_MAX / FACES_MAX) as u64;
+    // The first crowd comes back before others do, so that the second one is forgotten first.
+    extend_with(&mut store, &chain, full, crowd).expect("frames");
+    extend_with(&mut store, &chain, 1, |_| crowd(0)).expect("a frame");
+    extend_with(&mut store, &chain, 2, crowd).expect("frames");
+    let mut fold = FoldState::genesis(FaceParams::default());
+    for sequence in 0..=full + 2 {
+        let held = store.gallery_at(&chain, sequence).expect("a gallery");
+        assert_eq!(&held, fold.gallery(), "before record {sequence}");
+        if let [entry, ..] = &store.entries(&chain, sequence, 1).expect("entries").0[..] {
+            fold.fold(entry).expect("a stored record");
+        }
+    }
+    let gallery = fold.gallery();
+    assert_eq!((gallery.people.len(), gallery.ever), (PEOPLE_MAX, PEOPLE_MAX + 2 * FACES_MAX));
+    assert!(gallery.person(0).is_some() && gallery.person(FACES_MAX).is_none());
+    let stored = store.chain(&chain).expect("a read").expect("the chain");
+    assert_eq!(&stored.gallery, gallery);
+    assert_eq!(store.people(&chain, 7).expect("people").len(), 7);
+    let check = || store.check(&FaceParams::default(), Depth::Everything, None).expect("a check");
+    assert!(check().sound);
+    let database = rusqlite::Connection::open(dir.path().join("edge.sqlite")).expect("a database");
+    let forgotten = FACES_MAX as i64 + 3;
+    for column in [
+        "exemplar SET face_index = face_index + ?2 WHERE person",
+        "person SET first_seen_ms = first_seen_ms + ?2 WHERE number",
+    ] {
+        let change = |by: i64| database.execute(&format!("UPDATE {column} = ?1"), [forgotten, by]).expect("a write");
+        assert_eq!(change(FACES_MAX as i64), 1);
+        assert!(!check().sound, "{column}");
+        change(-(FACES_MAX as i64));
+    }
+    assert!(check().sound);
 }

@@ -1,6 +1,6 @@
 //! `explain`: why an event was reported, from what the node has stored: the record is judged once more from the state before it.
 
-use microlambda_faces::fold::{FoldState, Gallery, event_id, lambda_digest};
+use microlambda_faces::fold::{FoldState, Gallery, Person, event_id, lambda_digest};
 use microlambda_faces::judge::{self, Judgement, Why};
 use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, FrameAnalysis, Rect};
 use microlambda_runtime::printable;
@@ -108,19 +108,19 @@ fn explanation(
     judgement: &Judgement,
     faces: usize,
 ) -> Explanation {
-    let id = |person: usize| {
-        let known = &gallery.people[person];
-        event_id(chain.as_str(), known.first_sequence, known.first_face_index)
-    };
+    let id = |person: &Person| event_id(chain.as_str(), person.first_sequence, person.first_face_index);
+    let known = |person: usize| gallery.person(person).map(id);
     let mut nearest = match &face.outcome {
         FaceOutcome::Encoded(encoding) => gallery.distances(encoding).collect(),
         FaceOutcome::Unusable(_) => Vec::new(),
     };
     nearest.sort_by(|a, b| a.1.total_cmp(&b.1));
     nearest.truncate(NEAREST_SHOWN);
-    let known = |(person, distance): (usize, f64)| {
-        let known = &gallery.people[person];
-        Known { face: id(person), distance, encodings: known.exemplars.len(), frames: known.frames }
+    let compared = |(person, distance): (&Person, f64)| Known {
+        face: id(person),
+        distance,
+        encodings: person.exemplars.len(),
+        frames: person.frames,
     };
     let rect = face.seen.rect;
     Explanation {
@@ -133,9 +133,9 @@ fn explanation(
         strong: judgement.strong,
         clear: judgement.clear,
         faces,
-        nearest: nearest.into_iter().map(known).collect(),
-        elsewhere: judgement.elsewhere.map(|(person, _)| id(person)),
-        followed: judgement.followed.map(|(person, distance)| Before { face: id(person), distance }),
+        nearest: nearest.into_iter().map(compared).collect(),
+        elsewhere: judgement.elsewhere.and_then(|(person, _)| known(person)),
+        followed: judgement.followed.and_then(|(person, distance)| Some(Before { face: known(person)?, distance })),
         views: judgement.views,
         moved: judgement.moved,
         searched: None,
@@ -198,6 +198,5 @@ fn sentence(why: Why) -> &'static str {
         Why::NewByVote => "somebody new: not far from somebody known, but seen often enough in a row",
         Why::Waiting => "nobody yet: further views have to confirm it",
         Why::Weak => "nobody: found too weakly",
-        Why::Full => "nobody: the gallery is full",
     }
 }

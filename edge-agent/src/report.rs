@@ -138,7 +138,7 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
             let failing = chain.failure.as_ref().map(|(times, why)| json!({ "times": times, "why": why }));
             json!({
                 "chain": chain.name, "camera": chain.camera, "class": chain.class, "head": chain.head, "done": chain.done,
-                "holder": chain.holder, "people": chain.gallery.people.len(), "totals": totals, "set-aside": set_aside,
+                "holder": chain.holder, "people": chain.gallery.ever, "totals": totals, "set-aside": set_aside,
                 "failing": failing,
             })
         });
@@ -159,7 +159,7 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
             counted(totals.frames, "frame"),
             totals.unreadable,
             counted(totals.faces_seen, "face"),
-            match chain.gallery.people.len() {
+            match chain.gallery.ever {
                 1 => "1 person".to_owned(),
                 people => format!("{people} people"),
             },

@@ -12,7 +12,7 @@ use crate::judge::{Judgement, Why, judge};
 use crate::recent::{Recent, Seen};
 use crate::{Analysis, Encoding, FaceOutcome, FaceParams, FrameAnalysis, Unusable};
 
-/// A chain knows at most so many people: 4096 with five encodings each are 10 MB.
+/// A chain compares faces with so many people, those it saw last: 4096 with five encodings each are 10 MB. Whoever comes back after so many others is new again.
 pub const PEOPLE_MAX: usize = 4_096;
 /// At most so many encodings of a person are kept.
 pub const EXEMPLARS_MAX: usize = 5;
@@ -38,9 +38,11 @@ pub struct Exemplar {
     pub encoding: Encoding,
 }
 
-/// A person of one chain. Its place in [`Gallery::people`] is its number in digests.
+/// A person of one chain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Person {
+    /// How many were seen before: what digests name it by.
+    pub number: usize,
     /// The frame in which first seen.
     pub first_sequence: u64,
     /// The face in that frame.
@@ -49,17 +51,21 @@ pub struct Person {
     pub first_seen_ms: u64,
     /// When last seen, ms since 1970.
     pub last_seen_ms: u64,
+    /// The frame in which last seen: of two people, who was seen longer ago is forgotten first.
+    pub last_sequence: u64,
     /// In how many frames.
     pub frames: u64,
     /// Kept encodings, at least one.
     pub exemplars: Vec<Exemplar>,
 }
 
-/// The people known so far.
+/// The people known.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Gallery {
-    /// In the order first seen. Shared, so that a fold on trial copies only the people it changes.
+    /// The [`PEOPLE_MAX`] seen last, in the order first seen. Shared, so that a fold on trial copies only the people it changes.
     pub people: Vec<Arc<Person>>,
+    /// How many were ever seen: the number of the next one.
+    pub ever: usize,
     /// Who was where in the last frames.
     pub recent: Recent,
 }
@@ -69,8 +75,10 @@ pub struct Gallery {
 pub struct Sighting {
     /// The face in its frame.
     pub face_index: u32,
-    /// Index into [`Gallery::people`].
+    /// [`Person::number`].
     pub person: usize,
+    /// Where that person was first seen, which the face's id is made from: frame, and face in it.
+    pub first: (u64, u32),
     /// Distance to that person's nearest kept encoding; 0 for somebody new.
     pub distance: f64,
     /// In how many frames that person was seen by then, this one counted.
@@ -90,7 +98,7 @@ pub struct Folded {
     pub head: Head,
     /// Faces that were matched, or are new.
     pub sightings: Vec<Sighting>,
-    /// Usable faces that are nobody's: too weak as evidence for somebody new, waiting for further views, or before a full gallery.
+    /// Usable faces that are nobody's: too weak as evidence for somebody new, or waiting for further views.
     pub unassigned: u32,
     /// Whether the entry is the chain's end.
     pub done: bool,
@@ -133,7 +141,7 @@ pub enum FoldError {
 
 /// Digest of the lambda's identity: nodes that differ in it cannot share a chain.
 pub fn lambda_digest(params: &FaceParams) -> Digest {
-    DigestBuilder::new("microlambda faces 4")
+    DigestBuilder::new("microlambda faces 5")
         .number(params.distance_max.to_bits())
         .number(u64::from(params.face_px_min))
         .number(u64::from(params.sharpness_min.to_bits()))
@@ -269,13 +277,17 @@ impl FoldState {
                 continue;
             };
             let exemplar = Exemplar { sequence, face_index: judgement.face_index, encoding: encoding.clone() };
-            sightings.push(if judgement.why.is_new() {
-                self.gallery.add(captured_at_ms, exemplar)
-            } else {
-                let in_frame = sightings.iter().any(|sighting| sighting.person == person);
-                self.seen_again(person, captured_at_ms, exemplar, &judgement, in_frame)
-            });
+            if judgement.why.is_new() {
+                sightings.push(self.gallery.add(captured_at_ms, exemplar));
+                continue;
+            }
+            let in_frame = sightings.iter().any(|sighting| sighting.person == person);
+            match self.seen_again(person, captured_at_ms, exemplar, &judgement, in_frame) {
+                Some(sighting) => sightings.push(sighting),
+                None => unassigned += 1,
+            }
         }
+        self.gallery.forget();
         (sightings, unassigned)
     }
 
@@ -287,9 +299,10 @@ impl FoldState {
         exemplar: Exemplar,
         judgement: &Judgement,
         in_frame: bool,
-    ) -> Sighting {
-        let known = Arc::make_mut(&mut self.gallery.people[person]);
-        let face_index = exemplar.face_index;
+    ) -> Option<Sighting> {
+        let place = self.gallery.place(person)?;
+        let known = Arc::make_mut(&mut self.gallery.people[place]);
+        let (face_index, sequence) = (exemplar.face_index, exemplar.sequence);
         let distance = known.distance(&exemplar.encoding);
         let confident_max = self.params.distance_max * CONFIDENT_PART;
         let confident = match (judgement.why, judgement.followed) {
@@ -302,15 +315,21 @@ impl FoldState {
         }
         let absent_ms = captured_at_ms.saturating_sub(known.last_seen_ms);
         known.last_seen_ms = known.last_seen_ms.max(captured_at_ms);
+        known.last_sequence = sequence;
         known.frames += u64::from(!in_frame);
         let report = absent_ms >= self.params.absence_ms && !in_frame;
-        let (frames, last_seen_ms) = (known.frames, known.last_seen_ms);
         let event = report.then_some(EventKind::Recognised);
-        Sighting { face_index, person, distance, frames, last_seen_ms, kept, event }
+        let &mut Person { frames, last_seen_ms, .. } = known;
+        Some(Sighting { face_index, person, first: known.first(), distance, frames, last_seen_ms, kept, event })
     }
 }
 
 impl Person {
+    /// Where first seen: frame, and face in it.
+    pub fn first(&self) -> (u64, u32) {
+        (self.first_sequence, self.first_face_index)
+    }
+
     /// Distance to the nearest kept encoding.
     fn distance(&self, encoding: &[f32]) -> f64 {
         self.exemplars.iter().map(|kept| distance(&kept.encoding, encoding)).fold(f64::INFINITY, f64::min)
@@ -319,18 +338,22 @@ impl Person {
 
 impl Gallery {
     fn add(&mut self, captured_at_ms: u64, exemplar: Exemplar) -> Sighting {
-        let (person, face_index) = (self.people.len(), exemplar.face_index);
+        let (person, face_index, first) = (self.ever, exemplar.face_index, (exemplar.sequence, exemplar.face_index));
+        self.ever += 1;
         self.people.push(Arc::new(Person {
+            number: person,
             first_sequence: exemplar.sequence,
             first_face_index: face_index,
             first_seen_ms: captured_at_ms,
             last_seen_ms: captured_at_ms,
+            last_sequence: exemplar.sequence,
             frames: 1,
             exemplars: vec![exemplar],
         }));
         Sighting {
             face_index,
             person,
+            first,
             distance: 0.0,
             frames: 1,
             last_seen_ms: captured_at_ms,
@@ -339,12 +362,31 @@ impl Gallery {
         }
     }
 
-    /// All people, each with the distance to the nearest kept encoding.
-    pub fn distances(&self, encoding: &[f32]) -> impl Iterator<Item = (usize, f64)> {
-        self.people.iter().enumerate().map(|(person, known)| (person, known.distance(encoding)))
+    /// Forgets who is beyond [`PEOPLE_MAX`]: a function of when each person was seen last, so that a store need not keep it.
+    fn forget(&mut self) {
+        let Some(last) = self.people.len().checked_sub(PEOPLE_MAX + 1) else { return };
+        let seen = |person: &Arc<Person>| (person.last_sequence, person.number);
+        let mut order: Vec<(u64, usize)> = self.people.iter().map(seen).collect();
+        let (_, forgotten, _) = order.select_nth_unstable(last);
+        let forgotten = *forgotten;
+        self.people.retain(|person| seen(person) > forgotten);
     }
 
-    /// The person with the nearest kept encoding, and its distance. Of equal distances the person first seen wins.
+    fn place(&self, number: usize) -> Option<usize> {
+        self.people.binary_search_by_key(&number, |person| person.number).ok()
+    }
+
+    /// The person of this number, unless forgotten.
+    pub fn person(&self, number: usize) -> Option<&Person> {
+        self.place(number).map(|place| &*self.people[place])
+    }
+
+    /// All people, each with the distance to the nearest kept encoding.
+    pub fn distances(&self, encoding: &[f32]) -> impl Iterator<Item = (&Person, f64)> {
+        self.people.iter().map(|known| (&**known, known.distance(encoding)))
+    }
+
+    /// The number of the person with the nearest kept encoding, and its distance. Of equal distances the person first seen wins.
     ///
     /// The same as the least of [`Gallery::distances`], to the bit.
     pub fn nearest(&self, encoding: &[f32]) -> Option<(usize, f64)> {
@@ -356,12 +398,12 @@ impl Gallery {
         let mut nearest = None;
         // No distance above this is of interest any more.
         let mut square_max = f64::INFINITY;
-        for (person, known) in self.people.iter().enumerate().filter(|(person, _)| Some(*person) != but) {
+        for known in self.people.iter().filter(|known| Some(known.number) != but) {
             let may_be_nearer = |kept: &&Exemplar| square_at_least(&kept.encoding, encoding) <= square_max;
             let far = known.exemplars.iter().filter(may_be_nearer).map(|kept| distance(&kept.encoding, encoding));
             let far = far.fold(f64::INFINITY, f64::min);
             if nearest.is_none_or(|(_, least)| far < least) {
-                nearest = Some((person, far));
+                nearest = Some((known.number, far));
                 square_max = far * far * (1.0 + ROUGH_ERROR);
             }
         }

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::fold::{Gallery, PEOPLE_MAX, distance};
+use crate::fold::{Gallery, distance};
 use crate::recent::VIEW_SLACK;
 use crate::{Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis};
 
@@ -45,8 +45,6 @@ pub enum Why {
     Waiting,
     /// Nobody: found too weakly to be evidence for somebody new.
     Weak,
-    /// Nobody: the gallery is full.
-    Full,
 }
 
 impl Why {
@@ -61,7 +59,7 @@ impl Why {
 pub struct Judgement {
     /// The face in its frame.
     pub face_index: u32,
-    /// Whom it was taken for: index into [`Gallery::people`], counting those that are new in this frame.
+    /// Whom it was taken for: [`crate::fold::Person::number`].
     pub person: Option<usize>,
     /// Why.
     pub why: Why,
@@ -124,7 +122,8 @@ pub(crate) fn judge(
         if !alone {
             let trail = gallery.recent.trail(params, captured_at_ms, face.seen.rect, encoding);
             // Whoever is in the picture already is not this one.
-            judgement.followed = trail.person.filter(|(person, _)| !here.contains(person));
+            let may_be = |person: &usize| !here.contains(person) && gallery.person(*person).is_some();
+            judgement.followed = trail.person.filter(|(person, _)| may_be(person));
             (judgement.views, judgement.moved) = (trail.views + 1, trail.moved);
         }
         let is_twin = |other: &(&Face, &Encoding)| {
@@ -133,10 +132,10 @@ pub(crate) fn judge(
         };
         let twin = new.iter().position(is_twin);
         (judgement.person, judgement.why) = match (twin, judgement.followed) {
-            (Some(twin), _) => (Some(gallery.people.len() + twin), Why::Near),
+            (Some(twin), _) => (Some(gallery.ever + twin), Why::Near),
             (None, Some((person, _))) => (Some(person), Why::Followed),
-            (None, None) => match unknown(params, gallery, &judgement, alone, new.len()) {
-                why if why.is_new() => (Some(gallery.people.len() + new.len()), why),
+            (None, None) => match unknown(params, &judgement, alone) {
+                why if why.is_new() => (Some(gallery.ever + new.len()), why),
                 why => (None, why),
             },
         };
@@ -183,7 +182,7 @@ fn are_two(params: &FaceParams, far: f64, a: &Face, b: &Face) -> bool {
 }
 
 /// What becomes of a face that is nobody's.
-fn unknown(params: &FaceParams, gallery: &Gallery, judgement: &Judgement, alone: bool, new: usize) -> Why {
+fn unknown(params: &FaceParams, judgement: &Judgement, alone: bool) -> Why {
     let beyond = |margin: f64| judgement.nearest.is_none_or(|(_, far)| far > params.distance_max + margin);
     let far = beyond(if judgement.clear { CLEAR_MARGIN } else { UNCLEAR_MARGIN });
     let vote = judgement.views >= VIEWS_MIN;
@@ -191,8 +190,6 @@ fn unknown(params: &FaceParams, gallery: &Gallery, judgement: &Judgement, alone:
     let evidence = judgement.strong || (vote && judgement.moved && beyond(CLEAR_MARGIN));
     if !evidence {
         Why::Weak
-    } else if gallery.people.len() + new >= PEOPLE_MAX {
-        Why::Full
     } else if alone {
         Why::NewAtOnce
     } else if judgement.strong && far {

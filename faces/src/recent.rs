@@ -59,7 +59,7 @@ impl RecentFrame {
 pub struct Seen {
     /// The face in its frame.
     pub face_index: u32,
-    /// Index into the gallery.
+    /// [`crate::fold::Person::number`].
     pub person: usize,
     /// To that person's nearest kept encoding then.
     pub distance: f64,

@@ -277,7 +277,7 @@ proptest! {
             for (entry, people) in &past[past.len().saturating_sub(RECENT_FRAMES_MAX)..] {
                 recent.push(entry, people);
             }
-            let gallery = Gallery { people: state.gallery().people.clone(), recent };
+            let gallery = Gallery { recent, ..state.gallery().clone() };
             prop_assert_eq!(&gallery, state.gallery());
             let head: Head = state.head();
             state = FoldState::restore(FaceParams::default(), head, gallery);

@@ -8,7 +8,7 @@ use microlambda::{Attempt, Digest, Head, StepMode};
 use microlambda_faces::content::{Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded};
 use microlambda_faces::proto::UnitOutcome;
-use microlambda_faces::{Analysis, FaceParams, FrameAnalysis, Partial};
+use microlambda_faces::{Analysis, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace};
 use microlambda_wire::{ChainClass, GapReason, Name, Record};
 
 use crate::name;
@@ -29,6 +29,37 @@ const BATCH_STEPS: u64 = 1_000;
 /// # Panics
 /// The chain was begun with other parameters than the defaults.
 pub fn extend(store: &mut impl Store, chain: &Name, frames: u64) -> Result<(), StoreError> {
+    extend_with(store, chain, frames, |_| FrameAnalysis::default())
+}
+
+/// A frame of [`FACES_MAX`] people whom no other frame shows.
+pub fn crowd(sequence: u64) -> FrameAnalysis {
+    let face = |place: u64| {
+        let bytes = Digest::of(&(sequence * FACES_MAX as u64 + place).to_le_bytes()).0;
+        let values = bytes.iter().flat_map(|byte| [0, 2, 4, 6].map(|shift| f32::from(byte >> shift & 3) * 0.1));
+        let left = 100 * place as i32;
+        Face {
+            seen: SeenFace { rect: Rect { left, top: 10, right: left + 79, bottom: 89 }, score: 1.0 },
+            sharpness: 100.0,
+            outcome: FaceOutcome::Encoded(values.collect::<Vec<f32>>().into()),
+        }
+    };
+    FrameAnalysis { faces: (0..FACES_MAX as u64).map(face).collect(), ..FrameAnalysis::default() }
+}
+
+/// The same with frames in which `analysis` says what was seen.
+///
+/// # Errors
+/// As for [`extend`].
+///
+/// # Panics
+/// As for [`extend`].
+pub fn extend_with(
+    store: &mut impl Store,
+    chain: &Name,
+    frames: u64,
+    analysis: impl Fn(u64) -> FrameAnalysis,
+) -> Result<(), StoreError> {
     let params = FaceParams::default();
     let held = store.add_chain(chain, &name("camera"), ChainClass::Live, FoldState::genesis(params).head())?;
     let mut fold = FoldState::restore(params, held.boundary, held.gallery);
@@ -39,7 +70,7 @@ pub fn extend(store: &mut impl Store, chain: &Name, frames: u64) -> Result<(), S
         for sequence in from_sequence..end.min(from_sequence + BATCH_STEPS) {
             let digest = Digest::of(&sequence.to_le_bytes());
             let record = Record::Frame { captured_at_ms: sequence, digest, label: String::new(), moved: None };
-            let analysis = Some(Analysis::Frame(FrameAnalysis::default()));
+            let analysis = Some(Analysis::Frame(analysis(sequence)));
             let entry = Entry { sequence, record, analysis, engine: String::new() };
             let folded = fold.fold(&entry).expect("frames in order");
             done.push((entry, folded));

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Blob, ChainClass, Name};
 
+/// A finished job names at most so many people.
+pub const DONE_PEOPLE_MAX: usize = 10_000;
+
 /// Times of the step that led to a continuation, µs. The `…_at_us` are readings of the publishing machine's monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StepTiming {
@@ -146,7 +149,7 @@ pub struct DoneNote {
     pub unreadable: u64,
     /// Faces seen, usable or not.
     pub faces_seen: u64,
-    /// Ids of all people, in the order first seen.
+    /// Ids of the people, in the order first seen: the first [`DONE_PEOPLE_MAX`] of them. The node's database has all.
     pub people: Vec<Name>,
 }
 

@@ -18,8 +18,8 @@ mod topic;
 pub use area::{AREAS_MAX, Area, Areas};
 pub use camera_notes::{CameraHead, CameraStatus, ChainClass, EndMark, RecordNote, SourceCounters, Want};
 pub use chain_notes::{
-    AheadNote, ChainLag, ChainOrigin, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary,
-    NodeStatus, SetAsideNote, StepTiming, SyncHave, SyncWant, UnitFailure,
+    AheadNote, ChainLag, ChainOrigin, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventKind, EventNote,
+    FaceNote, FrameSummary, NodeStatus, SetAsideNote, StepTiming, SyncHave, SyncWant, UnitFailure,
 };
 pub use frame::{FrameError, FrameMeta, META_BYTES_MAX, read_frame_meta, strip_frame_meta, write_frame_meta};
 pub use name::{NAME_LEN_MAX, Name, NameError};

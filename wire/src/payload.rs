@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AheadNote, CameraHead, CameraStatus, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, NodeStatus, Record,
-    RecordNote, SEQUENCE_MAX, SyncHave, SyncWant, TIME_MS_MAX, Want,
+    AheadNote, CameraHead, CameraStatus, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventNote, FaceNote,
+    NodeStatus, Record, RecordNote, SEQUENCE_MAX, SyncHave, SyncWant, TIME_MS_MAX, Want,
 };
 
 /// Longest list in any payload.
@@ -192,7 +192,7 @@ payload!(AheadNote, "ahead", 512 << 10, |v| if v.count > AHEAD_COUNT_MAX {
 } else {
     bounded_sequence(v.from.saturating_add(u64::from(v.count)))
 });
-payload!(DoneNote, "done", 1 << 20, |v| bounded_list("people", &v.people, 10_000)
+payload!(DoneNote, "done", 1 << 20, |v| bounded_list("people", &v.people, DONE_PEOPLE_MAX)
     .and_then(|()| bounded_sequence(v.head.version.sequence)));
 // The store is asked for these.
 payload!(SyncWant, "sync want", 32 << 10, |v| bounded_list("locator", &v.locator, 128)

@@ -79,15 +79,17 @@ fn gallery(centres: &[Vec<f32>], encodings: usize, random: &mut Random) -> Galle
         face_index: 0,
         encoding: people::view(centre, VIEW_FAR, random),
     };
-    let person = |centre: &Vec<f32>| {
+    let person = |(number, centre): (usize, &Vec<f32>)| {
         Arc::new(Person {
+            number,
             first_sequence: 0,
             first_face_index: 0,
             first_seen_ms: 0,
             last_seen_ms: 0,
+            last_sequence: 0,
             frames: 1,
             exemplars: (0..encodings).map(|number| exemplar(centre, number)).collect(),
         })
     };
-    Gallery { people: centres.iter().map(person).collect(), ..Gallery::default() }
+    Gallery { people: centres.iter().enumerate().map(person).collect(), ever: centres.len(), ..Gallery::default() }
 }

@@ -6,8 +6,8 @@ use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, event_id};
 use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis};
 use microlambda_wire::{
-    Blob, ClaimNote, Continuation, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name, Record, SetAsideNote,
-    Topic, UnitFailure,
+    Blob, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name,
+    Record, SetAsideNote, Topic, UnitFailure,
 };
 
 use super::chain_run::{Announcement, Pending};
@@ -220,9 +220,8 @@ impl<S: Store, W: World> Node<S, W> {
             let Record::Frame { captured_at_ms, label, .. } = &entry.record else { continue };
             for sighting in &folded.sightings {
                 let Some(kind) = sighting.event else { continue };
-                let person = &run.fold.gallery().people[sighting.person];
                 let id = event_id(chain.as_str(), entry.sequence, sighting.face_index);
-                let face = event_id(chain.as_str(), person.first_sequence, person.first_face_index);
+                let face = event_id(chain.as_str(), sighting.first.0, sighting.first.1);
                 let (Ok(id), Ok(face)) = (Name::new(id), Name::new(face)) else { continue };
                 events.push((
                     sighting.person,
@@ -322,7 +321,7 @@ impl<S: Store, W: World> Node<S, W> {
 
     fn publish_face(&mut self, chain: &Name, person: usize) -> Result<(), NodeError> {
         let Some(run) = self.chains.get(chain) else { return Ok(()) };
-        let known = &run.fold.gallery().people[person];
+        let Some(known) = run.fold.gallery().person(person) else { return Ok(()) };
         let Ok(face) = Name::new(event_id(chain.as_str(), known.first_sequence, known.first_face_index)) else {
             return Ok(());
         };
@@ -349,8 +348,6 @@ impl<S: Store, W: World> Node<S, W> {
     fn publish_done(&mut self, chain: &Name) -> Result<(), NodeError> {
         let Some(run) = self.chains.get(chain) else { return Ok(()) };
         let totals = self.store.totals(chain)?;
-        let people = run.fold.gallery().people.iter();
-        let ids = people.map(|person| event_id(chain.as_str(), person.first_sequence, person.first_face_index));
         let note = DoneNote {
             chain: chain.clone(),
             camera: run.camera.clone(),
@@ -358,11 +355,15 @@ impl<S: Store, W: World> Node<S, W> {
             frames: totals.frames,
             unreadable: totals.unreadable,
             faces_seen: totals.faces_seen,
-            people: ids.filter_map(|id| Name::new(id).ok()).collect(),
+            people: self
+                .store
+                .people(chain, DONE_PEOPLE_MAX)?
+                .into_iter()
+                .filter_map(|id| Name::new(id).ok())
+                .collect(),
         };
-        for person in 0..run.fold.gallery().people.len() {
-            self.publish_face(chain, person)?;
-        }
+        let known: Vec<usize> = run.fold.gallery().people.iter().map(|person| person.number).collect();
+        known.into_iter().try_for_each(|person| self.publish_face(chain, person))?;
         self.publish(&Topic::Done { chain: chain.clone() }, &note, true);
         Ok(())
     }

@@ -5,14 +5,14 @@ use std::sync::{OnceLock, mpsc};
 use std::time::Instant;
 
 use microlambda_faces::content::Entry;
-use microlambda_faces::fold::{FoldState, Folded, Gallery, Sighting, event_id, lambda_digest};
+use microlambda_faces::fold::{FoldState, Folded, Sighting, event_id, lambda_digest};
 use microlambda_faces::{Analysis, Encoding, FaceOutcome, FaceParams};
 use microlambda_wire::{EventKind, Record};
 use rusqlite::{ErrorCode, OptionalExtension, params};
 use serde::Serialize;
 
 use super::sqlite::{SqliteStore, chain_id, integer};
-use super::sqlite_read::unsigned;
+use super::sqlite_read::{encoding_bytes, unsigned};
 use super::{Store, StoreError, StoredChain, kind_text};
 
 /// Entries folded at once, bytes.
@@ -200,7 +200,7 @@ impl SqliteStore {
             return Err(Stopped::OtherSettings);
         }
         let mut fold = FoldState::genesis(*faces);
-        let (mut sightings, mut events, mut done) = (0, 0, false);
+        let (mut sightings, mut kept, mut events, mut done) = (0, 0, 0, false);
         loop {
             let (entries, _) = self.entries(&chain.name, fold.head().version.sequence, PART_BYTES)?;
             if entries.is_empty() {
@@ -210,9 +210,11 @@ impl SqliteStore {
                 let folded = self.check_record(chain, &mut fold, entry)?;
                 done |= folded.done;
                 for sighting in &folded.sightings {
-                    self.check_sighting(chain, entry, sighting, fold.gallery())?;
+                    self.check_sighting(chain, entry, sighting)?;
+                    self.check_person(chain, entry, sighting)?;
                 }
                 sightings += folded.sightings.len();
+                kept += folded.sightings.iter().filter(|sighting| sighting.kept).count();
                 events += folded.sightings.iter().filter(|sighting| sighting.event.is_some()).count();
                 *records += 1;
             }
@@ -224,7 +226,8 @@ impl SqliteStore {
         if done != chain.done {
             return Err(wrong("whether it has ended is not what its records say"));
         }
-        self.check_people(chain)?;
+        self.check_count(chain, "person WHERE chain = ?1", fold.gallery().ever)?;
+        self.check_count(chain, "exemplar WHERE chain = ?1", kept)?;
         self.check_count(chain, "sighting WHERE chain = ?1", sightings)?;
         self.check_count(chain, "event WHERE superseded = 0 AND chain = ?1", events)
     }
@@ -302,13 +305,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    fn check_sighting(
-        &self,
-        chain: &StoredChain,
-        entry: &Entry,
-        sighting: &Sighting,
-        gallery: &Gallery,
-    ) -> Result<(), Stopped> {
+    fn check_sighting(&self, chain: &StoredChain, entry: &Entry, sighting: &Sighting) -> Result<(), Stopped> {
         let Record::Frame { captured_at_ms, label, .. } = &entry.record else { return Ok(()) };
         let (sequence, index) = (entry.sequence, sighting.face_index);
         let at = || wrong(format!("what was seen in record {sequence} is not what its content says"));
@@ -346,30 +343,44 @@ impl SqliteStore {
             return Err(at());
         }
         let expected = sighting.event.map(|kind| {
-            let person = &gallery.people[sighting.person];
-            let face = event_id(chain.name.as_str(), person.first_sequence, person.first_face_index);
+            let face = event_id(chain.name.as_str(), sighting.first.0, sighting.first.1);
             ((id, sequence as i64, index), kind_text(kind).to_owned(), face, captured_at_ms, label.clone())
         });
         if event == expected { Ok(()) } else { Err(at()) }
     }
 
-    /// The ids under which people were reported.
-    fn check_people(&self, chain: &StoredChain) -> Result<(), Stopped> {
+    /// What a sighting has added to the gallery, which may have forgotten the person since.
+    fn check_person(&self, chain: &StoredChain, entry: &Entry, sighting: &Sighting) -> Result<(), Stopped> {
+        let Record::Frame { captured_at_ms, .. } = &entry.record else { return Ok(()) };
+        let (sequence, index) = (entry.sequence, sighting.face_index);
+        let number = sighting.person as i64;
+        type Row = (String, u64, u32, u64);
         let read = || {
             let id = chain_id(&self.connection, &chain.name)?;
-            let mut statement =
-                self.connection.prepare_cached("SELECT face FROM person WHERE chain = ?1 ORDER BY number")?;
-            statement.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
+            let query = "SELECT face, first_sequence, first_face_index, first_seen_ms FROM person WHERE chain = ?1 AND number = ?2";
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, unsigned(row, 1)?, row.get(2)?, unsigned(row, 3)?));
+            let person: Option<Row> = match sighting.event {
+                Some(EventKind::NewFace) => {
+                    self.connection.prepare_cached(query)?.query_row([id, number], row).optional()?
+                }
+                Some(EventKind::Recognised) | None => None,
+            };
+            let query =
+                "SELECT encoding FROM exemplar WHERE chain = ?1 AND person = ?2 AND sequence = ?3 AND face_index = ?4";
+            let key = params![id, number, integer(sequence)?, index];
+            let bytes =
+                || self.connection.prepare_cached(query)?.query_row(key, |row| row.get::<_, Vec<u8>>(0)).optional();
+            Ok((person, if sighting.kept { bytes()? } else { None }))
         };
-        let ids = read().map_err(|source| self.sqlite(source))?;
-        let people = chain.gallery.people.iter();
-        let expected =
-            people.map(|person| event_id(chain.name.as_str(), person.first_sequence, person.first_face_index));
-        if ids.iter().cloned().eq(expected) {
-            Ok(())
-        } else {
-            Err(wrong("a person's id is not the one of its first event"))
+        let (person, bytes) = read().map_err(|source| self.sqlite(source))?;
+        let is_new = sighting.event == Some(EventKind::NewFace);
+        let face = || event_id(chain.name.as_str(), sequence, index);
+        let expected = is_new.then(|| (face(), sequence, index, *captured_at_ms));
+        let kept = encoding(entry, index).filter(|_| sighting.kept).map(|encoding| encoding_bytes(encoding));
+        if person == expected && bytes == kept {
+            return Ok(());
         }
+        Err(wrong(format!("a person or an encoding from record {sequence} is not the record's")))
     }
 
     fn check_count(&self, chain: &StoredChain, rows: &str, expected: usize) -> Result<(), Stopped> {

@@ -284,6 +284,9 @@ pub trait Store: Send {
     /// All known faces, by chain and order of first sight.
     fn faces(&self, chain: Option<&Name>) -> Result<Vec<FaceRow>, StoreError>;
 
+    /// The ids of a chain's people, in the order first seen, at most so many.
+    fn people(&self, chain: &Name, max: usize) -> Result<Vec<String>, StoreError>;
+
     /// The picture kept of a face.
     fn thumbnail(&self, face: &str) -> Result<Option<Vec<u8>>, StoreError>;
 

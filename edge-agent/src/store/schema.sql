@@ -33,7 +33,7 @@ CREATE TABLE entry (
   PRIMARY KEY (chain, sequence)
 ) STRICT, WITHOUT ROWID;
 
--- The folded gallery: rows are only added, each by one record, so that a suffix can be taken back.
+-- Everybody ever seen: rows are only added, each by one record, so that a suffix can be taken back. The gallery is the 4096 seen last of them.
 CREATE TABLE person (
   chain INTEGER NOT NULL REFERENCES chain(id),
   number INTEGER NOT NULL,              -- order of first sight, from 0

@@ -15,6 +15,7 @@ use microlambda_faces::{Analysis, FaceOutcome};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
+use super::sqlite_read::encoding_bytes;
 use super::{Advance, ChainTotals, FaceRow, Store, StoreError, StoredChain, kind_text};
 
 /// Written into `user_version`; raised by one with every change of `schema.sql`.
@@ -234,6 +235,10 @@ impl Store for SqliteStore {
         self.read_faces(chain)
     }
 
+    fn people(&self, chain: &Name, max: usize) -> Result<Vec<String>, StoreError> {
+        self.read_people(chain, max)
+    }
+
     fn thumbnail(&self, face: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.connection
             .query_row("SELECT jpeg FROM thumbnail WHERE face = ?1", [face], |row| row.get(0))
@@ -382,8 +387,7 @@ fn write_entry(
     for sighting in &folded.sightings {
         let index = sighting.face_index;
         let person = sighting.person as i64;
-        let known = &advance.fold.gallery().people[sighting.person];
-        let face = event_id(advance.chain.as_str(), known.first_sequence, known.first_face_index);
+        let face = event_id(advance.chain.as_str(), sighting.first.0, sighting.first.1);
         if sighting.event == Some(EventKind::NewFace) {
             tx.prepare_cached(
                 "INSERT INTO person (chain, number, face, first_sequence, first_face_index, first_seen_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -397,7 +401,7 @@ fn write_entry(
         if sighting.kept
             && let Some(FaceOutcome::Encoded(encoding)) = analysis.faces.get(index as usize).map(|face| &face.outcome)
         {
-            let bytes: Vec<u8> = encoding.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let bytes = encoding_bytes(encoding);
             tx.prepare_cached(
                 "INSERT INTO exemplar (chain, person, sequence, face_index, encoding) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?

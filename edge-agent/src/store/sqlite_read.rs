@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use microlambda::{Attempt, Digest, Head, StepMode, Version};
 use microlambda_faces::content::{Entry, PartialEntry, from_bytes};
-use microlambda_faces::fold::{Exemplar, Gallery, Person};
+use microlambda_faces::fold::{Exemplar, Gallery, PEOPLE_MAX, Person};
 use microlambda_faces::recent::{RECENT_FRAMES_MAX, Recent, Seen};
 use microlambda_faces::{Analysis, ENCODING_LEN, Encoding, Face, FaceOutcome, Tile, Unusable};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
@@ -58,6 +58,11 @@ fn chain_row(row: &Row<'_>) -> rusqlite::Result<ChainRow> {
 pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let number: i64 = row.get(column)?;
     u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+/// An encoding as its row holds it.
+pub(super) fn encoding_bytes(encoding: &[f32]) -> Vec<u8> {
+    encoding.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 fn encoding(bytes: &[u8]) -> Option<Encoding> {
@@ -218,53 +223,69 @@ impl SqliteStore {
         Ok((entries, behind))
     }
 
+    /// The gallery at a record boundary: who was seen last of all that were seen before it.
     pub(super) fn read_gallery(&self, chain: &Name, sequence: u64) -> Result<Gallery, StoreError> {
         let bound = integer(sequence).map_err(|source| self.sqlite(source))?;
         let read = || {
             let id = chain_id(&self.connection, chain)?;
-            let query = "SELECT p.number, p.first_sequence, p.first_face_index, p.first_seen_ms,
-                (SELECT last_seen_ms FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2
-                 ORDER BY s.sequence DESC LIMIT 1),
-                (SELECT frames FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2
-                 ORDER BY s.sequence DESC LIMIT 1)
-                FROM person p WHERE p.chain = ?1 AND p.first_sequence < ?2 ORDER BY p.number";
+            let people = self.read_known(id, bound)?;
+            let query =
+                "SELECT count(*), coalesce(max(number) + 1, 0) FROM person WHERE chain = ?1 AND first_sequence < ?2";
             let mut statement = self.connection.prepare_cached(query)?;
-            let people = statement.query_map(params![id, bound], |row| {
-                let person = Person {
-                    first_sequence: unsigned(row, 1)?,
-                    first_face_index: row.get(2)?,
-                    first_seen_ms: unsigned(row, 3)?,
-                    last_seen_ms: unsigned(row, 4)?,
-                    frames: unsigned(row, 5)?,
-                    exemplars: Vec::new(),
-                };
-                Ok((unsigned(row, 0)?, person))
-            })?;
-            let people = people.collect::<rusqlite::Result<Vec<_>>>()?;
-            let query = "SELECT person, sequence, face_index, encoding FROM exemplar WHERE chain = ?1 AND sequence < ?2
-                ORDER BY person, sequence, face_index";
+            let ever = statement.query_row([id, bound], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?;
+            let query = "SELECT person, sequence, face_index, encoding FROM exemplar
+                WHERE chain = ?1 AND sequence < ?2 AND person >= ?3 ORDER BY person, sequence, face_index";
             let mut statement = self.connection.prepare_cached(query)?;
-            let exemplars = statement.query_map(params![id, bound], |row| {
+            let from = people.first().map_or(0, |person| person.number as i64);
+            let exemplars = statement.query_map([id, bound, from], |row| {
                 Ok((unsigned(row, 0)?, unsigned(row, 1)?, row.get::<_, u32>(2)?, row.get::<_, Vec<u8>>(3)?))
             })?;
-            Ok((people, exemplars.collect::<rusqlite::Result<Vec<_>>>()?))
+            Ok((people, ever, exemplars.collect::<rusqlite::Result<Vec<_>>>()?))
         };
-        let (people, exemplars) = read().map_err(|source| self.sqlite(source))?;
+        let (people, (count, ever), exemplars) = read().map_err(|source| self.sqlite(source))?;
         let damaged = || self.damaged(format!("the gallery of chain {chain}"));
-        let mut gallery = Gallery::default();
-        for (place, (number, person)) in (0_u64..).zip(people) {
-            if place != number {
-                return Err(damaged());
-            }
-            gallery.people.push(Arc::new(person));
+        if count != ever {
+            return Err(damaged());
         }
+        let ever = usize::try_from(ever).map_err(|_| damaged())?;
+        let mut gallery = Gallery {
+            people: people.into_iter().map(Arc::new).collect(),
+            ever,
+            recent: self.read_recent(chain, bound)?,
+        };
         for (person, sequence, face_index, bytes) in exemplars {
+            let number = usize::try_from(person).ok().filter(|number| *number < ever).ok_or_else(damaged)?;
+            // Those of people who are forgotten stay, for a suffix that may be taken back.
+            let Ok(place) = gallery.people.binary_search_by_key(&number, |person| person.number) else { continue };
             let encoding = encoding(&bytes).ok_or_else(damaged)?;
-            let person = usize::try_from(person).ok().and_then(|person| gallery.people.get_mut(person));
-            Arc::make_mut(person.ok_or_else(damaged)?).exemplars.push(Exemplar { sequence, face_index, encoding });
+            Arc::make_mut(&mut gallery.people[place]).exemplars.push(Exemplar { sequence, face_index, encoding });
         }
-        gallery.recent = self.read_recent(chain, bound)?;
         if gallery.people.iter().any(|person| person.exemplars.is_empty()) { Err(damaged()) } else { Ok(gallery) }
+    }
+
+    /// People of a gallery without their encodings.
+    fn read_known(&self, chain_id: i64, bound: i64) -> rusqlite::Result<Vec<Person>> {
+        let query = "SELECT * FROM (SELECT p.number, p.first_sequence, p.first_face_index, p.first_seen_ms,
+            (SELECT last_seen_ms FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2
+             ORDER BY s.sequence DESC LIMIT 1),
+            (SELECT frames FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2
+             ORDER BY s.sequence DESC LIMIT 1),
+            (SELECT max(sequence) FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2) AS last
+            FROM person p WHERE p.chain = ?1 AND p.first_sequence < ?2 ORDER BY last DESC, p.number DESC LIMIT ?3) ORDER BY number";
+        let mut statement = self.connection.prepare_cached(query)?;
+        let people = statement.query_map([chain_id, bound, PEOPLE_MAX as i64], |row| {
+            Ok(Person {
+                number: usize::try_from(unsigned(row, 0)?).unwrap_or(usize::MAX),
+                first_sequence: unsigned(row, 1)?,
+                first_face_index: row.get(2)?,
+                first_seen_ms: unsigned(row, 3)?,
+                last_seen_ms: unsigned(row, 4)?,
+                last_sequence: unsigned(row, 6)?,
+                frames: unsigned(row, 5)?,
+                exemplars: Vec::new(),
+            })
+        })?;
+        people.collect()
     }
 
     /// What the last records below `bound` showed.
@@ -357,6 +378,16 @@ impl SqliteStore {
                 Ok(EventRow { event, on_bus: row.get(9)? })
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|source| self.sqlite(source))
+    }
+
+    pub(super) fn read_people(&self, chain: &Name, max: usize) -> Result<Vec<String>, StoreError> {
+        let read = || {
+            let id = chain_id(&self.connection, chain)?;
+            let query = "SELECT face FROM person WHERE chain = ?1 ORDER BY number LIMIT ?2";
+            let mut statement = self.connection.prepare_cached(query)?;
+            statement.query_map([id, max as i64], |row| row.get(0))?.collect::<rusqlite::Result<Vec<_>>>()
         };
         read().map_err(|source| self.sqlite(source))
     }

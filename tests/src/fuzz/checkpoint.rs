@@ -95,7 +95,7 @@ fn assert_sound(start: &FoldState, state: &FoldState, delta: &Delta, folded: &[F
             Some(Analysis::Unreadable { .. } | Analysis::SetAside { .. }) | None => 0,
         };
         assert!(faces <= FACES_MAX && folded.sightings.len() + folded.unassigned as usize <= faces);
-        assert!(folded.sightings.iter().all(|seen| seen.person < people.len() && seen.distance >= 0.0));
+        assert!(folded.sightings.iter().all(|seen| seen.person < state.gallery().ever && seen.distance >= 0.0));
         assert!(folded.sightings.iter().all(|seen| (seen.face_index as usize) < faces));
         assert_eq!(folded.head.version.sequence, entry.next_sequence());
         assert_eq!(folded.done, matches!(entry.record, Record::End { .. }));

@@ -394,6 +394,11 @@ impl Store for SimStore {
         Ok(rows)
     }
 
+    fn people(&self, name: &Name, max: usize) -> Result<Vec<String>, StoreError> {
+        let people = self.chain(name, |chain| people(name, chain))??;
+        Ok(people.into_iter().map(|(row, _)| row.face).take(max).collect())
+    }
+
     fn thumbnail(&self, face: &str) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.media().disk.thumbnails.get(face).cloned())
     }
@@ -429,7 +434,7 @@ fn people(name: &Name, chain: &DiskChain) -> Result<Vec<(FaceRow, usize)>, Store
             }
         }
     }
-    let row = |(number, person): (usize, &Arc<microlambda_faces::fold::Person>)| {
+    let row = |person: &Arc<microlambda_faces::fold::Person>| {
         let row = FaceRow {
             face: event_id(name.as_str(), person.first_sequence, person.first_face_index),
             name: String::new(),
@@ -437,12 +442,12 @@ fn people(name: &Name, chain: &DiskChain) -> Result<Vec<(FaceRow, usize)>, Store
             chain: name.to_string(),
             first_seen_ms: person.first_seen_ms,
             last_seen_ms: person.last_seen_ms,
-            frames: frames.get(&number).cloned().unwrap_or_default(),
+            frames: frames.get(&person.number).cloned().unwrap_or_default(),
             thumbnail_bytes: 0,
         };
-        (row, number)
+        (row, person.number)
     };
-    Ok(fold.gallery().people.iter().enumerate().map(row).collect())
+    Ok(fold.gallery().people.iter().map(row).collect())
 }
 
 /// An event with the picture kept of it.
@@ -456,7 +461,6 @@ fn events_of(disk: &Disk, advance: &Advance<'_>) -> Result<Vec<Pictured>, StoreE
         let Record::Frame { captured_at_ms, label, .. } = &entry.record else { continue };
         for sighting in &folded.sightings {
             let Some(kind) = sighting.event else { continue };
-            let person = &advance.fold.gallery().people[sighting.person];
             let id = |sequence, index| {
                 Name::new(event_id(advance.chain.as_str(), sequence, index)).map_err(|why| error(&why.to_string()))
             };
@@ -465,7 +469,7 @@ fn events_of(disk: &Disk, advance: &Advance<'_>) -> Result<Vec<Pictured>, StoreE
             let note = EventNote {
                 id: id(at.0, at.1)?,
                 kind,
-                face: id(person.first_sequence, person.first_face_index)?,
+                face: id(sighting.first.0, sighting.first.1)?,
                 camera: chain.camera.clone(),
                 chain: advance.chain.clone(),
                 sequence: at.0,
