@@ -99,12 +99,13 @@ fn a_check_beside_a_node_that_commits_finds_nothing_wrong() {
 fn a_full_gallery_is_read_as_it_was_at_each_boundary() {
     let (dir, chain) = (tempfile::tempdir().expect("a folder"), name("street"));
     let mut store = SqliteStore::open(dir.path()).expect("a store");
+    let params = FaceParams::default();
     let full = (PEOPLE_MAX / FACES_MAX) as u64;
     // The first crowd comes back before others do, so that the second one is forgotten first.
-    extend_with(&mut store, &chain, full, crowd).expect("frames");
-    extend_with(&mut store, &chain, 1, |_| crowd(0)).expect("a frame");
-    extend_with(&mut store, &chain, 2, crowd).expect("frames");
-    let mut fold = FoldState::genesis(FaceParams::default());
+    extend_with(&mut store, &chain, params, full, crowd).expect("frames");
+    extend_with(&mut store, &chain, params, 1, |_| crowd(0)).expect("a frame");
+    extend_with(&mut store, &chain, params, 2, crowd).expect("frames");
+    let mut fold = FoldState::genesis(params);
     for sequence in 0..=full + 2 {
         let held = store.gallery_at(&chain, sequence).expect("a gallery");
         assert_eq!(&held, fold.gallery(), "before record {sequence}");
@@ -118,7 +119,7 @@ fn a_full_gallery_is_read_as_it_was_at_each_boundary() {
     let stored = store.chain(&chain).expect("a read").expect("the chain");
     assert_eq!(&stored.gallery, gallery);
     assert_eq!(store.people(&chain, 7).expect("people").len(), 7);
-    let check = || store.check(&FaceParams::default(), Depth::Everything, None).expect("a check");
+    let check = || store.check(&params, Depth::Everything, None).expect("a check");
     assert!(check().sound);
     let database = rusqlite::Connection::open(dir.path().join("edge.sqlite")).expect("a database");
     let forgotten = FACES_MAX as i64 + 3;

@@ -152,6 +152,33 @@ pub fn lambda_digest(params: &FaceParams) -> Digest {
         .finish()
 }
 
+/// The digest of the state that a record leads to from `parent`, with whom its faces were taken for: face, [`Person::number`], and whether its
+/// encoding was kept. So that a store can tell that a record is what it was, whatever it was folded with.
+///
+/// # Errors
+/// [`ContentError`] if the analysis cannot be written.
+pub fn record_digest(
+    parent: &Digest,
+    entry: &Entry,
+    taken: impl IntoIterator<Item = (u32, usize, bool)>,
+) -> Result<Digest, ContentError> {
+    Ok(digest_after(parent, entry, &to_bytes(&entry.analysis)?, taken))
+}
+
+fn digest_after(
+    parent: &Digest,
+    entry: &Entry,
+    analysis_bytes: &[u8],
+    taken: impl IntoIterator<Item = (u32, usize, bool)>,
+) -> Digest {
+    let builder =
+        DigestBuilder::new("record").field(&parent.0).field(&entry.record.canonical_bytes()).field(analysis_bytes);
+    let face = |digest: DigestBuilder, (face_index, person, kept): (u32, usize, bool)| {
+        digest.number(u64::from(face_index)).number(person as u64).number(u64::from(kept))
+    };
+    taken.into_iter().fold(builder, face).finish()
+}
+
 /// The id of an event, and of the face if it is the first of one: 32 hexadecimal digits.
 pub fn event_id(chain: &str, sequence: u64, face_index: u32) -> String {
     let digest =
@@ -201,21 +228,15 @@ impl FoldState {
         };
         let seen = |s: &Sighting| Seen { face_index: s.face_index, person: s.person, distance: s.distance };
         self.gallery.recent.push(entry, &sightings.iter().map(seen).collect::<Vec<_>>());
-        let mut digest = DigestBuilder::new("record")
-            .field(&self.head.digest.0)
-            .field(&entry.record.canonical_bytes())
-            .field(&analysis_bytes);
-        for sighting in &sightings {
-            digest = digest.number(u64::from(sighting.face_index)).number(sighting.person as u64);
-            digest = digest.number(u64::from(sighting.kept));
-        }
+        let taken = sightings.iter().map(|sighting| (sighting.face_index, sighting.person, sighting.kept));
+        let digest = digest_after(&self.head.digest, entry, &analysis_bytes, taken);
         let generation = match entry.record {
             Record::Restart { generation, .. } => generation.max(self.head.version.generation),
             Record::Frame { .. } | Record::Gap { .. } | Record::End { .. } => self.head.version.generation,
         };
         let version = Version { generation, sequence: entry.next_sequence(), unit: 0 };
         let set_aside = self.head.set_aside.saturating_add(set_aside);
-        self.head = Head { version, digest: digest.finish(), set_aside };
+        self.head = Head { version, digest, set_aside };
         Ok(Folded { head: self.head, sightings, unassigned, done: matches!(entry.record, Record::End { .. }) })
     }
 

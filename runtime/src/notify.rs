@@ -11,6 +11,11 @@ pub fn ready() {
     send(&[NotifyState::Ready]);
 }
 
+/// The start takes longer, but goes on: the service manager is to wait for so long from now at least.
+pub fn still_starting(wait: Duration) {
+    send(&[NotifyState::ExtendTimeoutUsec(u32::try_from(wait.as_micros()).unwrap_or(u32::MAX))]);
+}
+
 /// One line for `systemctl status`.
 pub fn status(line: &str) {
     send(&[NotifyState::Status(line)]);

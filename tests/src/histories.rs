@@ -29,38 +29,44 @@ const BATCH_STEPS: u64 = 1_000;
 /// # Panics
 /// The chain was begun with other parameters than the defaults.
 pub fn extend(store: &mut impl Store, chain: &Name, frames: u64) -> Result<(), StoreError> {
-    extend_with(store, chain, frames, |_| FrameAnalysis::default())
+    extend_with(store, chain, FaceParams::default(), frames, |_| FrameAnalysis::default())
+}
+
+/// Somebody, `turned` away from their first view by that distance. Everybody is further than 0.9 from everybody else, as good as surely.
+pub fn somebody(person: u64, place: i32, turned: f32) -> Face {
+    let bytes = Digest::of(&person.to_le_bytes()).0;
+    let values = bytes.iter().flat_map(|byte| [0, 2, 4, 6].map(|shift| f32::from(byte >> shift & 3) * 0.1));
+    let mut encoding: Vec<f32> = values.collect();
+    encoding[0] += turned;
+    let left = 100 * place;
+    Face {
+        seen: SeenFace { rect: Rect { left, top: 10, right: left + 79, bottom: 89 }, score: 1.0 },
+        sharpness: 100.0,
+        outcome: FaceOutcome::Encoded(encoding.into()),
+    }
 }
 
 /// A frame of [`FACES_MAX`] people whom no other frame shows.
 pub fn crowd(sequence: u64) -> FrameAnalysis {
-    let face = |place: u64| {
-        let bytes = Digest::of(&(sequence * FACES_MAX as u64 + place).to_le_bytes()).0;
-        let values = bytes.iter().flat_map(|byte| [0, 2, 4, 6].map(|shift| f32::from(byte >> shift & 3) * 0.1));
-        let left = 100 * place as i32;
-        Face {
-            seen: SeenFace { rect: Rect { left, top: 10, right: left + 79, bottom: 89 }, score: 1.0 },
-            sharpness: 100.0,
-            outcome: FaceOutcome::Encoded(values.collect::<Vec<f32>>().into()),
-        }
-    };
-    FrameAnalysis { faces: (0..FACES_MAX as u64).map(face).collect(), ..FrameAnalysis::default() }
+    let first = sequence * FACES_MAX as u64;
+    let faces = (0..FACES_MAX as i32).zip(first..).map(|(place, person)| somebody(person, place, 0.0));
+    FrameAnalysis { faces: faces.collect(), ..FrameAnalysis::default() }
 }
 
-/// The same with frames in which `analysis` says what was seen.
+/// The same with frames in which `analysis` says what was seen, folded with `params`.
 ///
 /// # Errors
 /// As for [`extend`].
 ///
 /// # Panics
-/// As for [`extend`].
+/// The chain was begun with other parameters.
 pub fn extend_with(
     store: &mut impl Store,
     chain: &Name,
+    params: FaceParams,
     frames: u64,
     analysis: impl Fn(u64) -> FrameAnalysis,
 ) -> Result<(), StoreError> {
-    let params = FaceParams::default();
     let held = store.add_chain(chain, &name("camera"), ChainClass::Live, FoldState::genesis(params).head())?;
     let mut fold = FoldState::restore(params, held.boundary, held.gallery);
     let end = held.boundary.version.sequence + frames;

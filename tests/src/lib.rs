@@ -197,6 +197,12 @@ impl Site {
         self.start_node_set(node, r_limit_ms, placement, toml::Table::from_iter([("chain".to_owned(), chain.into())]));
     }
 
+    /// As [`Site::start_node`], with another threshold than the usual one.
+    pub fn start_node_with_distance(&mut self, node: &str, r_limit_ms: u64, distance_max: f64) {
+        let faces = toml::Table::from_iter([("distance-max".to_owned(), distance_max.into())]);
+        self.start_node_set(node, r_limit_ms, "spread", toml::Table::from_iter([("faces".to_owned(), faces.into())]));
+    }
+
     /// Starts a node whose worker is the double `mad-worker`, which does what pictures tell it.
     pub fn start_mad_node(&mut self, node: &str, r_limit_ms: u64, placement: &str) {
         let worker = self.rig.programs.dir.join("mad-worker");

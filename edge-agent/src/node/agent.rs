@@ -1,8 +1,10 @@
 //! The agent's loop: one task owns the node and waits for the bus, the worker, a deadline, or the signal to stop. The
 //! connection is polled on a thread of its own and never waits for this one.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
+use microlambda_faces::FaceParams;
 use microlambda_runtime::{Link, LinkEvent, LinkEvents, Watchdog, boot_id, monotonic_us, notify};
 use microlambda_wire::{Topic, TopicPrefix};
 use tokio::runtime::Handle;
@@ -11,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::world::Agent;
 use super::{Node, NodeError, status};
 use crate::config::Config;
-use crate::store::{Opened, Rest, Store, StoreError};
+use crate::store::{Opened, Rest, SqliteStore, Store, StoreError};
 use crate::worker::{WorkerCommand, WorkerEvent};
 
 /// A clean stop waits at most so long for the running unit, and again so long for the broker.
@@ -30,6 +32,13 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let Opened { store, damaged, kept, rest } = opened;
+    let mut stop = std::pin::pin!(stop);
+    let store = tokio::select! {
+        biased;
+        store = fold_again(store, config.faces) => store?,
+        // What it has begun is taken back when the database is opened next.
+        () = &mut stop => return Ok(()),
+    };
     let name = config.node_name()?;
     let boot = boot_id().map_err(|source| NodeError::System { what: "cannot draw a boot id", source })?;
     let prefix = TopicPrefix::new(&config.site);
@@ -56,6 +65,18 @@ pub async fn run(
         outcome = node.main_loop(link_events, worker_rx, stop) => outcome,
         damage = damage_of(rest) => Err(damage.into()),
     }
+}
+
+/// Folds what was folded with other settings again, which may take long, on a thread of its own.
+async fn fold_again(store: SqliteStore, faces: FaceParams) -> Result<SqliteStore, NodeError> {
+    let (done, folded) = oneshot::channel();
+    let fold = move || drop(done.send(store.fold_again(&faces).map(|()| store)));
+    std::thread::Builder::new()
+        .name("fold".into())
+        .spawn(fold)
+        .map_err(|source| NodeError::System { what: "cannot start a thread", source })?;
+    let ended = |_| NodeError::System { what: "cannot fold the records", source: ErrorKind::BrokenPipe.into() };
+    Ok(folded.await.map_err(ended)??)
 }
 
 /// Checks what the start had no time for, on a thread of its own that ends with the process at the latest, and resolves if that is damaged.

@@ -1,6 +1,7 @@
 //! What a node keeps over a restart. [`Store`] is the contract, [`SqliteStore`] its first implementation.
 
 mod check;
+mod fold_again;
 mod migrate;
 mod recover;
 mod sqlite;
@@ -116,7 +117,7 @@ impl StoreError {
 }
 
 /// A chain as the store holds it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StoredChain {
     /// Its id.
     pub name: Name,
@@ -124,7 +125,7 @@ pub struct StoredChain {
     pub camera: Name,
     /// Live or batch.
     pub class: ChainClass,
-    /// Digest of the lambda and its parameters at the time of its first record here.
+    /// Digest of the lambda and its parameters with which its records were folded.
     pub lambda: Digest,
     /// The newest record boundary.
     pub boundary: Head,

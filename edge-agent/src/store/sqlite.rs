@@ -310,7 +310,8 @@ fn write_advance(tx: &Transaction<'_>, advance: &Advance<'_>) -> rusqlite::Resul
     let from = integer(advance.from_sequence)?;
     take_back(tx, id, from)?;
     for (entry, folded) in &advance.entries {
-        write_entry(tx, id, advance, entry, folded)?;
+        write_entry(tx, id, entry, folded)?;
+        write_sightings(tx, (id, advance.chain), entry, folded, advance.thumbnails, false)?;
     }
     let boundary = advance.fold.head();
     let partial = advance.partial.map(blob).transpose()?;
@@ -358,26 +359,32 @@ fn take_back(tx: &Transaction<'_>, chain: i64, from: i64) -> rusqlite::Result<()
     Ok(())
 }
 
-fn write_entry(
-    tx: &Transaction<'_>,
-    chain: i64,
-    advance: &Advance<'_>,
-    entry: &Entry,
-    folded: &Folded,
-) -> rusqlite::Result<()> {
-    let sequence = integer(entry.sequence)?;
+fn write_entry(tx: &Transaction<'_>, chain: i64, entry: &Entry, folded: &Folded) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "INSERT INTO entry (chain, sequence, next_sequence, body, digest, generation, set_aside) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
     .execute(params![
         chain,
-        sequence,
+        integer(entry.sequence)?,
         integer(entry.next_sequence())?,
         blob(entry)?,
         folded.head.digest.0,
         folded.head.version.generation,
         folded.head.set_aside
     ])?;
+    Ok(())
+}
+
+/// Writes whom a record's faces were taken for. Events of the past are not news: they count as published.
+pub(super) fn write_sightings(
+    tx: &Transaction<'_>,
+    (chain, name): (i64, &Name),
+    entry: &Entry,
+    folded: &Folded,
+    thumbnails: &[(u64, u32, Vec<u8>)],
+    of_the_past: bool,
+) -> rusqlite::Result<()> {
+    let sequence = integer(entry.sequence)?;
     let (Record::Frame { captured_at_ms, label, .. }, Some(Analysis::Frame(analysis))) =
         (&entry.record, &entry.analysis)
     else {
@@ -387,13 +394,13 @@ fn write_entry(
     for sighting in &folded.sightings {
         let index = sighting.face_index;
         let person = sighting.person as i64;
-        let face = event_id(advance.chain.as_str(), sighting.first.0, sighting.first.1);
+        let face = event_id(name.as_str(), sighting.first.0, sighting.first.1);
         if sighting.event == Some(EventKind::NewFace) {
             tx.prepare_cached(
                 "INSERT INTO person (chain, number, face, first_sequence, first_face_index, first_seen_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
             .execute(params![chain, person, face, sequence, index, captured_at_ms])?;
-            let picture = advance.thumbnails.iter().find(|(at, face, _)| (*at, *face) == (entry.sequence, index));
+            let picture = thumbnails.iter().find(|(at, face, _)| (*at, *face) == (entry.sequence, index));
             if let Some((_, _, jpeg)) = picture {
                 write_thumbnail(tx, &face, jpeg)?;
             }
@@ -423,13 +430,13 @@ fn write_entry(
             label
         ])?;
         if let Some(kind) = sighting.event {
-            let id = event_id(advance.chain.as_str(), entry.sequence, index);
+            let id = event_id(name.as_str(), entry.sequence, index);
             tx.prepare_cached(
                 "INSERT INTO event (id, chain, sequence, face_index, kind, face, captured_at_ms, label, on_bus, superseded)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)
                  ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, face = excluded.face, superseded = 0",
             )?
-            .execute(params![id, chain, sequence, index, kind_text(kind), face, captured_at_ms, label])?;
+            .execute(params![id, chain, sequence, index, kind_text(kind), face, captured_at_ms, label, of_the_past])?;
         }
     }
     Ok(())
