@@ -100,6 +100,8 @@ pub struct Folded {
     pub sightings: Vec<Sighting>,
     /// Usable faces that are nobody's: too weak as evidence for somebody new, or waiting for further views.
     pub unassigned: u32,
+    /// Where people were first seen whom the gallery has forgotten with this entry: frame, and face in it.
+    pub forgotten: Vec<(u64, u32)>,
     /// Whether the entry is the chain's end.
     pub done: bool,
 }
@@ -216,9 +218,11 @@ impl FoldState {
             return Err(ContentError::OutOfOrder { expected: self.head.version.sequence, got: entry.sequence });
         }
         let analysis_bytes = to_bytes(&entry.analysis)?;
+        let mut forgotten = Vec::new();
         let (sightings, unassigned, set_aside) = match (&entry.record, &entry.analysis) {
             (Record::Frame { captured_at_ms, .. }, Some(Analysis::Frame(analysis))) => {
                 let (sightings, unassigned) = self.fold_frame(entry.sequence, *captured_at_ms, analysis);
+                forgotten = self.gallery.forget();
                 (sightings, unassigned, units_set_aside(analysis))
             }
             (Record::Frame { .. }, Some(Analysis::Unreadable { .. })) => (Vec::new(), 0, 0),
@@ -237,7 +241,8 @@ impl FoldState {
         let version = Version { generation, sequence: entry.next_sequence(), unit: 0 };
         let set_aside = self.head.set_aside.saturating_add(set_aside);
         self.head = Head { version, digest, set_aside };
-        Ok(Folded { head: self.head, sightings, unassigned, done: matches!(entry.record, Record::End { .. }) })
+        let done = matches!(entry.record, Record::End { .. });
+        Ok(Folded { head: self.head, sightings, unassigned, forgotten, done })
     }
 
     /// The head of the state inside the frame that follows.
@@ -308,7 +313,6 @@ impl FoldState {
                 None => unassigned += 1,
             }
         }
-        self.gallery.forget();
         (sightings, unassigned)
     }
 
@@ -383,14 +387,15 @@ impl Gallery {
         }
     }
 
-    /// Forgets who is beyond [`PEOPLE_MAX`]: a function of when each person was seen last, so that a store need not keep it.
-    fn forget(&mut self) {
-        let Some(last) = self.people.len().checked_sub(PEOPLE_MAX + 1) else { return };
+    /// Forgets who is beyond [`PEOPLE_MAX`], and says where they were first seen. Who that is is a function of when each person was seen last, so that a
+    /// store need not keep it.
+    fn forget(&mut self) -> Vec<(u64, u32)> {
+        let Some(last) = self.people.len().checked_sub(PEOPLE_MAX + 1) else { return Vec::new() };
         let seen = |person: &Arc<Person>| (person.last_sequence, person.number);
         let mut order: Vec<(u64, usize)> = self.people.iter().map(seen).collect();
         let (_, forgotten, _) = order.select_nth_unstable(last);
         let forgotten = *forgotten;
-        self.people.retain(|person| seen(person) > forgotten);
+        self.people.extract_if(.., |person| seen(person) <= forgotten).map(|person| person.first()).collect()
     }
 
     fn place(&self, number: usize) -> Option<usize> {

@@ -3,7 +3,7 @@
 
 use microlambda::Digest;
 use microlambda_faces::content::Entry;
-use microlambda_faces::fold::{FoldState, PEOPLE_MAX, Sighting};
+use microlambda_faces::fold::{FoldState, Folded, PEOPLE_MAX, Sighting};
 use microlambda_faces::{Analysis, Encoding, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Rect, SeenFace};
 use microlambda_wire::{EventKind, Record};
 
@@ -45,9 +45,13 @@ impl Stream {
         stream
     }
 
-    fn see(&mut self, people: impl IntoIterator<Item = usize>) -> Vec<Sighting> {
+    fn fold(&mut self, people: impl IntoIterator<Item = usize>) -> Folded {
         let entry = frame(self.0.head().version.sequence, people);
-        self.0.fold(&entry).unwrap().sightings
+        self.0.fold(&entry).unwrap()
+    }
+
+    fn see(&mut self, people: impl IntoIterator<Item = usize>) -> Vec<Sighting> {
+        self.fold(people).sightings
     }
 }
 
@@ -67,7 +71,7 @@ fn who_comes_after_a_gallery_is_full_is_reported() {
 fn who_was_seen_longest_ago_is_forgotten_and_new_when_seen_again() {
     let mut stream = Stream::full();
     assert!(!is_new(&stream.see([0])[0]), "the first one is known still");
-    stream.see([PEOPLE_MAX, PEOPLE_MAX + 1]);
+    assert_eq!(stream.fold([PEOPLE_MAX, PEOPLE_MAX + 1]).forgotten, [(0, 1), (0, 2)]);
     let gallery = stream.0.gallery();
     assert!(gallery.person(0).is_some() && gallery.person(3).is_some(), "seen since, or a place too late");
     assert!(gallery.person(1).is_none() && gallery.person(2).is_none(), "seen longest ago");

@@ -85,6 +85,7 @@ impl<S: Store, W: World> Node<S, W> {
                 }
                 Ok(())
             }
+            Topic::Face { .. } if payload.is_empty() => Ok(()),
             Topic::Face { face } => match self.read::<FaceNote>(&topic_name("face", &face), payload) {
                 Some(note) if self.chains.contains_key(&note.chain) => self.face_note(face, note),
                 _ => Ok(()),

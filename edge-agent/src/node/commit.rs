@@ -10,6 +10,8 @@ use microlambda_wire::{
     Record, SetAsideNote, Topic, UnitFailure,
 };
 
+use microlambda_runtime::Message;
+
 use super::chain_run::{Announcement, Pending};
 use super::{Node, NodeError, World};
 use crate::store::{Advance, Store};
@@ -217,6 +219,9 @@ impl<S: Store, W: World> Node<S, W> {
         let Some(run) = self.chains.get(chain) else { return };
         let mut events = Vec::new();
         for (entry, folded) in fresh {
+            if own {
+                self.forgotten.extend(folded.forgotten.iter().map(|first| event_id(chain.as_str(), first.0, first.1)));
+            }
             let Record::Frame { captured_at_ms, label, .. } = &entry.record else { continue };
             for sighting in &folded.sightings {
                 let Some(kind) = sighting.event else { continue };
@@ -279,6 +284,9 @@ impl<S: Store, W: World> Node<S, W> {
                 self.publish(&Topic::Event, &event, false);
             }
             self.publish_face(chain, person)?;
+        }
+        for face in std::mem::take(&mut self.forgotten).into_iter().filter_map(|id| Name::new(id).ok()) {
+            self.withdraw_face(face);
         }
         if done {
             self.publish_done(chain)?;
@@ -343,6 +351,12 @@ impl<S: Store, W: World> Node<S, W> {
         };
         self.publish(&Topic::Face { face }, &note, true);
         Ok(())
+    }
+
+    /// A broker is not to keep the faces of all who ever passed.
+    fn withdraw_face(&mut self, face: Name) {
+        let topic = Topic::Face { face }.build(&self.prefix);
+        self.publish_message(Message { topic, payload: Vec::new(), retain: true });
     }
 
     fn publish_done(&mut self, chain: &Name) -> Result<(), NodeError> {

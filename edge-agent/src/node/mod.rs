@@ -78,6 +78,8 @@ pub struct Node<S, W> {
     book: EventBook,
     /// Events of the last own commit, to be published after its continuation; with the person's number.
     outbox: Vec<(usize, EventNote)>,
+    /// Ids of faces that own commits have forgotten, to be withdrawn from the bus.
+    forgotten: Vec<String>,
     /// Who announced the content that is being handled.
     announcer: Option<String>,
     counters: Counters,
@@ -115,6 +117,7 @@ impl<S: Store, W: World> Node<S, W> {
             peers: BTreeMap::new(),
             book: EventBook::new(store.events_not_on_bus()?, now_us),
             outbox: Vec::new(),
+            forgotten: Vec::new(),
             announcer: None,
             world,
             store,
