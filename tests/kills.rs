@@ -192,6 +192,35 @@ fn a_node_that_is_asked_to_stop_hands_the_chain_on_at_once() {
     assert_eq!(site.outcome(&["a", "b"]).people.len(), 9);
 }
 
+#[test]
+fn a_peer_goes_on_where_a_node_stopped_though_states_are_too_large_to_be_announced() {
+    let mut site = Site::new();
+    let photos = site.photos(&PHOTOS.repeat(3));
+    for node in ["a", "b"] {
+        let settings = [("chain", "inline-kb", 0.into()), ("chain", "fan-out", false.into())];
+        site.start_node_with(node, R_LIMIT_MS, "stay", settings);
+    }
+    site.wait_for("both nodes", |tally, _| tally.nodes.len() == 2);
+    site.start_camera(&photos);
+    let claimer = site.claimer_from(Version::at(1));
+    let status = site.node(claimer.as_str()).terminate(Duration::from_secs(10)).expect("an end");
+    assert!(status.success());
+    let report = site.node(claimer.as_str()).ask(&["status", "--json"]).expect("its database");
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let stopped_at = serde_json::from_value(report["chains"][0]["head"]["version"].clone()).expect("a version");
+    let mut from = None;
+    site.wait_for("the peer's claim", |_, seen| {
+        if let Some(Note::Claim(note)) = seen.map(|seen| &seen.note)
+            && note.claim.node != claimer.as_str()
+            && note.claim.lease_ms > 0
+        {
+            from = from.or(Some(note.claim.step));
+        }
+        from.is_some()
+    });
+    assert_eq!(from, Some(stopped_at), "the peer begins where the other stopped");
+}
+
 fn kill(pid: u32) {
     signal(Signal::KILL, pid);
 }

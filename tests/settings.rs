@@ -78,7 +78,7 @@ fn nodes_whose_settings_change_in_the_middle_of_a_job_come_to_what_they_had_come
     let mut site = Site::new();
     let photos = site.photos(&PHOTOS);
     for node in ["a", "b"] {
-        site.start_node_with_distance(node, 400, 0.58);
+        site.start_node_with(node, 400, "spread", [("faces", "distance-max", 0.58.into())]);
     }
     site.wait_for("both nodes", |tally, _| tally.nodes.len() == 2);
     site.start_camera(&photos);

@@ -193,14 +193,23 @@ impl Site {
 
     /// As [`Site::start_node`], for a node that works on steps alone and nothing ahead of them.
     pub fn start_node_without_fan_out(&mut self, node: &str, r_limit_ms: u64, placement: &str) {
-        let chain = toml::Table::from_iter([("fan-out".to_owned(), false.into())]);
-        self.start_node_set(node, r_limit_ms, placement, toml::Table::from_iter([("chain".to_owned(), chain.into())]));
+        self.start_node_with(node, r_limit_ms, placement, [("chain", "fan-out", false.into())]);
     }
 
-    /// As [`Site::start_node`], with another threshold than the usual one.
-    pub fn start_node_with_distance(&mut self, node: &str, r_limit_ms: u64, distance_max: f64) {
-        let faces = toml::Table::from_iter([("distance-max".to_owned(), distance_max.into())]);
-        self.start_node_set(node, r_limit_ms, "spread", toml::Table::from_iter([("faces".to_owned(), faces.into())]));
+    /// As [`Site::start_node`], with some settings that are not the usual ones: section, key, value.
+    pub fn start_node_with<const N: usize>(
+        &mut self,
+        node: &str,
+        r_limit_ms: u64,
+        placement: &str,
+        settings: [(&str, &str, toml::Value); N],
+    ) {
+        let mut extra = toml::Table::new();
+        for (section, key, value) in settings {
+            let section = extra.entry(section).or_insert_with(|| toml::Table::new().into());
+            section.as_table_mut().expect("a section").insert(key.to_owned(), value);
+        }
+        self.start_node_set(node, r_limit_ms, placement, extra);
     }
 
     /// Starts a node whose worker is the double `mad-worker`, which does what pictures tell it.

@@ -9,6 +9,7 @@ use microlambda_runtime::{Link, LinkEvent, LinkEvents, Watchdog, boot_id, monoto
 use microlambda_wire::{Topic, TopicPrefix};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::world::Agent;
 use super::{Node, NodeError, status};
@@ -111,12 +112,13 @@ impl<S: Store> Node<S, Agent> {
         let mut stop_at = None;
         loop {
             let wake = self.next_wake(watchdog.interval());
+            let wake = stop_at.map_or(wake, |at: Instant| wake.min(at.saturating_duration_since(Instant::now())));
             tokio::select! {
                 biased;
                 () = &mut stop, if stop_at.is_none() => {
                     notify::stopping();
                     self.begin_stop()?;
-                    stop_at = Some(tokio::time::Instant::now() + STOP_PATIENCE);
+                    stop_at = Some(Instant::now() + STOP_PATIENCE);
                 }
                 Some(event) = worker.recv() => {
                     self.on_worker(event)?;
@@ -130,7 +132,7 @@ impl<S: Store> Node<S, Agent> {
             }
             self.tick()?;
             watchdog.progress();
-            if stop_at.is_some_and(|at| !self.is_busy() || tokio::time::Instant::now() >= at) {
+            if stop_at.is_some_and(|at| !self.is_busy() || Instant::now() >= at) {
                 self.end_stop()?;
                 if !self.world().link.close(STOP_PATIENCE).await {
                     log::warn!("the broker did not acknowledge everything: peers will ask for what they miss");

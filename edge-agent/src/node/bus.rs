@@ -10,7 +10,7 @@ use microlambda_wire::{
 
 use super::chain_run::ChainRun;
 use super::status::PeerView;
-use super::{Node, NodeError, PEERS_MAX, World};
+use super::{ASKED_US, Node, NodeError, PEERS_MAX, World};
 use crate::store::Store;
 
 /// Encoded entries in one answer to a sync request, bytes.
@@ -317,6 +317,7 @@ impl<S: Store, W: World> Node<S, W> {
         let reached = behind.unwrap_or(base);
         let (partial, head) = if reached == boundary { (partial, newest) } else { (None, reached) };
         let delta = Delta { parent: base, entries, partial, head };
+        let have_all = head == newest;
         let bytes = match delta.to_bytes() {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -334,6 +335,11 @@ impl<S: Store, W: World> Node<S, W> {
         };
         self.counters.sync_answers += 1;
         self.publish(&Topic::SyncHave { node: want.node.clone() }, &have, false);
+        if have_all {
+            self.owed.remove(want.node.as_str());
+        } else {
+            self.owed_until_us = self.world.now_us().saturating_add(ASKED_US);
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use microlambda_wire::{
 use microlambda_runtime::Message;
 
 use super::chain_run::{Announcement, Pending};
-use super::{Node, NodeError, World};
+use super::{ASKED_US, Node, NodeError, World};
 use crate::store::{Advance, Store};
 
 /// Units set aside that the node's status names at most; the database has all.
@@ -276,7 +276,13 @@ impl<S: Store, W: World> Node<S, W> {
             frames: announcement.frames,
         };
         let done = run.chain.is_done();
+        let inline = note.delta.is_some();
         self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+        if !inline {
+            let peers = self.live_peers().into_iter().map(|peer| peer.node);
+            self.owed = peers.filter(|node| *node != *self.name.as_str()).collect();
+            self.owed_until_us = self.world.now_us().saturating_add(ASKED_US);
+        }
         // Right after a reconnect those who watch may still be on their way back: the book publishes these a little later.
         let settled = self.is_settled();
         for (person, event) in std::mem::take(&mut self.outbox) {

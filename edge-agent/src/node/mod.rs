@@ -19,7 +19,7 @@ mod status;
 mod step;
 mod world;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use microlambda::{Budget, Context, Effect, Event, Phase, TimerReason};
 use microlambda_faces::FaceParams;
@@ -40,6 +40,9 @@ pub use world::World;
 const PEERS_MAX: usize = 256;
 /// After connecting, heads are heard for so long before the first bid, µs.
 const SETTLE_US: u64 = 300_000;
+
+/// A peer that hears of a state asks for what it lacks within this time, and again after each answer, µs.
+const ASKED_US: u64 = 200_000;
 
 /// Why the agent ends.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +98,10 @@ pub struct Node<S, W> {
     settled_at_us: u64,
     status_at_us: u64,
     stopping: bool,
+    /// Peers that have to ask for content, as it did not go along with its announcement.
+    owed: BTreeSet<String>,
+    /// Until when they may, µs.
+    owed_until_us: u64,
     next_step: u64,
 }
 
@@ -129,6 +136,8 @@ impl<S: Store, W: World> Node<S, W> {
             settled_at_us: u64::MAX,
             status_at_us: 0,
             stopping: false,
+            owed: BTreeSet::new(),
+            owed_until_us: 0,
             next_step: 1,
             config,
         };
@@ -269,6 +278,9 @@ impl<S: Store, W: World> Node<S, W> {
         if self.settled_at_us > now_us {
             at_us = at_us.min(self.settled_at_us);
         }
+        if self.stopping && self.owed_until_us > now_us {
+            at_us = at_us.min(self.owed_until_us);
+        }
         for (name, run) in &self.chains {
             let ctx = Context { now_us, worker_free: self.worker_free_for(name), peers: &peers };
             let feed_us = if connected { run.feed_deadline_us(self.lease_us(), now_us) } else { u64::MAX };
@@ -337,9 +349,10 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    /// Whether a step runs here, or an invocation ahead of one.
+    /// Whether a step runs here, or an invocation ahead of one; or peers are still to ask for what it has come to.
     pub fn is_busy(&self) -> bool {
-        self.worker.work.is_some()
+        let owes = !self.owed.is_empty() && self.owed_until_us > self.world.now_us();
+        self.worker.work.is_some() || owes
     }
 
     /// Gives up what still runs and says that this node is gone.
