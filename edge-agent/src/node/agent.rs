@@ -17,8 +17,10 @@ use crate::config::Config;
 use crate::store::{Opened, Rest, SqliteStore, Store, StoreError};
 use crate::worker::{WorkerCommand, WorkerEvent};
 
-/// A clean stop waits at most so long for the running unit, and again so long for the broker.
+/// A clean stop waits at most so long for the running unit, again so long for peers that ask for what it came to, and for the broker.
 const STOP_PATIENCE: Duration = Duration::from_millis(1_500);
+/// While a start takes long, the service manager is told that it goes on this often.
+const STARTING_EVERY: Duration = Duration::from_secs(30);
 /// The loop looks around at least this often.
 const WAKE_MAX: Duration = Duration::from_secs(3_600);
 
@@ -34,9 +36,9 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let Opened { store, damaged, kept, rest } = opened;
     let mut stop = std::pin::pin!(stop);
-    let store = tokio::select! {
+    let (store, gone) = tokio::select! {
         biased;
-        store = fold_again(store, config.faces) => store?,
+        folded = fold_again(store, config.faces) => folded?,
         // What it has begun is taken back when the database is opened next.
         () = &mut stop => return Ok(()),
     };
@@ -61,6 +63,7 @@ pub async fn run(
     };
     log::info!(node:% = name, boot:% = boot, site:% = config.site; "edge agent starting");
     let mut node = Node::open(config, boot, store, Agent { link, command, worker_events, worker: None })?;
+    node.withdraw_faces(gone);
     node.databases_are_kept(kept, damaged.as_ref());
     tokio::select! {
         outcome = node.main_loop(link_events, worker_rx, stop) => outcome,
@@ -69,15 +72,21 @@ pub async fn run(
 }
 
 /// Folds what was folded with other settings again, which may take long, on a thread of its own.
-async fn fold_again(store: SqliteStore, faces: FaceParams) -> Result<SqliteStore, NodeError> {
-    let (done, folded) = oneshot::channel();
-    let fold = move || drop(done.send(store.fold_again(&faces).map(|()| store)));
+async fn fold_again(store: SqliteStore, faces: FaceParams) -> Result<(SqliteStore, Vec<String>), NodeError> {
+    let (done, mut folded) = oneshot::channel();
+    let fold = move || drop(done.send(store.fold_again(&faces).map(|gone| (store, gone))));
     std::thread::Builder::new()
         .name("fold".into())
         .spawn(fold)
         .map_err(|source| NodeError::System { what: "cannot start a thread", source })?;
     let ended = |_| NodeError::System { what: "cannot fold the records", source: ErrorKind::BrokenPipe.into() };
-    Ok(folded.await.map_err(ended)??)
+    loop {
+        tokio::select! {
+            biased;
+            outcome = &mut folded => return Ok(outcome.map_err(ended)??),
+            () = tokio::time::sleep(STARTING_EVERY) => notify::still_starting(4 * STARTING_EVERY),
+        }
+    }
 }
 
 /// Checks what the start had no time for, on a thread of its own that ends with the process at the latest, and resolves if that is damaged.
@@ -109,7 +118,7 @@ impl<S: Store> Node<S, Agent> {
         let mut watchdog = Watchdog::from_env();
         let mut stop = std::pin::pin!(stop);
         notify::ready();
-        let mut stop_at = None;
+        let (mut stop_at, mut given_up) = (None, false);
         loop {
             let wake = self.next_wake(watchdog.interval());
             let wake = stop_at.map_or(wake, |at: Instant| wake.min(at.saturating_duration_since(Instant::now())));
@@ -132,13 +141,19 @@ impl<S: Store> Node<S, Agent> {
             }
             self.tick()?;
             watchdog.progress();
-            if stop_at.is_some_and(|at| !self.is_busy() || Instant::now() >= at) {
+            let late = stop_at.is_some_and(|at| Instant::now() >= at);
+            if late && !given_up {
+                self.abandon_running_step()?;
+                stop_at = Some(Instant::now() + STOP_PATIENCE);
+            }
+            if stop_at.is_some() && (!self.is_busy() || (late && given_up)) {
                 self.end_stop()?;
                 if !self.world().link.close(STOP_PATIENCE).await {
                     log::warn!("the broker did not acknowledge everything: peers will ask for what they miss");
                 }
                 return Ok(self.store.note_clean_end()?);
             }
+            given_up |= late;
         }
     }
 

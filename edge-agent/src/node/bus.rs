@@ -3,6 +3,7 @@
 use microlambda::sabotage::{self, Sabotage};
 use microlambda::{Claim, Event, Head};
 use microlambda_faces::content::Delta;
+use microlambda_faces::fold::event_id;
 use microlambda_wire::{
     AheadNote, Blob, CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, GapReason, Name, NodeStatus,
     Payload, Record, RecordNote, SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
@@ -102,13 +103,21 @@ impl<S: Store, W: World> Node<S, W> {
     fn face_note(&mut self, face: Name, note: FaceNote) -> Result<(), NodeError> {
         match (note.thumbnail.0.is_empty(), self.store.thumbnail(face.as_str())?) {
             (false, None) => self.book.keep_thumbnail(face.as_str(), &note.thumbnail.0, self.world.now_us()),
-            (true, Some(jpeg)) => {
+            (true, Some(jpeg)) if self.knows(&note) => {
                 let note = FaceNote { thumbnail: Blob(jpeg), ..note };
                 self.publish(&Topic::Face { face }, &note, true);
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether that person is compared with, and not forgotten.
+    fn knows(&self, note: &FaceNote) -> bool {
+        let Some(run) = self.chains.get(&note.chain) else { return false };
+        let id = |first: (u64, u32)| event_id(note.chain.as_str(), first.0, first.1);
+        let mut people = run.fold.gallery().people.iter().filter(|person| person.first_sequence == note.first_sequence);
+        people.any(|person| id(person.first()) == note.face.as_str())
     }
 
     fn read<T: Payload>(&mut self, what: &str, payload: &[u8]) -> Option<T> {
@@ -172,6 +181,7 @@ impl<S: Store, W: World> Node<S, W> {
         let now_us = self.world.now_us();
         if let Some(peer) = self.peers.get_mut(&note.node) {
             peer.heard_at_us = now_us;
+            peer.other_lambda = note.lambda != self.lambda;
         }
         if note.lambda != self.lambda {
             self.counters.other_lambda += 1;
@@ -213,6 +223,10 @@ impl<S: Store, W: World> Node<S, W> {
         let Some(node) = node.ok().filter(|node| *node != self.name) else { return Ok(()) };
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.heard_at_us = self.world.now_us();
+            if peer.other_lambda {
+                // Its steps lead to nothing that this node could take.
+                return Ok(());
+            }
         }
         if sabotage::is_chosen(Sabotage::YieldToHigherClaim)
             && self.worker.step_of() == Some(&note.chain)
@@ -245,11 +259,13 @@ impl<S: Store, W: World> Node<S, W> {
             self.counters.peers_refused += 1;
             return Ok(());
         }
+        let other_lambda = known.is_some_and(|peer| peer.boot == status.boot && peer.other_lambda);
         let peer = PeerView {
             boot: status.boot,
             online: status.online,
             load_permille: status.load_permille,
             heard_at_us: now_us,
+            other_lambda,
         };
         self.peers.insert(status.node.clone(), peer);
         if gone {

@@ -28,7 +28,7 @@ impl<S: Store, W: World> Node<S, W> {
     fn open_chain(&mut self, stored: StoredChain, now_us: u64) {
         if stored.lambda != self.lambda {
             log::warn!(chain:% = stored.name;
-                "the stored chain ended under other [faces] settings or another version: it is kept as it is");
+                "the stored chain was folded with other [faces] settings or another version: it is kept as it is");
             self.counters.chains_refused += 1;
             return;
         }

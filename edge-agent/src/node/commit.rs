@@ -216,12 +216,13 @@ impl<S: Store, W: World> Node<S, W> {
     fn note_events(&mut self, chain: &Name, fresh: &[(Entry, Folded)], own: bool) {
         let now_us = self.world.now_us();
         let at_us = now_us.saturating_add(self.lease_us());
+        if own {
+            let forgotten = fresh.iter().flat_map(|(_, folded)| &folded.forgotten);
+            self.withdraw_faces(forgotten.map(|first| event_id(chain.as_str(), first.0, first.1)));
+        }
         let Some(run) = self.chains.get(chain) else { return };
         let mut events = Vec::new();
         for (entry, folded) in fresh {
-            if own {
-                self.forgotten.extend(folded.forgotten.iter().map(|first| event_id(chain.as_str(), first.0, first.1)));
-            }
             let Record::Frame { captured_at_ms, label, .. } = &entry.record else { continue };
             for sighting in &folded.sightings {
                 let Some(kind) = sighting.event else { continue };
@@ -291,9 +292,7 @@ impl<S: Store, W: World> Node<S, W> {
             }
             self.publish_face(chain, person)?;
         }
-        for face in std::mem::take(&mut self.forgotten).into_iter().filter_map(|id| Name::new(id).ok()) {
-            self.withdraw_face(face);
-        }
+        self.withdraw_tick();
         if done {
             self.publish_done(chain)?;
         }
@@ -359,10 +358,22 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    /// A broker is not to keep the faces of all who ever passed.
-    fn withdraw_face(&mut self, face: Name) {
-        let topic = Topic::Face { face }.build(&self.prefix);
-        self.publish_message(Message { topic, payload: Vec::new(), retain: true });
+    /// Takes faces off the bus: a broker is not to keep those of all who ever passed.
+    pub(super) fn withdraw_faces(&mut self, ids: impl IntoIterator<Item = String>) {
+        self.forgotten.extend(ids.into_iter().filter_map(|id| Name::new(id).ok()));
+    }
+
+    /// Withdraws what the connection takes; the rest follows.
+    pub(super) fn withdraw_tick(&mut self) {
+        while self.world.is_connected()
+            && let Some(face) = self.forgotten.pop()
+        {
+            let topic = Topic::Face { face: face.clone() }.build(&self.prefix);
+            if self.world.publish(Message { topic, payload: Vec::new(), retain: true }).is_err() {
+                self.forgotten.push(face);
+                return;
+            }
+        }
     }
 
     fn publish_done(&mut self, chain: &Name) -> Result<(), NodeError> {

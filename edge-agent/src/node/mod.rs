@@ -81,8 +81,8 @@ pub struct Node<S, W> {
     book: EventBook,
     /// Events of the last own commit, to be published after its continuation; with the person's number.
     outbox: Vec<(usize, EventNote)>,
-    /// Ids of faces that own commits have forgotten, to be withdrawn from the bus.
-    forgotten: Vec<String>,
+    /// Faces that are known no longer, to be withdrawn from the bus.
+    forgotten: Vec<Name>,
     /// Who announced the content that is being handled.
     announcer: Option<String>,
     counters: Counters,
@@ -256,6 +256,7 @@ impl<S: Store, W: World> Node<S, W> {
         }
         self.ahead_tick(now_us)?;
         self.go_ahead()?;
+        self.withdraw_tick();
         self.book_tick(now_us)?;
         self.status_tick(now_us);
         Ok(())

@@ -22,6 +22,8 @@ pub(super) struct PeerView {
     pub online: bool,
     pub load_permille: u32,
     pub heard_at_us: u64,
+    /// Whether what it announced last was folded with other settings.
+    pub other_lambda: bool,
 }
 
 /// Declares counters with their names on the bus.

@@ -1,15 +1,16 @@
-//! A chain that is under way and was folded with other `[faces]` settings, or by another version: its records are folded again with these.
+//! A chain that was folded with other `[faces]` settings, or by another version: its records are folded again with these.
 //!
 //! The analyses stand as they were recorded, so nothing is searched again, and nodes that hold the same records come to the same state. What had
 //! been decided about people is decided anew. That is no news: of what it changes in the past, nothing is reported.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use microlambda::{Digest, Head};
 use microlambda_faces::FaceParams;
 use microlambda_faces::content::Entry;
-use microlambda_faces::fold::{FoldState, lambda_digest, record_digest};
-use microlambda_runtime::notify;
+use microlambda_faces::fold::{FoldState, Gallery, Person, event_id, lambda_digest, record_digest};
 use microlambda_wire::{ChainClass, Name};
 use rusqlite::{Transaction, params};
 
@@ -19,35 +20,82 @@ use super::{StoreError, StoredChain};
 
 /// Records are read in parts of about this size, bytes.
 const PART_BYTES: usize = 256 << 10;
-/// Progress is told this often, and the service manager asked each time to wait for so much longer.
+/// Progress is told this often.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
-const WAIT_LONGER: Duration = Duration::from_secs(120);
+/// A longer write-ahead log is written back before the node begins.
+const LOG_BYTES_MAX: u64 = 16 << 20;
 
 impl SqliteStore {
-    /// Folds the records of all chains under way again that were folded with anything but `faces`, each in one transaction. For the start of a node,
-    /// before it reads them.
+    /// Folds the records of all chains again that were folded with anything but `faces`, each in one transaction; gives the ids of faces that are known
+    /// no longer. For the start of a node, before it reads its chains. A chain whose records cannot be folded, as the disk has no room for the write-ahead
+    /// log, which takes as much as the records do, stays as it is.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] if the records are not those that were folded; else what SQLite says, for example that the disk is full: the write-ahead
-    /// log takes as much room as the records do.
-    pub fn fold_again(&self, faces: &FaceParams) -> Result<(), StoreError> {
+    /// [`StoreError::Damaged`] if the records are not those that were folded; else what SQLite says of its tables.
+    pub fn fold_again(&self, faces: &FaceParams) -> Result<Vec<String>, StoreError> {
         let lambda = lambda_digest(faces);
         let read = || {
-            let query = "SELECT name FROM chain WHERE lambda != ?1 AND done = 0 ORDER BY name";
-            let mut statement = self.connection.prepare(query)?;
+            let mut statement = self.connection.prepare("SELECT name FROM chain WHERE lambda != ?1 ORDER BY name")?;
             statement.query_map([lambda.0], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
         };
-        for name in read().map_err(|source| self.sqlite(source))? {
+        let names = read().map_err(|source| self.sqlite(source))?;
+        self.shorten_log()?;
+        let mut gone = Vec::new();
+        for name in names {
             let name = Name::new(name).map_err(|_| self.damaged("a chain's name"))?;
-            let chain = self.read_chain(&name)?.ok_or_else(|| self.damaged(format!("chain {name}")))?;
-            log::info!(chain:% = name, records_to = chain.boundary.version.sequence;
-                "the [faces] settings or the version have changed: the stored records are folded again");
-            let transaction = self.connection.unchecked_transaction().map_err(|source| self.sqlite(source))?;
-            let people = self.fold_chain_again(&transaction, &chain, faces)?;
-            transaction.commit().map_err(|source| self.sqlite(source))?;
-            log::info!(chain:% = name, people_before = chain.gallery.ever, people; "folded again");
+            match self.fold_one_again(&name, faces) {
+                Ok(faces_gone) => gone.extend(faces_gone),
+                Err(error) if error.is_damage() => return Err(error),
+                Err(error) => {
+                    log::error!(chain:% = name; "its records cannot be folded with the present [faces] settings, and it is not continued: {error}");
+                }
+            }
+            self.shorten_log()?;
+        }
+        Ok(gone)
+    }
+
+    fn fold_one_again(&self, name: &Name, faces: &FaceParams) -> Result<Vec<String>, StoreError> {
+        let chain = self.read_chain(name)?.ok_or_else(|| self.damaged(format!("chain {name}")))?;
+        self.need_room()?;
+        log::info!(chain:% = name, records_to = chain.boundary.version.sequence;
+            "the [faces] settings or the version have changed: the stored records are folded again");
+        let transaction = self.connection.unchecked_transaction().map_err(|source| self.sqlite(source))?;
+        let gallery = self.fold_chain_again(&transaction, &chain, faces)?;
+        transaction.commit().map_err(|source| self.sqlite(source))?;
+        log::info!(chain:% = name, people_before = chain.gallery.ever, people = gallery.ever; "folded again");
+        let ids = |gallery: &Gallery| {
+            let id = |person: &Arc<Person>| event_id(name.as_str(), person.first_sequence, person.first_face_index);
+            gallery.people.iter().map(id).collect::<BTreeSet<String>>()
+        };
+        Ok(ids(&chain.gallery).difference(&ids(&gallery)).cloned().collect())
+    }
+
+    /// The write-ahead log of a chain that was folded again is not left to the node's first commit, which has no time for it.
+    fn shorten_log(&self) -> Result<(), StoreError> {
+        let log_bytes = std::fs::metadata(self.path.with_extension("sqlite-wal")).map_or(0, |file| file.len());
+        if log_bytes > LOG_BYTES_MAX {
+            let done = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            done.map_err(|source| self.sqlite(source))?;
         }
         Ok(())
+    }
+
+    /// A disk that is full for a while is full for everything else on it too.
+    fn need_room(&self) -> Result<(), StoreError> {
+        let room = || -> std::io::Result<Option<String>> {
+            let needed = std::fs::metadata(&self.path)?.len();
+            let disk = rustix::fs::statvfs(&self.path)?;
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let mb = |bytes: u64| bytes / 1_000_000;
+            Ok((free < needed)
+                .then(|| format!("its disk has {} MB free, and {} are needed for a while", mb(free), mb(needed))))
+        };
+        let error = |why: std::io::Error| StoreError::Directory { path: self.path.clone(), source: why };
+        match room().map_err(error)? {
+            Some(why) => Err(error(std::io::Error::new(std::io::ErrorKind::StorageFull, why))),
+            None => Ok(()),
+        }
     }
 
     fn fold_chain_again(
@@ -55,13 +103,14 @@ impl SqliteStore {
         tx: &Transaction<'_>,
         chain: &StoredChain,
         faces: &FaceParams,
-    ) -> Result<usize, StoreError> {
+    ) -> Result<Gallery, StoreError> {
         let id = chain_id(tx, &chain.name).map_err(|source| self.sqlite(source))?;
         let forget = || {
             tx.execute("DELETE FROM person WHERE chain = ?1", [id])?;
             tx.execute("DELETE FROM attempt WHERE chain = ?1", [id])?;
             tx.execute("DELETE FROM failure WHERE chain = ?1", [id])?;
-            tx.execute("UPDATE event SET superseded = 1 WHERE chain = ?1", [id])
+            // What comes back later, under other settings again, is no news then either.
+            tx.execute("UPDATE event SET on_bus = max(on_bus, superseded), superseded = 1 WHERE chain = ?1", [id])
         };
         forget().map_err(|source| self.sqlite(source))?;
         let (mut fold, mut former) = (FoldState::genesis(*faces), chain.lambda);
@@ -91,7 +140,6 @@ impl SqliteStore {
             }
             if told.elapsed() >= TOLD_EVERY {
                 told = Instant::now();
-                notify::still_starting(WAIT_LONGER);
                 log::info!(chain:% = chain.name, at = fold.head().version.sequence; "folding again");
             }
         }
@@ -99,7 +147,7 @@ impl SqliteStore {
             return Err(self.changed(chain, fold.head().version.sequence, &"they end elsewhere"));
         }
         write_chain(tx, (id, chain), lambda_digest(faces), fold.head()).map_err(|source| self.sqlite(source))?;
-        Ok(fold.gallery().ever)
+        Ok(fold.gallery().clone())
     }
 
     /// Takes away what a record had led to, whose digest it gives if that is what the record, and whom its faces were taken for, lead to: damage is

@@ -228,64 +228,67 @@ impl SqliteStore {
         let bound = integer(sequence).map_err(|source| self.sqlite(source))?;
         let read = || {
             let id = chain_id(&self.connection, chain)?;
-            let people = self.read_known(id, bound)?;
             let query =
                 "SELECT count(*), coalesce(max(number) + 1, 0) FROM person WHERE chain = ?1 AND first_sequence < ?2";
             let mut statement = self.connection.prepare_cached(query)?;
             let ever = statement.query_row([id, bound], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?;
-            let query = "SELECT person, sequence, face_index, encoding FROM exemplar
-                WHERE chain = ?1 AND sequence < ?2 AND person >= ?3 ORDER BY person, sequence, face_index";
-            let mut statement = self.connection.prepare_cached(query)?;
-            let from = people.first().map_or(0, |person| person.number as i64);
-            let exemplars = statement.query_map([id, bound, from], |row| {
-                Ok((unsigned(row, 0)?, unsigned(row, 1)?, row.get::<_, u32>(2)?, row.get::<_, Vec<u8>>(3)?))
-            })?;
-            Ok((people, ever, exemplars.collect::<rusqlite::Result<Vec<_>>>()?))
+            Ok((ever, self.read_known(id, bound)?))
         };
-        let (people, (count, ever), exemplars) = read().map_err(|source| self.sqlite(source))?;
-        let damaged = || self.damaged(format!("the gallery of chain {chain}"));
-        if count != ever {
-            return Err(damaged());
+        let ((count, ever), people) = read().map_err(|source| self.sqlite(source))?;
+        let ever = usize::try_from(ever).ok().filter(|_| count == ever);
+        match (ever, people) {
+            (Some(ever), Some(people)) => Ok(Gallery { people, ever, recent: self.read_recent(chain, bound)? }),
+            _ => Err(self.damaged(format!("the gallery of chain {chain}"))),
         }
-        let ever = usize::try_from(ever).map_err(|_| damaged())?;
-        let mut gallery = Gallery {
-            people: people.into_iter().map(Arc::new).collect(),
-            ever,
-            recent: self.read_recent(chain, bound)?,
-        };
-        for (person, sequence, face_index, bytes) in exemplars {
-            let number = usize::try_from(person).ok().filter(|number| *number < ever).ok_or_else(damaged)?;
-            // Those of people who are forgotten stay, for a suffix that may be taken back.
-            let Ok(place) = gallery.people.binary_search_by_key(&number, |person| person.number) else { continue };
-            let encoding = encoding(&bytes).ok_or_else(damaged)?;
-            Arc::make_mut(&mut gallery.people[place]).exemplars.push(Exemplar { sequence, face_index, encoding });
-        }
-        if gallery.people.iter().any(|person| person.exemplars.is_empty()) { Err(damaged()) } else { Ok(gallery) }
     }
 
-    /// People of a gallery without their encodings.
-    fn read_known(&self, chain_id: i64, bound: i64) -> rusqlite::Result<Vec<Person>> {
-        let query = "SELECT * FROM (SELECT p.number, p.first_sequence, p.first_face_index, p.first_seen_ms,
-            (SELECT last_seen_ms FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2
-             ORDER BY s.sequence DESC LIMIT 1),
-            (SELECT frames FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2
-             ORDER BY s.sequence DESC LIMIT 1),
-            (SELECT max(sequence) FROM sighting s WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2) AS last
+    /// People of a gallery; `None` if an encoding is none, or somebody has none. However many were ever seen, only of those known is more read than when.
+    fn read_known(&self, chain_id: i64, bound: i64) -> rusqlite::Result<Option<Vec<Arc<Person>>>> {
+        let query = "SELECT number, last FROM (SELECT p.number, (SELECT max(sequence) FROM sighting s
+             WHERE s.chain = p.chain AND s.person = p.number AND s.sequence < ?2) AS last
             FROM person p WHERE p.chain = ?1 AND p.first_sequence < ?2 ORDER BY last DESC, p.number DESC LIMIT ?3) ORDER BY number";
         let mut statement = self.connection.prepare_cached(query)?;
-        let people = statement.query_map([chain_id, bound, PEOPLE_MAX as i64], |row| {
+        let known = statement
+            .query_map([chain_id, bound, PEOPLE_MAX as i64], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?;
+        let known = known.collect::<rusqlite::Result<Vec<_>>>()?;
+        let mut people = Vec::with_capacity(known.len());
+        for (number, last_sequence) in known {
+            let mut person = self.read_person(chain_id, number, last_sequence)?;
+            let query =
+                "SELECT sequence, face_index, encoding FROM exemplar WHERE chain = ?1 AND person = ?2 AND sequence < ?3
+                ORDER BY sequence, face_index";
+            let mut statement = self.connection.prepare_cached(query)?;
+            let mut rows = statement.query(params![chain_id, integer(number)?, bound])?;
+            while let Some(row) = rows.next()? {
+                let Some(encoding) = encoding(&row.get::<_, Vec<u8>>(2)?) else { return Ok(None) };
+                person.exemplars.push(Exemplar { sequence: unsigned(row, 0)?, face_index: row.get(1)?, encoding });
+            }
+            if person.exemplars.is_empty() {
+                return Ok(None);
+            }
+            people.push(Arc::new(person));
+        }
+        Ok(Some(people))
+    }
+
+    /// A person without the encodings, as they were when last seen.
+    fn read_person(&self, chain_id: i64, number: u64, last_sequence: u64) -> rusqlite::Result<Person> {
+        let query = "SELECT p.first_sequence, p.first_face_index, p.first_seen_ms, s.last_seen_ms, s.frames
+            FROM person p JOIN sighting s ON s.chain = p.chain AND s.person = p.number AND s.sequence = ?3
+            WHERE p.chain = ?1 AND p.number = ?2 LIMIT 1";
+        let mut statement = self.connection.prepare_cached(query)?;
+        statement.query_row(params![chain_id, integer(number)?, integer(last_sequence)?], |row| {
             Ok(Person {
-                number: usize::try_from(unsigned(row, 0)?).unwrap_or(usize::MAX),
-                first_sequence: unsigned(row, 1)?,
-                first_face_index: row.get(2)?,
-                first_seen_ms: unsigned(row, 3)?,
-                last_seen_ms: unsigned(row, 4)?,
-                last_sequence: unsigned(row, 6)?,
-                frames: unsigned(row, 5)?,
+                number: usize::try_from(number).unwrap_or(usize::MAX),
+                first_sequence: unsigned(row, 0)?,
+                first_face_index: row.get(1)?,
+                first_seen_ms: unsigned(row, 2)?,
+                last_seen_ms: unsigned(row, 3)?,
+                last_sequence,
+                frames: unsigned(row, 4)?,
                 exemplars: Vec::new(),
             })
-        })?;
-        people.collect()
+        })
     }
 
     /// What the last records below `bound` showed.
