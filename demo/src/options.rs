@@ -7,6 +7,8 @@ use microlambda_runtime::counted;
 
 use crate::{Error, Isolation, Programs};
 
+/// Limit of one step unless another is given, ms.
+pub(crate) const DEFAULT_R_LIMIT_MS: u64 = 400;
 /// Endings of pictures that the camera agent plays.
 const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
 /// Models that recognition needs.
@@ -26,7 +28,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=26))]
     pub nodes: u8,
     /// Limit of one step, ms
-    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_R_LIMIT_MS, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     pub r_limit_ms: u64,
     /// A broker that runs already, `mqtt://user:password@host:port`, instead of the embedded one
     #[arg(long, value_name = "URL")]
@@ -166,7 +168,7 @@ mod tests {
             photos: None,
             data: dir.join("data"),
             nodes: 2,
-            r_limit_ms: 400,
+            r_limit_ms: DEFAULT_R_LIMIT_MS,
             broker: None,
             port: None,
             no_kill: false,

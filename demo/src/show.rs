@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 use microlambda_runtime::{counted, printable};
 use microlambda_wire::{EventKind, FrameSummary};
 
+use crate::options::DEFAULT_R_LIMIT_MS;
 use crate::tally::{News, Step};
 
 /// Cells of the bar that shows how much of the limit was used.
@@ -146,13 +147,16 @@ fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
-/// How a larger limit is asked for here.
-const LARGER_LIMIT: &str = "a larger `--r-limit-ms`, or `make demo R_LIMIT_MS=1000`";
+/// How a setting is named by an agent that cannot work with it.
+const LIMIT: &str = "r-limit-ms = ";
 
-/// What an agent says is wrong. Where the remedy is a setting that the demo makes, how to make it here.
+/// What an agent says is wrong. Where the remedy is a setting that the demo makes, how to make it here: twice the limit there was.
 pub fn trouble(what: &str) -> String {
-    let here = if what.contains("r-limit-ms") { format!("; here: use {LARGER_LIMIT}") } else { String::new() };
-    format!("{}{here}", printable(what))
+    let after = what.split_once(LIMIT).map(|(_, after)| after);
+    let limit_ms = after.and_then(|after| after.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok());
+    let larger = |limit_ms: u64| limit_ms.saturating_mul(2).max(DEFAULT_R_LIMIT_MS);
+    let here = limit_ms.map(larger).map(|ms| format!("; here: `--r-limit-ms {ms}`, or `make demo R_LIMIT_MS={ms}`"));
+    format!("{}{}", printable(what), here.unwrap_or_default())
 }
 
 /// `1 picture was`, `2 pictures were`.
@@ -227,7 +231,9 @@ mod tests {
     fn trouble_with_the_limit_says_how_to_set_it_here() {
         let line = |what: &str| plain(&news(&News::Trouble { who: name("a"), what: what.into() }).unwrap());
         let text = line("a unit is predicted to take up to 90 ms here, which r-limit-ms = 10 does not hold: raise it");
-        assert!(text.starts_with("! a: a unit") && text.contains("R_LIMIT_MS=1000"), "{text}");
+        assert!(text.starts_with("! a: a unit") && text.ends_with("R_LIMIT_MS=400`"), "{text}");
+        let text = line("a unit was killed after 8034 ms, which r-limit-ms = 8000 does not hold: raise it");
+        assert!(text.contains("--r-limit-ms 16000"), "{text}");
         assert_eq!(line("the disk is full"), "! a: the disk is full");
         assert_eq!(plain(&news(&News::PassedOver(1)).unwrap()), "! 1 picture was passed over so far");
     }
