@@ -72,7 +72,7 @@ pub enum Error {
         log: String,
     },
     /// Something did not happen in time.
-    #[error("still waiting for {what} after {after_s} s{logs}")]
+    #[error("still waiting for {what}, and nothing has gone on for {after_s} s{logs}")]
     Timeout {
         /// What did not happen.
         what: String,

@@ -26,9 +26,7 @@ const CPU_CHECK_LIMIT_MS: u64 = 100;
 pub(crate) struct Bounds<'a> {
     /// Set by Ctrl-C.
     pub interrupted: &'a AtomicBool,
-    /// When the run gives up.
-    pub until: Instant,
-    /// How long that was, for the message.
+    /// When nothing has gone on for so long, the run gives up.
     pub timeout: Duration,
 }
 
@@ -44,6 +42,8 @@ pub(crate) struct Job<'a> {
     /// So many pictures that the camera passed over have been named; `None` if that is not to be done.
     pub named: Option<usize>,
     bounds: Bounds<'a>,
+    /// When something went on last.
+    went_on_at: Instant,
 }
 
 /// The kill, from its plan to the node's return.
@@ -74,7 +74,9 @@ pub(crate) struct Limits {
 
 impl<'a> Job<'a> {
     pub fn new(observer: Observer, camera: Agent, bounds: Bounds<'a>, aloud: bool) -> Self {
-        Self { observer, tally: Tally::default(), camera, edges: Vec::new(), refused: 0, aloud, named: Some(0), bounds }
+        let went_on_at = Instant::now();
+        let (tally, edges) = (Tally::default(), Vec::new());
+        Self { observer, tally, camera, edges, refused: 0, aloud, named: Some(0), bounds, went_on_at }
     }
 
     /// Takes reports until `enough` says so.
@@ -92,7 +94,10 @@ impl<'a> Job<'a> {
                 return Ok(());
             }
             news = self.next()?;
-            if Instant::now() >= self.bounds.until {
+            if news.iter().any(|piece| matches!(piece, News::Step(_) | News::InputEnds(_) | News::Done(_))) {
+                self.went_on_at = Instant::now();
+            }
+            if self.went_on_at.elapsed() >= self.bounds.timeout {
                 return Err(self.timeout(what));
             }
         }

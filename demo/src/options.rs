@@ -45,7 +45,7 @@ pub struct DemoArgs {
     /// Where summary, contact sheet and logs go
     #[arg(long, value_name = "DIR", default_value = "target/demo")]
     pub out: PathBuf,
-    /// Give up after this time, s
+    /// Give up when no step has ended for this time, s
     #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout_s: u64,
 }
