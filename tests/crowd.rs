@@ -1,7 +1,5 @@
 //! A camera that more people pass than its gallery holds.
 
-use std::time::Duration;
-
 use edge_agent::store::{SqliteStore, Store};
 use microlambda_demo::Note;
 use microlambda_faces::fold::{FoldState, PEOPLE_MAX, event_id};
@@ -19,15 +17,14 @@ fn a_node_whose_gallery_is_full_reports_who_is_new_and_withdraws_who_was_seen_lo
     let photos = site.photos(&paths);
     site.start_node("a", 400, "stay");
     site.wait_for("the node", |tally, _| tally.nodes.contains_key(&name("a")));
-    let status = site.node("a").terminate(Duration::from_secs(10)).expect("an end");
-    assert!(status.success());
+    site.end_node("a");
 
     // What the node has seen of this camera already: as many people as it can remember.
     site.start_camera(&photos);
     site.wait_for("the camera", |tally, _| tally.camera.as_ref().is_some_and(|head| head.next > full as u64));
     let head = site.tally.camera.clone().expect("its head");
     let chain = head.chain;
-    let state_dir = site.node("a").config().parent().expect("its folder").join("state");
+    let state_dir = site.state_dir("a");
     let mut store = SqliteStore::open(&state_dir).expect("its database");
     let genesis = FoldState::genesis(FaceParams::default()).head();
     store.add_chain(&chain, &head.camera, head.class, genesis).expect("a chain");

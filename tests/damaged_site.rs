@@ -1,7 +1,6 @@
 //! A node that loses its database on a site of two loses nothing else.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use edge_agent::store::SqliteStore;
@@ -15,10 +14,6 @@ use microlambda_wire::Name;
 /// So short that the photos take several steps.
 const R_LIMIT_MS: u64 = 400;
 const PHOTOS: [&str; 4] = ["people/obama2.jpg", "people/t1.jpg", "faceless/coffee.png", "people/biden.jpg"];
-
-fn state_dir(site: &mut Site, node: &str) -> PathBuf {
-    site.node(node).config().parent().expect("its folder").join("state")
-}
 
 fn boot(site: &Site, node: &str) -> Option<Name> {
     site.tally.nodes.get(&name(node)).map(|status| status.boot.clone())
@@ -50,9 +45,8 @@ fn a_node_whose_database_is_damaged_or_destroyed_gets_everything_from_its_peer()
     site.claimer_from(Version::at(2));
     let before = boot(&site, "b");
     // A node that ends in order leaves everything in the database and nothing in its log.
-    let status = site.node("b").terminate(Duration::from_secs(10)).expect("an end");
-    assert!(status.success());
-    let path = state_dir(&mut site, "b").join("edge.sqlite");
+    site.end_node("b");
+    let path = site.state_dir("b").join("edge.sqlite");
     let mut bytes = fs::read(&path).expect("a database");
     bytes.iter_mut().skip(4_096).step_by(7).for_each(|byte| *byte = !*byte);
     fs::write(&path, &bytes).expect("a damaged database");
@@ -61,15 +55,14 @@ fn a_node_whose_database_is_damaged_or_destroyed_gets_everything_from_its_peer()
     assert_eq!(site.counter("b", "databases-kept-aside"), 1);
     let trouble = site.tally.nodes[&name("b")].trouble.clone();
     assert!(trouble.contains("damaged-1"), "{trouble}");
-    let kept = state_dir(&mut site, "b").join("damaged-1/edge.sqlite");
+    let kept = site.state_dir("b").join("damaged-1/edge.sqlite");
     assert!(fs::metadata(kept).expect("the damaged database").len() >= 4_096);
     assert!(site.node("b").log_tail(200).contains("the database is damaged"));
     assert_eq!(site.outcome(&["a", "b"]), long);
 
     // When all is done and the frames are freed: the whole state directory is gone.
-    let status = site.node("a").terminate(Duration::from_secs(10)).expect("an end");
-    assert!(status.success());
-    let state = state_dir(&mut site, "a");
+    site.end_node("a");
+    let state = site.state_dir("a");
     for entry in fs::read_dir(&state).expect("its files") {
         let path = entry.expect("a file").path();
         if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("its removal");
@@ -88,9 +81,8 @@ fn damage_that_is_found_beside_the_work_ends_the_node_and_its_next_start_begins_
     let mut site = Site::new();
     site.start_node("a", R_LIMIT_MS, "spread");
     site.wait_for("the node", |tally, _| tally.nodes.contains_key(&name("a")));
-    let status = site.node("a").terminate(Duration::from_secs(10)).expect("an end");
-    assert!(status.success());
-    let state = state_dir(&mut site, "a");
+    site.end_node("a");
+    let state = site.state_dir("a");
     let mut store = SqliteStore::open(&state).expect("its database");
     extend(&mut store, &name("door-1"), LONG_FRAMES).expect("a long history");
     drop(store);
@@ -134,7 +126,7 @@ fn when_every_disk_is_lost_the_chain_goes_on_behind_what_was_released_and_says_s
         site.node(node).kill();
     }
     for node in ["a", "b"] {
-        let state = state_dir(&mut site, node);
+        let state = site.state_dir(node);
         fs::remove_dir_all(&state).expect("its removal");
         fs::create_dir(&state).expect("an empty disk");
         site.node(node).respawn().expect("its return");
@@ -151,8 +143,7 @@ fn when_every_disk_is_lost_the_chain_goes_on_behind_what_was_released_and_says_s
     assert!(frames >= 1 && lost >= 2 && frames + lost == MANY.len() as u64, "{frames} frames, {lost} lost");
     site.wait_for("agreement", |tally, _| tally.agreed(&[name("a"), name("b")]).is_some());
     for node in ["a", "b"] {
-        let status = site.node(node).terminate(Duration::from_secs(10)).expect("an end");
-        assert!(status.success());
+        site.end_node(node);
         let report = site.node(node).ask(&["check", "--json"]).expect("a sound database");
         assert!(report.contains("\"sound\": true"), "{node}: {report}");
     }

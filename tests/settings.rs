@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
 
 use edge_agent::store::{Depth, SqliteStore, Store};
 use microlambda::Version;
@@ -88,8 +87,7 @@ fn nodes_whose_settings_change_in_the_middle_of_a_job_come_to_what_they_had_come
     site.start_camera(&photos);
     site.claimer_from(Version::at(2));
     for node in ["a", "b"] {
-        let status = site.node(node).terminate(Duration::from_secs(10)).expect("an end");
-        assert!(status.success());
+        site.end_node(node);
         let config = site.node(node).config().to_owned();
         let text = fs::read_to_string(&config).expect("its configuration");
         assert!(text.contains("distance-max = 0.58"), "{text}");

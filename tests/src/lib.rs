@@ -255,6 +255,19 @@ impl Site {
         self.wrappers.push(wrapper);
     }
 
+    /// Ends a node in order: it stays listed, and can be respawned.
+    ///
+    /// # Panics
+    /// It does not end within ten seconds of SIGTERM, or not well.
+    pub fn end_node(&mut self, node: &str) {
+        end_in_order(node, self.node(node));
+    }
+
+    /// Where a node keeps its database.
+    pub fn state_dir(&mut self, node: &str) -> PathBuf {
+        self.node(node).config().parent().expect("its folder").join("state")
+    }
+
     /// The node of this name.
     pub fn node(&mut self, node: &str) -> &mut Agent {
         let found = self.nodes.iter_mut().find(|(known, _)| known.as_str() == node);
@@ -355,8 +368,7 @@ impl Site {
     pub fn stop_and_check(&mut self) {
         let seen: BTreeSet<String> = self.tally.events.keys().map(ToString::to_string).collect();
         for (node, agent) in &mut self.nodes {
-            let status = agent.terminate(Duration::from_secs(10)).expect("an end within ten seconds of SIGTERM");
-            assert!(status.success(), "{node} ended with {status}\n{}", agent.log_tail(20));
+            end_in_order(node.as_str(), agent);
             let report = agent.ask(&["check", "--json"]).expect("a sound database");
             assert!(report.contains("\"sound\": true"), "{node}: {report}");
             let events = agent.ask(&["events", "--json", "--last", "100000"]).expect("its events");
@@ -388,6 +400,11 @@ impl Site {
         let tail = |(name, agent): (String, &Agent)| format!("--- {name}\n{}\n", agent.log_tail(12));
         camera.chain(nodes).map(tail).collect()
     }
+}
+
+fn end_in_order(node: &str, agent: &mut Agent) {
+    let status = agent.terminate(Duration::from_secs(10)).expect("an end within ten seconds of SIGTERM");
+    assert!(status.success(), "{node} ended with {status}\n{}", agent.log_tail(20));
 }
 
 /// What the same photos come to on one node that runs them all in one long invocation.

@@ -5,6 +5,7 @@ mod fold_again;
 mod migrate;
 mod recover;
 mod sqlite;
+mod sqlite_gallery;
 mod sqlite_read;
 
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! SQLite as a store: writes. Reads are in `sqlite_read`.
+//! SQLite as a store: writes. Reads are in `sqlite_read`, those of people in `sqlite_gallery`.
 
 use std::cmp::Ordering;
 use std::fs::{File, TryLockError};
