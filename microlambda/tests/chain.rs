@@ -1,5 +1,7 @@
 //! The chain on one node: what it does, told as sentences.
 
+use std::collections::VecDeque;
+
 use microlambda::placement::{Peer, Spread, Stay};
 use microlambda::{
     Attempt, Chain, ChainConfig, Claim, Commit, Context, Digest, Effect, Event, Head, Phase, StepEnd, StepMode,
@@ -43,8 +45,12 @@ fn config(node: &str, spread: bool) -> ChainConfig {
 
 impl Bench {
     fn open(vanished: Option<Attempt>) -> Self {
+        Self::on("a", vanished)
+    }
+
+    fn on(node: &str, vanished: Option<Attempt>) -> Self {
         let peers = ["a", "b"].map(|node| Peer { node: node.into(), load_permille: 0 }).to_vec();
-        let chain = Chain::open(config("a", false), head(0), false, vanished, 0);
+        let chain = Chain::open(config(node, false), head(0), false, vanished, 0);
         Self { chain, now_us: 0, worker_free: true, peers }
     }
 
@@ -473,6 +479,35 @@ fn a_step_whose_frames_do_not_come_is_tried_ever_less_often_until_the_camera_is_
     bench.feed(Event::InputSeen { oldest: 0, next: 100 });
     bench.at(bench.now_us + 2 * SLOT_US);
     assert!(matches!(bench.chain.phase(), Phase::Running(_)), "at once when the camera is there again");
+}
+
+#[test]
+fn two_nodes_that_lack_a_steps_frames_do_not_wake_each_other() {
+    let mut nodes = ["a", "b"].map(|node| Bench::on(node, None));
+    let mut said = VecDeque::new();
+    for (at, bench) in nodes.iter_mut().enumerate() {
+        said.push_back((at, bench.feed(Event::InputSeen { oldest: 0, next: 100 })));
+    }
+    let (mut starts, mut began_ms) = (0, [None; 2]);
+    for ms in 0..60_000 {
+        for (at, bench) in nodes.iter_mut().enumerate() {
+            said.push_back((at, bench.at(ms * 1_000)));
+            if began_ms[at].take_if(|began_ms| *began_ms + 400 <= ms).is_some() {
+                said.push_back((at, bench.ended(head(0), StepEnd::NoInput)));
+            }
+        }
+        while let Some((at, effects)) = said.pop_front() {
+            if started(&effects).is_some() {
+                (starts, began_ms[at]) = (starts + 1, Some(ms));
+            }
+            let claims = effects.into_iter().filter_map(|effect| match effect {
+                Effect::PublishClaim(claim) => Some(claim),
+                _ => None,
+            });
+            said.extend(claims.map(|claim| (1 - at, nodes[1 - at].feed(Event::ClaimSeen(claim)))).collect::<Vec<_>>());
+        }
+    }
+    assert!((10..50).contains(&starts), "{starts} starts in 60 s, each with two transactions");
 }
 
 #[test]

@@ -205,6 +205,12 @@ impl Chain {
     pub fn restore_failures(&mut self, times: u32, why: String) {
         let own = self.failures.entry(self.config.node.clone()).or_default();
         *own = (own.0.saturating_add(times), why);
+        self.cautious_units = self.cautious_units.max(CAUTIOUS_UNITS);
+    }
+
+    /// How often the unit at the head failed on this node, and why.
+    pub fn own_failure(&self) -> Option<(u32, &str)> {
+        self.failures.get(&self.config.node).map(|(times, why)| (*times, why.as_str()))
     }
 
     /// When to feed [`Event::Tick`], and what for. `ctx` as for [`Chain::handle`].
@@ -379,7 +385,8 @@ impl Chain {
             let gives_up = |lease: &Lease| lease.claim.node == claim.node && lease.claim.step <= claim.step;
             if self.lease.as_ref().is_some_and(gives_up) {
                 self.lease = None;
-                self.open_since_us = ctx.now_us;
+                // A pause of this node's own goes on: without it two nodes that lack a step's frames would wake each other for ever.
+                self.open_since_us = self.open_since_us.max(ctx.now_us);
             }
             return;
         }
