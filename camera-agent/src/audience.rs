@@ -20,6 +20,8 @@ pub const STATUS_FRESH_MS: u64 = 30_000;
 /// A frame is freed on one node's word only after no second node was live for this long, ms: a node that restarts, or
 /// that a restarted camera has not heard yet, gets its chance.
 pub const ALONE_AFTER_MS: u64 = 10_000;
+/// A live node that has fallen behind another and committed nothing for this long, ms, is not waited for: it cannot write, or takes no part.
+pub const STANDSTILL_MS: u64 = 300_000;
 
 /// What to do about a want.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,8 @@ struct Node {
     session: Option<Session>,
     /// What it reported for this chain; `None` before its first want.
     committed: Option<u64>,
+    /// When it was first heard, or last reported more.
+    moved_ms: u64,
     /// When its last want came.
     wanted_ms: Option<u64>,
     /// When its status last said `online`; `None` if it said the contrary since.
@@ -108,7 +112,11 @@ impl Audience {
         let Some(node) = self.node(&want.node, now_ms) else { return Answer::Refuse };
         node.wanted_ms = Some(now_ms);
         // Nobody can have committed what was never written: such a report is of no use.
-        node.committed = Some(want.committed.min(held.end));
+        let committed = Some(want.committed.min(held.end));
+        if committed > node.committed {
+            node.moved_ms = now_ms;
+        }
+        node.committed = committed;
         let open = node.session.take().filter(|session| now_ms < session.expires_ms);
         self.look_around(now_ms);
         if want.credit == 0 {
@@ -201,7 +209,7 @@ impl Audience {
         committed.sort_unstable_by(|a, b| b.cmp(a));
         let on_two = committed.get(1).copied().unwrap_or(0);
         let alone = now_ms >= self.not_alone_ms.saturating_add(ALONE_AFTER_MS);
-        let on_one = if alone { self.live(now_ms).map(|node| node.committed.unwrap_or(0)).next() } else { None };
+        let on_one = if alone { self.live(now_ms).map(|node| node.committed.unwrap_or(0)).max() } else { None };
         match on_one {
             Some(below) if below > on_two => Some(Release { below, on_one: true }),
             _ if on_two > 0 => Some(Release { below: on_two, on_one: false }),
@@ -234,7 +242,9 @@ impl Audience {
     }
 
     fn look_around(&mut self, now_ms: u64) {
-        if self.live(now_ms).nth(1).is_some() {
+        let furthest = self.live(now_ms).filter_map(|node| node.committed).max();
+        let moves = |node: &&Node| node.committed == furthest || now_ms < node.moved_ms.saturating_add(STANDSTILL_MS);
+        if self.live(now_ms).filter(moves).nth(1).is_some() {
             self.not_alone_ms = now_ms;
         }
     }
@@ -246,7 +256,7 @@ impl Audience {
             let gone = self.nodes.iter().find(|(_, node)| !node.is_live(now_ms)).map(|(name, _)| name.clone())?;
             self.nodes.remove(&gone);
         }
-        Some(self.nodes.entry(name.clone()).or_default())
+        Some(self.nodes.entry(name.clone()).or_insert_with(|| Node { moved_ms: now_ms, ..Node::default() }))
     }
 }
 
@@ -306,6 +316,23 @@ mod tests {
         audience.on_want(&want("b", 1, 1, 0), 0..9, T);
         audience.on_want(&want("a", 2, 1, 0), 0..9, T);
         assert_eq!(serve(&mut audience, 9, T), [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn a_node_that_comes_again_and_again_and_commits_nothing_is_not_waited_for() {
+        let mut audience = audience();
+        audience.on_want(&want("b", 5, 0, 5), 0..6, T);
+        let mut released = None;
+        for second in 1..600 {
+            let now_ms = T + second * 1_000;
+            audience.on_status(&name("b"), second % 2 == 0, now_ms);
+            audience.on_want(&want("a", second, 1, second), 0..1_000, now_ms);
+            released = audience.release(now_ms);
+            if second < STANDSTILL_MS / 1_000 {
+                assert_eq!(released.map(|release| release.below), Some(5.min(second)), "it may go on at any time");
+            }
+        }
+        assert_eq!(released, Some(Release { below: 599, on_one: true }));
     }
 
     #[test]

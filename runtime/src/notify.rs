@@ -2,9 +2,13 @@
 //!
 //! Without systemd (no `NOTIFY_SOCKET`) every call does nothing.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+
+/// While a start takes long, the service manager is told that it goes on this often.
+pub const STARTING_EVERY: Duration = Duration::from_secs(30);
 
 /// The service is up.
 pub fn ready() {
@@ -14,6 +18,24 @@ pub fn ready() {
 /// The start takes longer, but goes on: the service manager is to wait for so long from now at least.
 pub fn still_starting(wait: Duration) {
     send(&[NotifyState::ExtendTimeoutUsec(u32::try_from(wait.as_micros()).unwrap_or(u32::MAX))]);
+}
+
+/// Does what the start has to wait for, however long it takes, while the service manager is told that the start goes on.
+pub fn while_starting<T>(work: impl FnOnce() -> T) -> T {
+    let (working, ended) = mpsc::channel::<()>();
+    let tell = move || {
+        while ended.recv_timeout(STARTING_EVERY) == Err(RecvTimeoutError::Timeout) {
+            still_starting(4 * STARTING_EVERY);
+        }
+    };
+    std::thread::scope(|scope| {
+        if let Err(error) = std::thread::Builder::new().name("starting".into()).spawn_scoped(scope, tell) {
+            log::warn!("the service manager is not told that the start goes on: {error}");
+        }
+        let outcome = work();
+        drop(working);
+        outcome
+    })
 }
 
 /// One line for `systemctl status`.

@@ -19,8 +19,8 @@ use crate::worker::{WorkerCommand, WorkerEvent};
 
 /// A clean stop waits at most so long for the running unit, again so long for peers that ask for what it came to, and for the broker.
 const STOP_PATIENCE: Duration = Duration::from_millis(1_500);
-/// While a start takes long, the service manager is told that it goes on this often.
-const STARTING_EVERY: Duration = Duration::from_secs(30);
+/// A node does not begin with less room on its disk than this, bytes: its first commit would end it, after it has made others wait for it.
+const ROOM_BYTES_MIN: u64 = 4 << 20;
 /// The loop looks around at least this often.
 const WAKE_MAX: Duration = Duration::from_secs(3_600);
 
@@ -35,6 +35,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let Opened { store, damaged, kept, rest } = opened;
+    store.need_room(ROOM_BYTES_MIN)?;
     let mut stop = std::pin::pin!(stop);
     let (store, gone) = tokio::select! {
         biased;
@@ -84,7 +85,7 @@ async fn fold_again(store: SqliteStore, faces: FaceParams) -> Result<(SqliteStor
         tokio::select! {
             biased;
             outcome = &mut folded => return Ok(outcome.map_err(ended)??),
-            () = tokio::time::sleep(STARTING_EVERY) => notify::still_starting(4 * STARTING_EVERY),
+            () = tokio::time::sleep(notify::STARTING_EVERY) => notify::still_starting(4 * notify::STARTING_EVERY),
         }
     }
 }

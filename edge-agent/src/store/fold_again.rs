@@ -57,7 +57,8 @@ impl SqliteStore {
 
     fn fold_one_again(&self, name: &Name, faces: &FaceParams) -> Result<Vec<String>, StoreError> {
         let chain = self.read_chain(name)?.ok_or_else(|| self.damaged(format!("chain {name}")))?;
-        self.need_room()?;
+        let error = |source| StoreError::Directory { path: self.path.clone(), source };
+        self.need_room(std::fs::metadata(&self.path).map_err(error)?.len())?;
         log::info!(chain:% = name, records_to = chain.boundary.version.sequence;
             "the [faces] settings or the version have changed: the stored records are folded again");
         let transaction = self.connection.unchecked_transaction().map_err(|source| self.sqlite(source))?;
@@ -79,23 +80,6 @@ impl SqliteStore {
             done.map_err(|source| self.sqlite(source))?;
         }
         Ok(())
-    }
-
-    /// A disk that is full for a while is full for everything else on it too.
-    fn need_room(&self) -> Result<(), StoreError> {
-        let room = || -> std::io::Result<Option<String>> {
-            let needed = std::fs::metadata(&self.path)?.len();
-            let disk = rustix::fs::statvfs(&self.path)?;
-            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            let mb = |bytes: u64| bytes / 1_000_000;
-            Ok((free < needed)
-                .then(|| format!("its disk has {} MB free, and {} are needed for a while", mb(free), mb(needed))))
-        };
-        let error = |why: std::io::Error| StoreError::Directory { path: self.path.clone(), source: why };
-        match room().map_err(error)? {
-            Some(why) => Err(error(std::io::Error::new(std::io::ErrorKind::StorageFull, why))),
-            None => Ok(()),
-        }
     }
 
     fn fold_chain_again(

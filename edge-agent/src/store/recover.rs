@@ -8,6 +8,7 @@
 //! next start. After an error that told of damage, everything is checked however long it takes, for the node could not work anyway.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use microlambda_faces::FaceParams;
 use microlambda_runtime::last_end::{self, LastEnd, is_gone, is_removed, keep_aside, note_running};
+use microlambda_runtime::notify;
 
 use super::check::{Depth, Findings};
 use super::sqlite::{DATABASE, SqliteStore, lock};
@@ -154,8 +156,24 @@ impl SqliteStore {
             LastEnd::DamageSeen(damages) => (Depth::Everything, None, damages),
         };
         log::info!(end:? = end; "the last run did not end in order: checking the database");
-        let found = store.check_content(faces, depth, until)?;
+        let found = notify::while_starting(|| store.check_content(faces, depth, until))?;
         Ok((store, damages, !found.cut_short))
+    }
+
+    /// Whether the disk has so much room.
+    ///
+    /// # Errors
+    /// [`StoreError::Directory`] if it has not: one that is full for a while is full for everything else on it too.
+    pub fn need_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let error = |source| StoreError::Directory { path: self.path.clone(), source };
+        let disk = rustix::fs::statvfs(&self.path).map_err(|errno| error(errno.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free >= bytes {
+            return Ok(());
+        }
+        let mb = |bytes: u64| bytes.div_ceil(1_000_000);
+        let why = format!("its disk has {} MB free, and {} are needed: make room on it", free / 1_000_000, mb(bytes));
+        Err(error(std::io::Error::new(ErrorKind::StorageFull, why)))
     }
 
     /// Checks as [`SqliteStore::check`] does; what is wrong is an error here.
