@@ -1,5 +1,6 @@
 //! One edge node, without a process: what it does with strange input and in a strange world.
 
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use edge_agent::store::{Advance, Store};
@@ -18,7 +19,8 @@ use microlambda_tests::sim::prefix;
 use microlambda_tests::sim::truth;
 use microlambda_tests::sim::world::Order;
 use microlambda_wire::{
-    Blob, ChainClass, ClaimNote, FaceNote, FrameMeta, Record, Topic, Want, from_payload, to_payload, write_frame_meta,
+    Blob, CameraHead, ChainClass, ClaimNote, EventNote, FaceNote, FrameMeta, Record, Topic, Want, from_payload,
+    to_payload, write_frame_meta,
 };
 
 fn camera() -> SimCamera {
@@ -231,7 +233,11 @@ fn a_face_keeps_the_picture_that_a_former_step_took_of_it() {
 
 #[test]
 fn a_face_that_was_published_without_its_picture_gets_it_from_whoever_has_it() {
-    let mut bench = Bench::open("a", disk_with(9, 0));
+    let media = disk_with(9, 0);
+    let mut store = SimStore::new(media.clone(), 1);
+    let events = store.events_not_on_bus().expect("events").into_iter().map(|event| event.id.to_string());
+    store.note_bus(&events.collect::<Vec<_>>(), &[]).expect("a transaction");
+    let mut bench = Bench::open("a", media);
     let face = name(&event_id("door-1", 0, 0));
     let topic = Topic::Face { face: face.clone() }.build(&prefix());
     let note = |jpeg: &[u8]| FaceNote {
@@ -266,10 +272,15 @@ fn disk_with(records: u64, kernel: u32) -> Arc<Mutex<Media>> {
 /// A disk that holds these records of a chain.
 fn disk_of(entries: Vec<Entry>) -> Arc<Mutex<Media>> {
     let media: Arc<Mutex<Media>> = Arc::default();
+    add_chain(&media, "door", "door-1", entries);
+    media
+}
+
+fn add_chain(media: &Arc<Mutex<Media>>, camera: &str, chain: &str, entries: Vec<Entry>) {
     let mut store = SimStore::new(media.clone(), 1);
     let mut fold = FoldState::genesis(FaceParams::default());
-    let chain = name("door-1");
-    store.add_chain(&chain, &name("door"), ChainClass::Live, fold.head()).expect("a chain");
+    let chain = name(chain);
+    store.add_chain(&chain, &name(camera), ChainClass::Live, fold.head()).expect("a chain");
     let folded: Vec<_> = entries.iter().map(|entry| fold.fold(entry).expect("a record in order")).collect();
     let advance = Advance {
         chain: &chain,
@@ -283,7 +294,6 @@ fn disk_of(entries: Vec<Entry>) -> Arc<Mutex<Media>> {
         then: None,
     };
     store.advance(&advance).expect("a transaction");
-    media
 }
 
 fn head_of(media: &Arc<Mutex<Media>>) -> Head {
@@ -326,6 +336,132 @@ fn a_node_with_an_empty_disk_learns_from_a_peer_of_a_chain_whose_camera_is_gone(
     }
     assert!(empty.lock().expect("nobody panicked").disk.chains.contains_key(&name("door-1")), "it knows the chain");
     assert_eq!(head_of(&empty), head_of(&whole));
+}
+
+#[test]
+fn a_node_with_an_empty_disk_publishes_only_the_events_that_its_peer_has_not_seen_on_the_bus() {
+    let (whole, empty) = (disk_with(40, 0), Arc::default());
+    let mut store = SimStore::new(whole.clone(), 1);
+    let mut ids: Vec<String> =
+        store.events_not_on_bus().expect("events").iter().map(|event| event.id.to_string()).collect();
+    let unpublished = ids.pop().expect("an event");
+    assert!(!ids.is_empty());
+    store.note_bus(&ids, &[]).expect("a transaction");
+    let mut peer = Bench::open("peer", whole.clone());
+    let mut fresh = Bench::open("fresh", Arc::clone(&empty));
+    let mut published = Vec::new();
+    for _ in 0..20 {
+        peer.pass_us(1_000_000);
+        fresh.pass_us(1_000_000);
+        let (from_peer, from_fresh) = (std::mem::take(&mut peer.said), std::mem::take(&mut fresh.said));
+        let is_event = |message: &&Rc<Message>| message.topic.ends_with("/event");
+        let events = from_fresh.iter().filter(is_event);
+        published.extend(events.map(|said| from_payload::<EventNote>(&said.payload).expect("an event").id.to_string()));
+        // The peer's own word of its event is lost.
+        from_peer.iter().filter(|message| !is_event(message)).for_each(|message| fresh.hears(message));
+        from_fresh.iter().filter(|message| !is_event(message)).for_each(|message| peer.hears(message));
+    }
+    assert_eq!(head_of(&empty), head_of(&whole));
+    published.dedup();
+    assert_eq!(published, [unpublished]);
+}
+
+#[test]
+fn live_cameras_take_turns_though_one_alone_would_keep_the_node_busy() {
+    let mut bench = Bench::new();
+    let mut cameras = [0, 1].map(|index| SimCamera::new(index, ChainClass::Live, 100, 200, None));
+    cameras.iter_mut().for_each(|camera| (0..100).for_each(|_| assert!(camera.take_picture(1_000_000))));
+    bench.serve_all(&mut cameras);
+    for _ in 0..10 {
+        bench.pass_us(100_000);
+        bench.serve_all(&mut cameras);
+        bench.end_step();
+    }
+    bench.serve_all(&mut cameras);
+    let lags: Vec<u64> = bench.status().chains.iter().map(|chain| chain.lag).collect();
+    assert_eq!(lags, [95, 95]);
+}
+
+#[test]
+fn a_chain_whose_camera_began_another_one_is_not_tried_any_more() {
+    let mut bench = Bench::open("a", disk_with(3, 0));
+    let head = |chain: &str, next| {
+        let (camera, chain) = (name("door"), name(chain));
+        let topic = Topic::CameraHead { camera: camera.clone() }.build(&prefix());
+        let head = CameraHead { camera, chain, class: ChainClass::Live, oldest: 0, next, end: None };
+        Message { topic, payload: to_payload(&head).expect("a payload"), retain: true }
+    };
+    let lag = |bench: &mut Bench| {
+        let chains = bench.status().chains;
+        chains.iter().find(|chain| chain.chain.as_str() == "door-1").expect("it is open").lag
+    };
+    bench.hears(&head("door-1", 7));
+    assert_eq!(lag(&mut bench), 4);
+    bench.hears(&head("door-2", 0));
+    assert_eq!(lag(&mut bench), 0, "its frames are gone");
+    bench.hears(&head("door-1", 7));
+    assert_eq!(lag(&mut bench), 4, "the camera has its former spool back");
+}
+
+#[test]
+fn a_unit_that_ends_the_whole_process_is_set_aside_too() {
+    let (media, mut camera): (Arc<Mutex<Media>>, _) = (Arc::default(), camera());
+    for life in 1..=5 {
+        let mut bench = Bench::open("a", media.clone());
+        camera.restart(1_000_000);
+        bench.serve(&mut camera);
+        bench.pass_us(100_000);
+        bench.serve(&mut camera);
+        if life < 5 {
+            // Here the computer goes down.
+            assert_eq!(bench.starts(), 1, "life {life}");
+        } else {
+            assert_eq!(bench.counter("units-set-aside"), 1);
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_dies_before_it_was_given_anything_says_nothing_about_the_unit() {
+    let mut bench = Bench::new();
+    bench.hears_head("door", 0, 50);
+    bench.pass_us(100_000);
+    assert!(bench.said.iter().any(|message| message.topic.ends_with("/want")), "the step waits for its frames");
+    bench.worker_dies("no memory");
+    assert_eq!(bench.counter("unit-failures"), 0);
+}
+
+#[test]
+fn chains_of_cameras_that_are_gone_make_room() {
+    let media: Arc<Mutex<Media>> = Arc::default();
+    for number in 0..64 {
+        add_chain(&media, &format!("camera-{number}"), &format!("chain-{number}"), vec![truth::entry(5, 0, 0, 0)]);
+    }
+    let mut bench = Bench::open("a", media);
+    let has_room = |bench: &mut Bench| {
+        bench.hears_head("door", 0, 5);
+        let status = bench.status();
+        (
+            status.chains.iter().any(|chain| chain.chain.as_str() == "door-spool"),
+            status.trouble.contains("chains are under way"),
+        )
+    };
+    assert_eq!(has_room(&mut bench), (false, true), "their cameras may be quiet");
+    bench.pass_us(600_000_000);
+    assert_eq!(has_room(&mut bench), (true, false));
+}
+
+#[test]
+fn notes_that_name_another_chain_or_node_than_their_topic_are_counted() {
+    let mut bench = Bench::open("a", disk_with(3, 0));
+    let claim = Claim { step: Version::default(), epoch: 0, node: "b".into(), lease_ms: 100 };
+    let note = ClaimNote { chain: name("door-2"), boot: name("b1"), claim, failed: None };
+    let topic = Topic::Claim { chain: name("door-1") }.build(&prefix());
+    bench.hears(&Message { topic, payload: to_payload(&note).expect("a payload"), retain: false });
+    let status = peer_status("b", true);
+    let topic = Topic::NodeStatus { node: name("c") }.build(&prefix());
+    bench.hears(&Message { topic, ..status });
+    assert_eq!(bench.counter("refused-messages"), 2);
 }
 
 #[test]

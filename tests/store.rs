@@ -7,7 +7,7 @@ use microlambda_faces::fold::{FoldState, PEOPLE_MAX};
 use microlambda_faces::{FACES_MAX, FaceParams};
 use microlambda_tests::histories::{History, crowd, extend_with};
 use microlambda_tests::name;
-use microlambda_wire::Name;
+use microlambda_wire::{ChainClass, Name};
 
 /// Histories compared, each of so many operations.
 const HISTORIES: u64 = 40;
@@ -43,6 +43,21 @@ fn answers(store: &impl Store, chains: &[Name]) -> Vec<String> {
         }
     }
     answers
+}
+
+#[test]
+fn the_chain_that_a_camera_goes_on_with_is_opened_before_those_it_has_left() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut store = SqliteStore::open(dir.path()).expect("a store");
+    let genesis = FoldState::genesis(FaceParams::default()).head();
+    let mut add = |camera: &str, chain: &str| {
+        store.add_chain(&name(chain), &name(camera), ChainClass::Live, genesis).expect("a chain");
+    };
+    add("door", "door-1");
+    (0..70).for_each(|number| add("lab", &format!("lab-{number}")));
+    let newest: Vec<String> =
+        store.newest_chains(3).expect("chains").iter().map(|chain| chain.name.to_string()).collect();
+    assert_eq!(newest, ["lab-69", "door-1", "lab-68"]);
 }
 
 #[test]

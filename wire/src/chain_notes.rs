@@ -179,6 +179,9 @@ pub struct SyncHave {
     pub newest: Head,
     /// What follows `base`, up to the payload's bound.
     pub delta: Blob,
+    /// Its events that the answerer has not seen on the bus; all others nobody needs to publish again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unpublished: Vec<Name>,
 }
 
 /// New or recognised.

@@ -23,6 +23,6 @@ pub use chain_notes::{
 };
 pub use frame::{FrameError, FrameMeta, META_BYTES_MAX, read_frame_meta, strip_frame_meta, write_frame_meta};
 pub use name::{NAME_LEN_MAX, Name, NameError};
-pub use payload::{Blob, Payload, PayloadError, from_payload, to_payload};
+pub use payload::{Blob, Payload, PayloadError, UNPUBLISHED_LEN_MAX, from_payload, to_payload};
 pub use record::{GapReason, LABEL_BYTES_MAX, Record, SEQUENCE_MAX, TIME_MS_MAX};
 pub use topic::{Topic, TopicError, TopicPrefix};

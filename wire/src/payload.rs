@@ -14,6 +14,8 @@ use crate::{
     NodeStatus, Record, RecordNote, SEQUENCE_MAX, SyncHave, SyncWant, TIME_MS_MAX, Want,
 };
 
+/// Events named in an answer to a sync request at most.
+pub const UNPUBLISHED_LEN_MAX: usize = 1_024;
 /// Longest list in any payload.
 const LIST_LEN_MAX: usize = 1_024;
 /// Records that a node may take ahead at once.
@@ -197,7 +199,8 @@ payload!(DoneNote, "done", 1 << 20, |v| bounded_list("people", &v.people, DONE_P
 // The store is asked for these.
 payload!(SyncWant, "sync want", 32 << 10, |v| bounded_list("locator", &v.locator, 128)
     .and_then(|()| v.locator.iter().try_for_each(|(sequence, _)| bounded_sequence(*sequence))));
-payload!(SyncHave, "sync have", 512 << 10, |v| bounded_sequence(v.base.0.max(v.newest.version.sequence)));
+payload!(SyncHave, "sync have", 512 << 10, |v| bounded_list("unpublished", &v.unpublished, UNPUBLISHED_LEN_MAX)
+    .and_then(|()| bounded_sequence(v.base.0.max(v.newest.version.sequence))));
 payload!(EventNote, "event", 4 << 10, |v| bounded_text("label", &v.label)
     .and_then(|()| bounded_sequence(v.sequence))
     .and_then(|()| bounded_time(v.captured_at_ms)));

@@ -162,6 +162,7 @@ fn a_largest_delta_fits_its_messages() {
         base: (0, Digest::default()),
         newest: head,
         delta: Blob(vec![0; 320 << 10]),
+        unpublished: Vec::new(),
     };
     assert!(to_payload(&have).is_ok());
 }

@@ -31,7 +31,7 @@ impl<S: Store, W: World> Node<S, W> {
         if !self.config.chain.fan_out || !free || !self.is_settled() || !self.world.is_connected() || self.stopping {
             return Ok(());
         }
-        for name in self.chains_live_first() {
+        for name in self.chains_by_turn() {
             let Some(records) = self.next_ahead(&name) else { continue };
             let (now_us, id) = (self.world.now_us(), self.next_step);
             self.next_step += 1;
@@ -56,7 +56,7 @@ impl<S: Store, W: World> Node<S, W> {
             return None;
         }
         let peers = self.live_peers();
-        if peers.len() < 2 || self.live_chain_waits(name) {
+        if peers.len() < 2 || self.is_others_turn(name) {
             return None;
         }
         let nodes: Vec<&str> = peers.iter().map(|peer| peer.node.as_str()).collect();

@@ -1,17 +1,18 @@
 //! Events on their way to the bus: published by the node that committed them, or by whoever notices that nobody did.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
-use microlambda_wire::{EventNote, Topic};
+use microlambda_wire::{EventNote, Name, Topic};
 
 use super::{Node, NodeError, World};
-use crate::store::Store;
+use crate::store::{EVENTS_MAX, Store};
 
 /// Events and pictures noted at most before they are written with the next idle moment.
 const NOTES_MAX: usize = 256;
 /// Notes are written after this, µs: one sync for many.
 const NOTES_US: u64 = 2_000_000;
-/// Events waited for at most; the rest stays in the store and is loaded when there is room.
+/// Events waited for at most; the rest stays in the store and is loaded when these are done with.
 const WAITING_MAX: usize = 2_048;
 
 /// Ids remembered to recognise repeats, and news that comes before its state.
@@ -21,6 +22,8 @@ const RECENT_MAX: usize = 2_048;
 pub(super) struct EventBook {
     /// Committed here and not yet seen on the bus: with the time at which this node publishes them itself, µs.
     waiting: BTreeMap<String, (EventNote, u64)>,
+    /// Whether the store may hold more of them.
+    more_stored: bool,
     /// Seen on the bus lately.
     recent: VecDeque<String>,
     /// Seen on the bus, not yet noted in the store.
@@ -32,9 +35,23 @@ pub(super) struct EventBook {
 
 impl EventBook {
     pub fn new(stored: Vec<EventNote>, now_us: u64) -> Self {
-        // Left from before the restart: they may have been published, so peers' word is heard first.
-        let waiting = stored.into_iter().map(|event| (event.id.to_string(), (event, now_us + NOTES_US))).collect();
-        Self { waiting, recent: VecDeque::new(), seen: Vec::new(), thumbnails: Vec::new(), notes_at_us: u64::MAX }
+        let mut book = Self {
+            waiting: BTreeMap::new(),
+            more_stored: false,
+            recent: VecDeque::new(),
+            seen: Vec::new(),
+            thumbnails: Vec::new(),
+            notes_at_us: u64::MAX,
+        };
+        book.load(stored, now_us);
+        book
+    }
+
+    /// Takes what the store holds. These events may have been published, so peers' word is heard first.
+    fn load(&mut self, stored: Vec<EventNote>, now_us: u64) {
+        self.more_stored = stored.len() >= EVENTS_MAX;
+        let at_us = now_us.saturating_add(NOTES_US);
+        self.waiting.extend(stored.into_iter().map(|event| (event.id.to_string(), (event, at_us))));
     }
 
     /// When [`Node::book_tick`] has something to do, µs; without the bus nothing can be published, however long it is due.
@@ -46,11 +63,26 @@ impl EventBook {
     /// An event was committed here; it is published at `at_us` unless seen before then, or already.
     pub fn expect(&mut self, event: EventNote, now_us: u64, at_us: u64) {
         if self.recent.iter().any(|id| id == event.id.as_str()) {
-            self.seen.push(event.id.to_string());
-            self.notes_at_us = self.notes_at_us.min(now_us.saturating_add(NOTES_US));
+            self.is_on_bus(&event, now_us);
         } else if self.waiting.len() < WAITING_MAX {
             self.waiting.insert(event.id.to_string(), (event, at_us));
+        } else {
+            self.more_stored = true;
         }
+    }
+
+    /// An event is noted to have been seen on the bus.
+    pub fn is_on_bus(&mut self, event: &EventNote, now_us: u64) {
+        self.seen.push(event.id.to_string());
+        self.notes_at_us = self.notes_at_us.min(now_us.saturating_add(NOTES_US));
+    }
+
+    /// Those of a chain's events in these records that nobody has published, as far as is known here.
+    pub fn unpublished(&self, chain: &Name, records: Range<u64>) -> impl Iterator<Item = Name> {
+        let events = self.waiting.values().map(|(event, _)| event);
+        events
+            .filter(move |event| event.chain == *chain && records.contains(&event.sequence))
+            .map(|event| event.id.clone())
     }
 
     /// Whether a picture of `face` is wanted from the bus; true once per face and start.
@@ -75,8 +107,7 @@ impl<S: Store, W: World> Node<S, W> {
         }
         book.recent.push_back(event.id.to_string());
         if book.waiting.remove(event.id.as_str()).is_some() {
-            book.seen.push(event.id.to_string());
-            book.notes_at_us = book.notes_at_us.min(self.world.now_us().saturating_add(NOTES_US));
+            book.is_on_bus(event, self.world.now_us());
         }
     }
 
@@ -93,10 +124,15 @@ impl<S: Store, W: World> Node<S, W> {
             for event in due {
                 self.counters.events_rescued += 1;
                 self.publish(&Topic::Event, &event, false);
+                self.publish_face_of(&event)?;
             }
         }
         if self.book.notes_at_us <= now_us || self.book.seen.len() >= NOTES_MAX {
             self.write_notes()?;
+        }
+        if self.book.more_stored && self.book.waiting.is_empty() {
+            self.write_notes()?;
+            self.book.load(self.store.events_not_on_bus()?, now_us);
         }
         Ok(())
     }

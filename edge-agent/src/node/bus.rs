@@ -6,7 +6,7 @@ use microlambda_faces::content::Delta;
 use microlambda_faces::fold::event_id;
 use microlambda_wire::{
     AheadNote, Blob, CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, GapReason, Name, NodeStatus,
-    Payload, Record, RecordNote, SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
+    Payload, Record, RecordNote, SyncHave, SyncWant, Topic, UNPUBLISHED_LEN_MAX, from_payload, strip_frame_meta,
 };
 
 use super::chain_run::ChainRun;
@@ -36,34 +36,30 @@ impl<S: Store, W: World> Node<S, W> {
             }
         };
         match topic {
-            Topic::CameraHead { camera } => match self.read::<CameraHead>(&topic_name("camera head", &camera), payload)
-            {
-                Some(head) if head.camera == camera => self.camera_head(head),
-                Some(head) => {
-                    self.counters.refused_messages += 1;
-                    log::debug!(camera:% = camera, named:% = head.camera; "head refused: it names another camera");
-                    Ok(())
+            Topic::CameraHead { camera } => {
+                match self.read_of("camera head", &camera, payload, |head: &CameraHead| &head.camera) {
+                    Some(head) => self.camera_head(head),
+                    None => Ok(()),
                 }
-                None => Ok(()),
-            },
+            }
             Topic::CameraFrame { camera, .. } => self.frame(&camera, payload),
             Topic::CameraRecord { camera, .. } => match self.read(&topic_name("record", &camera), payload) {
                 Some(RecordNote { chain, sequence, record }) => self.record(&chain, sequence, record, Vec::new()),
                 None => Ok(()),
             },
             Topic::Continuation { chain } => {
-                match self.read::<Continuation>(&topic_name("continuation", &chain), payload) {
-                    Some(note) if note.chain == chain => self.continuation(note),
-                    _ => Ok(()),
+                match self.read_of("continuation", &chain, payload, |note: &Continuation| &note.chain) {
+                    Some(note) => self.continuation(note),
+                    None => Ok(()),
                 }
             }
-            Topic::Claim { chain } => match self.read::<ClaimNote>(&topic_name("claim", &chain), payload) {
-                Some(note) if note.chain == chain => self.claim(note),
-                _ => Ok(()),
+            Topic::Claim { chain } => match self.read_of("claim", &chain, payload, |note: &ClaimNote| &note.chain) {
+                Some(note) => self.claim(note),
+                None => Ok(()),
             },
-            Topic::Ahead { chain } => match self.read::<AheadNote>(&topic_name("ahead", &chain), payload) {
-                Some(note) if note.chain == chain => self.ahead(note),
-                _ => Ok(()),
+            Topic::Ahead { chain } => match self.read_of("ahead", &chain, payload, |note: &AheadNote| &note.chain) {
+                Some(note) => self.ahead(note),
+                None => Ok(()),
             },
             Topic::Done { chain } => {
                 let done = self.read::<DoneNote>(&topic_name("done", &chain), payload);
@@ -91,10 +87,12 @@ impl<S: Store, W: World> Node<S, W> {
                 Some(note) if self.chains.contains_key(&note.chain) => self.face_note(face, note),
                 _ => Ok(()),
             },
-            Topic::NodeStatus { node } => match self.read::<NodeStatus>(&topic_name("status", &node), payload) {
-                Some(status) if status.node == node => self.peer_status(status, retain),
-                _ => Ok(()),
-            },
+            Topic::NodeStatus { node } => {
+                match self.read_of("status", &node, payload, |status: &NodeStatus| &status.node) {
+                    Some(status) => self.peer_status(status, retain),
+                    None => Ok(()),
+                }
+            }
             Topic::CameraStatus { .. } | Topic::CameraWant { .. } | Topic::CameraImage { .. } => Ok(()),
         }
     }
@@ -124,6 +122,24 @@ impl<S: Store, W: World> Node<S, W> {
         from_payload(payload).map_err(|error| self.refuse(what, &error)).ok()
     }
 
+    /// The same of a note that has to name what its topic names.
+    fn read_of<T: Payload>(
+        &mut self,
+        what: &str,
+        name: &Name,
+        payload: &[u8],
+        named: impl FnOnce(&T) -> &Name,
+    ) -> Option<T> {
+        let note = self.read::<T>(&topic_name(what, name), payload)?;
+        let other = Some(named(&note)).filter(|named| *named != name);
+        if let Some(other) = other {
+            self.counters.refused_messages += 1;
+            log::debug!(topic:% = topic_name(what, name), named:% = other; "message refused: it names another");
+            return None;
+        }
+        Some(note)
+    }
+
     pub(super) fn refuse(&mut self, what: &str, error: &dyn std::error::Error) {
         self.counters.refused_messages += 1;
         let now_us = self.world.now_us();
@@ -141,8 +157,11 @@ impl<S: Store, W: World> Node<S, W> {
             return Ok(());
         }
         let (chain, oldest, next) = (head.chain.clone(), head.oldest, head.next);
+        self.leave_former_chains(&head)?;
+        let now_us = self.world.now_us();
         let Some(run) = self.chains.get_mut(&chain) else { return Ok(()) };
-        run.camera_holds(oldest, self.world.now_us());
+        run.touched_us = now_us;
+        run.camera_holds(oldest, now_us);
         let boundary = run.boundary();
         if sabotage::is_chosen(Sabotage::ReleasedIsGap) && oldest > boundary {
             let gap = Record::Gap { count: oldest - boundary, reason: GapReason::SpoolFull };
@@ -150,6 +169,20 @@ impl<S: Store, W: World> Node<S, W> {
             return self.drive(&chain, Event::InputSeen { oldest: 0, next });
         }
         self.drive(&chain, Event::InputSeen { oldest, next })
+    }
+
+    /// A camera that has begun another chain has no frames of its former ones any more: they end where they are, and nobody tries to go on.
+    fn leave_former_chains(&mut self, head: &CameraHead) -> Result<(), NodeError> {
+        let is_former = |(name, run): &(&Name, &ChainRun)| {
+            **name != head.chain && run.camera == head.camera && (run.chain.has_work() || run.chain.is_behind_input())
+        };
+        let former = self.chains.iter().filter(is_former);
+        let former: Vec<(Name, u64)> =
+            former.map(|(name, run)| (name.clone(), run.chain.head().version.sequence)).collect();
+        for (name, next) in former {
+            self.drive(&name, Event::InputSeen { oldest: 0, next })?;
+        }
+        Ok(())
     }
 
     fn frame(&mut self, camera: &Name, payload: &[u8]) -> Result<(), NodeError> {
@@ -332,6 +365,8 @@ impl<S: Store, W: World> Node<S, W> {
         let (entries, behind) = self.store.entries(&want.chain, base.version.sequence, SYNC_BYTES_MAX)?;
         let reached = behind.unwrap_or(base);
         let (partial, head) = if reached == boundary { (partial, newest) } else { (None, reached) };
+        let unpublished = self.book.unpublished(&want.chain, base.version.sequence..reached.version.sequence);
+        let unpublished = unpublished.take(UNPUBLISHED_LEN_MAX).collect();
         let delta = Delta { parent: base, entries, partial, head };
         let have_all = head == newest;
         let bytes = match delta.to_bytes() {
@@ -347,7 +382,8 @@ impl<S: Store, W: World> Node<S, W> {
             lambda: self.lambda,
             base: (base.version.sequence, base.digest),
             newest,
-            delta: microlambda_wire::Blob(bytes),
+            delta: Blob(bytes),
+            unpublished,
         };
         self.counters.sync_answers += 1;
         self.publish(&Topic::SyncHave { node: want.node.clone() }, &have, false);
@@ -371,8 +407,13 @@ impl<S: Store, W: World> Node<S, W> {
         if have.lambda != self.lambda {
             return Ok(());
         }
+        // What was said of the events in the beginning of a branch is not kept.
+        let mut is_whole = true;
         let delta = match run.staged.take() {
-            Some(staged) if staged.head == delta.parent => joined(staged, delta),
+            Some(staged) if staged.head == delta.parent => {
+                is_whole = false;
+                joined(staged, delta)
+            }
             // An answer that came twice. One with other records says that the branch has become another: it is begun anew.
             Some(staged) if staged.holds(&delta) => {
                 run.staged = Some(staged);
@@ -386,6 +427,9 @@ impl<S: Store, W: World> Node<S, W> {
         if !self.fold_on_trial(&have.chain, delta)? {
             self.drop_pending(&have.chain);
             return Ok(());
+        }
+        if let Some(pending) = self.chains.get_mut(&have.chain).and_then(|run| run.pending.as_mut()) {
+            pending.unpublished = is_whole.then_some(have.unpublished);
         }
         if let Some(event) = self.commit_pending(&have.chain, have.node.as_str(), None)? {
             self.drive(&have.chain, event)?;

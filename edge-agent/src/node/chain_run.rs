@@ -31,6 +31,8 @@ pub(super) struct Pending {
     pub folded: Vec<Folded>,
     pub delta: Delta,
     pub timing: Option<StepTiming>,
+    /// From a peer that holds it for longer: those of its events that are still to be seen on the bus. `None` if all are.
+    pub unpublished: Option<Vec<Name>>,
 }
 
 /// What the last own commit added, for the continuation.
@@ -114,8 +116,10 @@ pub(super) struct ChainRun {
     pub done_on_bus: bool,
     /// When the head last moved, µs.
     pub open_since_us: u64,
-    /// When the chain was last concerned by something, µs.
+    /// When its camera last spoke of it, or it moved, µs.
     pub touched_us: u64,
+    /// When the worker was last given to it, µs; 0 if never.
+    pub worked_at_us: u64,
     /// Frames a step took lately, times 16.
     pub frames_per_step_x16: u64,
     /// Size of the frames lately, bytes: rises at once, sinks slowly.
@@ -156,11 +160,21 @@ impl ChainRun {
             done_on_bus: false,
             open_since_us: now_us,
             touched_us: now_us,
+            worked_at_us: 0,
             frames_per_step_x16: 16,
             frame_bytes: 0,
             pictures: Vec::new(),
             buffer: BTreeMap::new(),
             buffer_bytes: 0,
+        }
+    }
+
+    /// The lesser comes first where several want the worker: live chains, each after those that have waited longer, so that a camera that outpaces its
+    /// node leaves the others their turn; then batch chains, of which one that has the worker keeps it.
+    pub fn turn(&self) -> (ChainClass, u64) {
+        match self.class {
+            ChainClass::Live => (ChainClass::Live, self.worked_at_us),
+            ChainClass::Batch => (ChainClass::Batch, 0),
         }
     }
 

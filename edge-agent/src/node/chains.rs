@@ -10,6 +10,8 @@ use crate::store::{CHAINS_OPEN_MAX, Store, StoredChain};
 
 /// How long a claim needs to be heard by all, µs; from round trips of 0.3 ms on loopback and some 10 ms on Wi-Fi.
 const SLOT_US: u64 = 40_000;
+/// A chain without work is taken for left by its camera if that has not announced it for so long, µs: cameras do every few seconds.
+const LEFT_US: u64 = 600_000_000;
 /// State that was asked for is asked for again after this, µs.
 const FETCH_US: u64 = 1_000_000;
 /// A node whose worker is too slow for a unit tries again after this, µs.
@@ -19,18 +21,18 @@ impl<S: Store, W: World> Node<S, W> {
     /// Opens the chains that are under way, and the newest of the others.
     pub(super) fn open_chains(&mut self, now_us: u64) -> Result<(), NodeError> {
         for stored in self.store.newest_chains(CHAINS_OPEN_MAX)? {
-            self.open_chain(stored, now_us);
+            self.open_chain(stored, now_us)?;
         }
         Ok(())
     }
 
     /// Adds a chain that the store holds.
-    fn open_chain(&mut self, stored: StoredChain, now_us: u64) {
+    fn open_chain(&mut self, stored: StoredChain, now_us: u64) -> Result<(), NodeError> {
         if stored.lambda != self.lambda {
             log::warn!(chain:% = stored.name;
                 "the stored chain was folded with other [faces] settings or another version: it is kept as it is");
             self.counters.chains_refused += 1;
-            return;
+            return Ok(());
         }
         let settings = &self.config.chain;
         let config = ChainConfig {
@@ -48,9 +50,16 @@ impl<S: Store, W: World> Node<S, W> {
         if let Some((times, why)) = &stored.failure {
             chain.restore_failures(*times, why.clone());
         }
+        if stored.attempt.is_some()
+            && let Some((times, why)) = chain.own_failure()
+        {
+            // The next start takes the vanished one's place in the store, and may vanish as well.
+            self.store.fail(&stored.name, &stored.head, times, why)?;
+        }
         let fold = FoldState::restore(self.params, stored.boundary, stored.gallery);
         let run = ChainRun::new(chain, stored.camera, stored.class, fold, stored.partial, now_us);
         self.chains.insert(stored.name, run);
+        Ok(())
     }
 
     /// A chain that a camera or a peer speaks of, opened at its genesis if it is new; false if there is no room.
@@ -63,7 +72,7 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let genesis = FoldState::genesis(self.params).head();
         let stored = self.store.add_chain(chain, camera, class, genesis)?;
-        self.open_chain(stored, self.world.now_us());
+        self.open_chain(stored, self.world.now_us())?;
         Ok(self.chains.contains_key(chain))
     }
 
@@ -74,20 +83,25 @@ impl<S: Store, W: World> Node<S, W> {
         }
         match self.store.chain(name)? {
             Some(stored) if self.make_room() => self.open_chain(stored, self.world.now_us()),
-            Some(_) | None => {}
+            Some(_) | None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Makes room for one more chain than may be open by closing the one that was not spoken of for longest: a finished one, or one of which
-    /// nothing is known but that a camera announced it. Either is opened again when it is needed.
+    /// Makes room for one more chain than may be open by closing the one that was not spoken of for longest: a finished one, one of which
+    /// nothing is known but that a camera announced it, or one whose camera has been silent and left nothing to do. Each is opened again when it is needed.
     fn make_room(&mut self) -> bool {
         if self.chains.len() < CHAINS_OPEN_MAX {
             self.crowded.clear();
             return true;
         }
+        let now_us = self.world.now_us();
+        let is_left = |run: &ChainRun| {
+            let idle = !run.chain.has_work() && !run.chain.is_behind_input();
+            idle && run.touched_us.saturating_add(LEFT_US) <= now_us
+        };
         let closable = |run: &ChainRun| {
-            *run.chain.phase() == Phase::Idle && (run.chain.is_done() || run.chain.head().version == Version::default())
+            let needless = run.chain.is_done() || run.chain.head().version == Version::default() || is_left(run);
+            *run.chain.phase() == Phase::Idle && needless
         };
         let oldest = self.chains.iter().filter(|(_, run)| closable(run));
         let oldest = oldest.min_by_key(|(_, run)| (!run.chain.is_done(), run.touched_us)).map(|(name, _)| name.clone());
@@ -95,7 +109,8 @@ impl<S: Store, W: World> Node<S, W> {
             self.counters.chains_refused += 1;
             if self.crowded.is_empty() {
                 self.crowded = format!(
-                    "{CHAINS_OPEN_MAX} chains are under way, and no further camera or job is taken: stop some cameras"
+                    "{CHAINS_OPEN_MAX} chains are under way, and no further camera or job is taken: stop some cameras, which makes room \
+                     within ten minutes"
                 );
                 log::error!("{}", self.crowded);
             }

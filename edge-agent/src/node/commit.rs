@@ -1,19 +1,14 @@
-//! Content becomes durable, and then visible.
+//! Content becomes durable; [`super::publish`] makes it visible.
 
 use microlambda::sabotage::{self, Sabotage};
-use microlambda::{Attempt, Claim, Commit, Event, Head, Version};
+use microlambda::{Attempt, Commit, Event, Head};
 use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, event_id};
 use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis};
-use microlambda_wire::{
-    Blob, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventKind, EventNote, FaceNote, FrameSummary, Name,
-    Record, SetAsideNote, Topic, UnitFailure,
-};
-
-use microlambda_runtime::Message;
+use microlambda_wire::{Continuation, EventKind, EventNote, FrameSummary, Name, Record, SetAsideNote, Topic};
 
 use super::chain_run::{Announcement, Pending};
-use super::{ASKED_US, Node, NodeError, World};
+use super::{Node, NodeError, World};
 use crate::store::{Advance, Store};
 
 /// Units set aside that the node's status names at most; the database has all.
@@ -30,7 +25,7 @@ impl<S: Store, W: World> Node<S, W> {
         match self.try_fold(chain, &delta)? {
             Ok((fold, folded)) => {
                 if let Some(run) = self.chains.get_mut(chain) {
-                    run.pending = Some(Pending { fold, folded, delta, timing: None });
+                    run.pending = Some(Pending { fold, folded, delta, timing: None, unpublished: None });
                 }
                 Ok(true)
             }
@@ -129,7 +124,7 @@ impl<S: Store, W: World> Node<S, W> {
     ) -> Result<Option<Event>, NodeError> {
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         let Some(pending) = run.pending.take() else { return Ok(None) };
-        let Pending { fold, folded, delta, timing } = pending;
+        let Pending { fold, folded, delta, timing, unpublished } = pending;
         if !delta.head.beats(&run.chain.head()) {
             return Ok(None);
         }
@@ -187,6 +182,7 @@ impl<S: Store, W: World> Node<S, W> {
         run.partial = delta.partial.clone();
         run.staged = None;
         run.open_since_us = now_us;
+        run.touched_us = now_us;
         run.trim();
         run.ahead.moved_to(run.boundary());
         let own = holder == self.name.as_str();
@@ -207,13 +203,13 @@ impl<S: Store, W: World> Node<S, W> {
                     .collect(),
             };
         }
-        self.note_events(chain, &fresh, own);
+        self.note_events(chain, &fresh, own, unpublished.as_deref());
         Ok(Some(Event::Committed { head: delta.head, attempt: then, done, holder: Some(holder.to_owned()) }))
     }
 
     /// Events of records just committed: published right after the continuation if this node made them, else expected from
-    /// the node that did.
-    fn note_events(&mut self, chain: &Name, fresh: &[(Entry, Folded)], own: bool) {
+    /// the node that did, unless they were on the bus long ago.
+    fn note_events(&mut self, chain: &Name, fresh: &[(Entry, Folded)], own: bool, unpublished: Option<&[Name]>) {
         let now_us = self.world.now_us();
         let at_us = now_us.saturating_add(self.lease_us());
         if own {
@@ -250,164 +246,15 @@ impl<S: Store, W: World> Node<S, W> {
                 EventKind::NewFace => self.counters.new_faces += 1,
                 EventKind::Recognised => self.counters.recognised += 1,
             }
-            if own || !sabotage::is_chosen(Sabotage::EventsNotRescued) {
+            if unpublished.is_some_and(|ids| !ids.contains(&event.id)) {
+                self.book.is_on_bus(&event, now_us);
+            } else if own || !sabotage::is_chosen(Sabotage::EventsNotRescued) {
                 self.book.expect(event.clone(), now_us, at_us);
             }
             if own {
                 self.outbox.push((person, event));
             }
         }
-    }
-
-    /// Carries out [`microlambda::Effect::PublishHead`]: the continuation, then what the step found.
-    pub(super) fn publish_head(&mut self, chain: &Name, parent: Head) -> Result<(), NodeError> {
-        let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
-        let announcement = std::mem::take(&mut run.announcement);
-        let note = Continuation {
-            chain: chain.clone(),
-            node: self.name.clone(),
-            boot: self.boot.clone(),
-            lambda: self.lambda,
-            origin: Some(run.origin()),
-            parent,
-            head: run.chain.head(),
-            delta: (!announcement.delta.is_empty()).then_some(Blob(announcement.delta)),
-            again: false,
-            timing: announcement.timing,
-            frames: announcement.frames,
-        };
-        let done = run.chain.is_done();
-        let inline = note.delta.is_some();
-        self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
-        if !inline {
-            let peers = self.live_peers().into_iter().map(|peer| peer.node);
-            self.owed = peers.filter(|node| *node != *self.name.as_str()).collect();
-            self.owed_until_us = self.world.now_us().saturating_add(ASKED_US);
-        }
-        // Right after a reconnect those who watch may still be on their way back: the book publishes these a little later.
-        let settled = self.is_settled();
-        for (person, event) in std::mem::take(&mut self.outbox) {
-            if settled {
-                self.publish(&Topic::Event, &event, false);
-            }
-            self.publish_face(chain, person)?;
-        }
-        self.withdraw_tick();
-        if done {
-            self.publish_done(chain)?;
-        }
-        Ok(())
-    }
-
-    /// Carries out [`microlambda::Effect::Reannounce`].
-    pub(super) fn reannounce(&mut self, chain: &Name) -> Result<(), NodeError> {
-        let Some(run) = self.chains.get(chain) else { return Ok(()) };
-        let head = run.chain.head();
-        let (done, done_on_bus) = (run.chain.is_done(), run.done_on_bus);
-        let note = Continuation {
-            chain: chain.clone(),
-            node: self.name.clone(),
-            boot: self.boot.clone(),
-            lambda: self.lambda,
-            origin: Some(run.origin()),
-            parent: head,
-            head,
-            delta: None,
-            again: true,
-            timing: None,
-            frames: Vec::new(),
-        };
-        self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
-        if done && !done_on_bus {
-            self.publish_done(chain)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn reannounce_all(&mut self) -> Result<(), NodeError> {
-        let names: Vec<Name> = self.chains.keys().cloned().collect();
-        names.iter().try_for_each(|name| match self.chains.get(name) {
-            Some(run) if run.chain.head().version > Version::default() => self.reannounce(name),
-            _ => Ok(()),
-        })
-    }
-
-    fn publish_face(&mut self, chain: &Name, person: usize) -> Result<(), NodeError> {
-        let Some(run) = self.chains.get(chain) else { return Ok(()) };
-        let Some(known) = run.fold.gallery().person(person) else { return Ok(()) };
-        let Ok(face) = Name::new(event_id(chain.as_str(), known.first_sequence, known.first_face_index)) else {
-            return Ok(());
-        };
-        let label = self.store.entries(chain, known.first_sequence, 1)?.0.first().map(|entry| match &entry.record {
-            Record::Frame { label, .. } => label.clone(),
-            Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => String::new(),
-        });
-        let note = FaceNote {
-            name: String::new(),
-            camera: run.camera.clone(),
-            chain: chain.clone(),
-            first_sequence: known.first_sequence,
-            first_seen_ms: known.first_seen_ms,
-            last_seen_ms: known.last_seen_ms,
-            frames: known.frames,
-            label: label.unwrap_or_default(),
-            thumbnail: Blob(self.store.thumbnail(face.as_str())?.unwrap_or_default()),
-            face: face.clone(),
-        };
-        self.publish(&Topic::Face { face }, &note, true);
-        Ok(())
-    }
-
-    /// Takes faces off the bus: a broker is not to keep those of all who ever passed.
-    pub(super) fn withdraw_faces(&mut self, ids: impl IntoIterator<Item = String>) {
-        self.forgotten.extend(ids.into_iter().filter_map(|id| Name::new(id).ok()));
-    }
-
-    /// Withdraws what the connection takes; the rest follows.
-    pub(super) fn withdraw_tick(&mut self) {
-        while self.world.is_connected()
-            && let Some(face) = self.forgotten.pop()
-        {
-            let topic = Topic::Face { face: face.clone() }.build(&self.prefix);
-            if self.world.publish(Message { topic, payload: Vec::new(), retain: true }).is_err() {
-                self.forgotten.push(face);
-                return;
-            }
-        }
-    }
-
-    fn publish_done(&mut self, chain: &Name) -> Result<(), NodeError> {
-        let Some(run) = self.chains.get(chain) else { return Ok(()) };
-        let totals = self.store.totals(chain)?;
-        let note = DoneNote {
-            chain: chain.clone(),
-            camera: run.camera.clone(),
-            head: run.chain.head(),
-            frames: totals.frames,
-            unreadable: totals.unreadable,
-            faces_seen: totals.faces_seen,
-            people: self
-                .store
-                .people(chain, DONE_PEOPLE_MAX)?
-                .into_iter()
-                .filter_map(|id| Name::new(id).ok())
-                .collect(),
-        };
-        let known: Vec<usize> = run.fold.gallery().people.iter().map(|person| person.number).collect();
-        known.into_iter().try_for_each(|person| self.publish_face(chain, person))?;
-        self.publish(&Topic::Done { chain: chain.clone() }, &note, true);
-        Ok(())
-    }
-
-    pub(super) fn publish_claim(&mut self, chain: &Name, claim: Claim, failed: Option<UnitFailure>) {
-        let note = ClaimNote { chain: chain.clone(), boot: self.boot.clone(), claim, failed };
-        self.publish(&Topic::Claim { chain: chain.clone() }, &note, false);
-    }
-
-    pub(super) fn publish_failure(&mut self, chain: &Name, at: Version, times: u32, why: String) {
-        log::warn!(chain:% = chain, version:% = at, times; "a unit failed here: {why}");
-        let claim = Claim { step: at, epoch: 0, node: self.name.to_string(), lease_ms: 0 };
-        self.publish_claim(chain, claim, Some(UnitFailure { version: at, times, why }));
     }
 
     fn tell_set_aside(&mut self, note: SetAsideNote) {
@@ -460,7 +307,7 @@ impl<S: Store, W: World> Node<S, W> {
                 Some(partial) => fold.partial_head(partial).map_err(|error| error.to_string())?,
                 None => fold.head(),
             };
-            Ok(Pending { fold, folded, delta, timing: None })
+            Ok(Pending { fold, folded, delta, timing: None, unpublished: None })
         });
         match fold {
             Ok(pending) => {

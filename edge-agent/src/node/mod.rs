@@ -14,6 +14,7 @@ mod chain_run;
 mod chains;
 mod commit;
 mod feed;
+mod publish;
 mod slot;
 mod status;
 mod step;
@@ -32,6 +33,7 @@ use crate::store::{Store, StoreError};
 pub use agent::run;
 use book::EventBook;
 use chain_run::ChainRun;
+pub use slot::KILL_SLACK_US;
 use slot::{Work, WorkerSlot};
 use status::{Counters, PeerView};
 pub use world::World;
@@ -157,6 +159,7 @@ impl<S: Store, W: World> Node<S, W> {
             run.forget_want();
         }
         self.reannounce_all()?;
+        self.repeat_failures();
         // A broker that has restarted may have forgotten what it kept. If it has not, it says so before the next announcement.
         for run in self.chains.values_mut() {
             run.done_on_bus = false;
@@ -171,8 +174,7 @@ impl<S: Store, W: World> Node<S, W> {
             let peers = self.live_peers();
             let worker_free = self.worker_free_for(name);
             let Some(run) = self.chains.get_mut(name) else { return Ok(()) };
-            run.touched_us = self.world.now_us();
-            let ctx = Context { now_us: run.touched_us, worker_free, peers: &peers };
+            let ctx = Context { now_us: self.world.now_us(), worker_free, peers: &peers };
             let effects = run.chain.handle(event, &ctx);
             for effect in effects {
                 if let Some(event) = self.effect(name, effect)? {
@@ -189,7 +191,10 @@ impl<S: Store, W: World> Node<S, W> {
             Effect::PublishHead { parent } => self.publish_head(name, parent)?,
             Effect::Reannounce => self.reannounce(name)?,
             Effect::PublishClaim(claim) => self.publish_claim(name, claim, None),
-            Effect::PublishFailure { at, times, why } => self.publish_failure(name, at, times, why),
+            Effect::PublishFailure { at, times, why } => {
+                log::warn!(chain:% = name, version:% = at, times; "a unit failed here: {why}");
+                self.publish_failure(name, at, times, why);
+            }
             Effect::Start(attempt) => return self.start_step(name, attempt),
             Effect::Fetch { from } => self.fetch(name, &from)?,
             Effect::CountRunTwice => self.counters.steps_run_twice += 1,
@@ -224,16 +229,16 @@ impl<S: Store, W: World> Node<S, W> {
             Some(Work::Ahead(_)) => false,
         };
         mine && self.worker.is_ready()
-            && !self.live_chain_waits(name)
+            && !self.is_others_turn(name)
             && !run.is_left_to_peer(at, self.lease_us(), self.world.now_us())
     }
 
-    /// Whether a live chain wants the worker that this batch chain would take.
-    fn live_chain_waits(&self, name: &Name) -> bool {
+    /// Whether another chain comes before this one and wants the worker.
+    fn is_others_turn(&self, name: &Name) -> bool {
+        let Some(turn) = self.chains.get(name).map(ChainRun::turn) else { return false };
         let now_us = self.world.now_us();
-        let batch = self.chains.get(name).is_some_and(|run| run.class == ChainClass::Batch);
-        let waits = |run: &ChainRun| run.class == ChainClass::Live && run.chain.wants_worker(now_us);
-        batch && self.chains.iter().any(|(other, run)| other != name && waits(run))
+        let comes_first = |run: &ChainRun| run.turn() < turn && run.chain.wants_worker(now_us);
+        self.chains.iter().any(|(other, run)| other != name && comes_first(run))
     }
 
     /// Does everything that is due by the clock; a spurious call is harmless. To be called after every input too.
@@ -243,7 +248,7 @@ impl<S: Store, W: World> Node<S, W> {
     pub fn tick(&mut self) -> Result<(), NodeError> {
         let now_us = self.world.now_us();
         self.worker_tick(now_us)?;
-        for name in self.chains_live_first() {
+        for name in self.chains_by_turn() {
             let due = self.chains.get(&name).is_some_and(|run| {
                 let peers = self.live_peers();
                 let ctx = Context { now_us, worker_free: self.worker_free_for(&name), peers: &peers };
@@ -262,11 +267,11 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    fn chains_live_first(&self) -> Vec<Name> {
-        let mut names: Vec<(ChainClass, Name)> =
-            self.chains.iter().map(|(name, run)| (run.class, name.clone())).collect();
+    fn chains_by_turn(&self) -> Vec<Name> {
+        let mut names: Vec<((ChainClass, u64), &Name)> =
+            self.chains.iter().map(|(name, run)| (run.turn(), name)).collect();
         names.sort();
-        names.into_iter().map(|(_, name)| name).collect()
+        names.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
     /// When [`Node::tick`] has something to do, µs of the world's clock.
@@ -343,7 +348,7 @@ impl<S: Store, W: World> Node<S, W> {
     pub fn begin_stop(&mut self) -> Result<(), NodeError> {
         log::info!("stopping: handing the chains on");
         self.stopping = true;
-        for name in self.chains_live_first() {
+        for name in self.chains_by_turn() {
             self.drive(&name, Event::Stopping)?;
         }
         self.stop_running_step();

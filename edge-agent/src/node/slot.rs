@@ -11,7 +11,7 @@ const RESPAWN_US: u64 = 250_000;
 /// … at most this long, µs.
 const RESPAWN_US_MAX: u64 = 30_000_000;
 /// A worker is killed this long after `r_limit`, µs: the way of its last message, not more time for its units.
-pub(super) const KILL_SLACK_US: u64 = 50_000;
+pub const KILL_SLACK_US: u64 = 50_000;
 /// A worker that is not ready by then is started again, µs: loading the models takes 0.4 s on a PC.
 const READY_US: u64 = 60_000_000;
 

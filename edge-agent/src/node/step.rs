@@ -55,6 +55,7 @@ impl<S: Store, W: World> Node<S, W> {
             // What is here is folded without the worker, which may be at something else.
             return self.end_step(chain, StepEnd::Finished, None);
         }
+        run.worked_at_us = now_us;
         self.worker.work = Some(Work::Step(chain.clone()));
         self.pump(chain)
     }
@@ -194,7 +195,7 @@ impl<S: Store, W: World> Node<S, W> {
         self.worker.trouble.clear();
         self.worker.kill_at_us = u64::MAX;
         self.status_at_us = 0;
-        for name in self.chains_live_first() {
+        for name in self.chains_by_turn() {
             self.drive(&name, Event::Tick)?;
         }
         Ok(())
@@ -406,7 +407,12 @@ impl<S: Store, W: World> Node<S, W> {
             log::error!("the worker ended before it was ready: {why}; its own messages say more");
             self.worker.retry_later(now_us);
         }
-        let end = if self.stopping { StepEnd::Abandoned } else { StepEnd::Died { why: why.to_owned() } };
+        let end = match self.worker.step_of().and_then(|chain| self.chains.get(chain)?.step.as_ref()) {
+            _ if self.stopping => StepEnd::Abandoned,
+            // It was given nothing yet: no unit is to blame.
+            Some(step) if step.running_since_us.is_none() => StepEnd::NoInput,
+            _ => StepEnd::Died { why: why.to_owned() },
+        };
         self.end_work(end)
     }
 
@@ -454,10 +460,10 @@ impl<S: Store, W: World> Node<S, W> {
         self.wake_others(chain)
     }
 
-    /// The worker may be free again: other chains have waited for it, live ones first.
+    /// The worker may be free again: other chains have waited for it.
     pub(super) fn wake_others(&mut self, but: &Name) -> Result<(), NodeError> {
         self.drop_pending(but);
-        for name in self.chains_live_first().into_iter().filter(|name| name != but) {
+        for name in self.chains_by_turn().into_iter().filter(|name| name != but) {
             self.drive(&name, Event::Tick)?;
         }
         Ok(())

@@ -23,6 +23,9 @@ pub use sqlite::SqliteStore;
 /// A node has at most so many chains open, and looks at so many when it starts.
 pub const CHAINS_OPEN_MAX: usize = 64;
 
+/// Events handed out at once.
+pub const EVENTS_MAX: usize = 1_024;
+
 /// The store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -241,7 +244,7 @@ pub trait Store: Send {
     /// One chain, if it is held.
     fn chain(&self, name: &Name) -> Result<Option<StoredChain>, StoreError>;
 
-    /// At most `max` chains: those that have not ended first, then the newest.
+    /// At most `max` chains: those that have not ended first, of these the newest of each camera, then the newest.
     fn newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError>;
 
     /// Adds a chain at its genesis, unless it is there.
@@ -277,7 +280,7 @@ pub trait Store: Send {
     /// The gallery as it was before record `sequence`.
     fn gallery_at(&self, chain: &Name, sequence: u64) -> Result<Gallery, StoreError>;
 
-    /// Events not yet seen on the bus, the oldest first, at most 1024.
+    /// Events not yet seen on the bus, the oldest first, at most [`EVENTS_MAX`].
     fn events_not_on_bus(&self) -> Result<Vec<EventNote>, StoreError>;
 
     /// Notes that events were seen on the bus and keeps pictures that came from there.

@@ -7,10 +7,7 @@ use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::sqlite::{SqliteStore, chain_id, identity, integer};
-use super::{ChainTotals, EventRow, FaceRow, FrameRow, SetAsideRow, StoreError, StoredChain};
-
-/// Events handed out at once.
-const EVENTS_MAX: u64 = 1_024;
+use super::{ChainTotals, EVENTS_MAX, EventRow, FaceRow, FrameRow, SetAsideRow, StoreError, StoredChain};
 
 const CHAIN_COLUMNS: &str =
     "id, name, camera, batch, lambda, generation, boundary_sequence, boundary_digest, boundary_set_aside,
@@ -83,7 +80,9 @@ impl SqliteStore {
     }
 
     pub(super) fn read_newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError> {
-        self.read_chains_by(&format!("ORDER BY done, id DESC LIMIT {max}"))
+        // A camera that has begun another chain does not go on with the former one.
+        let is_former = "id < (SELECT max(id) FROM chain AS newer WHERE newer.camera = chain.camera)";
+        self.read_chains_by(&format!("ORDER BY done, {is_former}, id DESC LIMIT {max}"))
     }
 
     fn read_chains_by(&self, order: &str) -> Result<Vec<StoredChain>, StoreError> {
@@ -220,7 +219,7 @@ impl SqliteStore {
     }
 
     pub(super) fn read_events_not_on_bus(&self) -> Result<Vec<EventNote>, StoreError> {
-        let rows = self.read_events("e.on_bus = 0", "e.chain, e.sequence, e.face_index", EVENTS_MAX, None)?;
+        let rows = self.read_events("e.on_bus = 0", "e.chain, e.sequence, e.face_index", EVENTS_MAX as u64, None)?;
         Ok(rows.into_iter().map(|row| row.event).collect())
     }
 

@@ -173,6 +173,7 @@ fn payloads() -> Vec<Vec<u8>> {
                 base: (0, Digest::default()),
                 newest: head(4, 1),
                 delta: Blob(vec![1, 2, 3]),
+                unpublished: vec![name("e0")],
             },
         ),
         payload(

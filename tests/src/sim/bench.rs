@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use edge_agent::config::Config;
 use edge_agent::node::Node;
 use edge_agent::worker::WorkerEvent;
-use microlambda_faces::proto::{FromWorker, PROTOCOL, ToWorker};
+use microlambda::Stop;
+use microlambda_faces::Analysis;
+use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
 use microlambda_runtime::Message;
 use microlambda_wire::{CameraHead, ChainClass, NodeStatus, Topic, from_payload, to_payload};
 
@@ -143,16 +145,53 @@ impl Bench {
         self.orders.iter().filter(is_start).count()
     }
 
+    /// The worker ends the step it was told to start last after one unit, which finishes its first frame.
+    ///
+    /// # Panics
+    /// If it was given no frame.
+    pub fn end_step(&mut self) {
+        let told = self.orders.iter().rev().filter_map(|order| match order {
+            Order::Tell(message) => Some(&**message),
+            _ => None,
+        });
+        let (mut frame, mut start) = (None, None);
+        for message in told {
+            match message {
+                ToWorker::Frame { sequence, .. } => frame = Some(*sequence),
+                ToWorker::Start { step, .. } => {
+                    start = Some(*step);
+                    break;
+                }
+                _ => {}
+            }
+        }
+        let (step, sequence) = (start.expect("a step"), frame.expect("a frame"));
+        let outcome = UnitOutcome::Done(Analysis::Unreadable { why: "a test".into() });
+        let run = (CLASS_DETECT, 1, 20_000);
+        self.worker_says(FromWorker::Unit { step, sequence, prepare: None, run, outcome, thumbnail: None });
+        let report = StepTimes { units: 1, ..StepTimes::default() };
+        self.worker_says(FromWorker::Stopped { step, stop: Stop::Limit, report });
+    }
+
     /// A camera with pictures, served until nothing more is asked for.
     pub fn serve(&mut self, camera: &mut SimCamera) {
+        self.serve_all(std::slice::from_mut(camera));
+    }
+
+    /// The same with several.
+    pub fn serve_all(&mut self, cameras: &mut [SimCamera]) {
         for _ in 0..100 {
             let wants: Vec<Rc<Message>> =
                 self.said.drain(..).filter(|message| message.topic.ends_with("/want")).collect();
             let now_us = self.io.borrow().local_us;
-            for want in wants {
-                camera.on_message(&want, now_us);
+            let mut messages = Vec::new();
+            for camera in &mut *cameras {
+                let its_own = format!("/{}/", camera.name);
+                for want in wants.iter().filter(|want| want.topic.contains(&its_own)) {
+                    camera.on_message(want, now_us);
+                }
+                messages.extend(camera.tick(now_us).0);
             }
-            let (messages, _) = camera.tick(now_us);
             if messages.is_empty() {
                 return;
             }

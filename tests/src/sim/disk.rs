@@ -225,7 +225,11 @@ impl Store for SimStore {
     fn newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError> {
         let media = self.media();
         let mut chains: Vec<(&Name, &DiskChain)> = media.disk.chains.iter().collect();
-        chains.sort_by_key(|(_, chain)| (chain.done, std::cmp::Reverse(chain.place)));
+        let is_former = |chain: &DiskChain| {
+            let mut of_camera = media.disk.chains.values().filter(|other| other.camera == chain.camera);
+            of_camera.any(|other| other.place > chain.place)
+        };
+        chains.sort_by_key(|(_, chain)| (chain.done, is_former(chain), std::cmp::Reverse(chain.place)));
         chains.into_iter().take(max).map(|(name, chain)| stored(name, chain)).collect()
     }
 

@@ -1,0 +1,184 @@
+//! What is durable becomes visible: continuations, claims, faces, and the output of a job.
+
+use microlambda::{Claim, Head, Version};
+use microlambda_faces::fold::event_id;
+use microlambda_runtime::Message;
+use microlambda_wire::{
+    Blob, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventNote, FaceNote, Name, Record, Topic, UnitFailure,
+};
+
+use super::chain_run::ChainRun;
+use super::{ASKED_US, Node, NodeError, World};
+use crate::store::Store;
+
+impl<S: Store, W: World> Node<S, W> {
+    /// Carries out [`microlambda::Effect::PublishHead`]: the continuation, then what the step found.
+    pub(super) fn publish_head(&mut self, chain: &Name, parent: Head) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
+        let announcement = std::mem::take(&mut run.announcement);
+        let note = Continuation {
+            chain: chain.clone(),
+            node: self.name.clone(),
+            boot: self.boot.clone(),
+            lambda: self.lambda,
+            origin: Some(run.origin()),
+            parent,
+            head: run.chain.head(),
+            delta: (!announcement.delta.is_empty()).then_some(Blob(announcement.delta)),
+            again: false,
+            timing: announcement.timing,
+            frames: announcement.frames,
+        };
+        let done = run.chain.is_done();
+        let inline = note.delta.is_some();
+        self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+        if !inline {
+            let peers = self.live_peers().into_iter().map(|peer| peer.node);
+            self.owed = peers.filter(|node| *node != *self.name.as_str()).collect();
+            self.owed_until_us = self.world.now_us().saturating_add(ASKED_US);
+        }
+        // Right after a reconnect those who watch may still be on their way back: the book publishes these a little later.
+        let settled = self.is_settled();
+        for (person, event) in std::mem::take(&mut self.outbox) {
+            if settled {
+                self.publish(&Topic::Event, &event, false);
+            }
+            self.publish_face(chain, person)?;
+        }
+        self.withdraw_tick();
+        if done {
+            self.publish_done(chain)?;
+        }
+        Ok(())
+    }
+
+    /// Carries out [`microlambda::Effect::Reannounce`].
+    pub(super) fn reannounce(&mut self, chain: &Name) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get(chain) else { return Ok(()) };
+        let head = run.chain.head();
+        let (done, done_on_bus) = (run.chain.is_done(), run.done_on_bus);
+        let note = Continuation {
+            chain: chain.clone(),
+            node: self.name.clone(),
+            boot: self.boot.clone(),
+            lambda: self.lambda,
+            origin: Some(run.origin()),
+            parent: head,
+            head,
+            delta: None,
+            again: true,
+            timing: None,
+            frames: Vec::new(),
+        };
+        self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+        if done && !done_on_bus {
+            self.publish_done(chain)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn reannounce_all(&mut self) -> Result<(), NodeError> {
+        let names: Vec<Name> = self.chains.keys().cloned().collect();
+        names.iter().try_for_each(|name| match self.chains.get(name) {
+            Some(run) if run.chain.head().version > Version::default() => self.reannounce(name),
+            _ => Ok(()),
+        })
+    }
+
+    fn publish_face(&mut self, chain: &Name, person: usize) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get(chain) else { return Ok(()) };
+        let Some(known) = run.fold.gallery().person(person) else { return Ok(()) };
+        let Ok(face) = Name::new(event_id(chain.as_str(), known.first_sequence, known.first_face_index)) else {
+            return Ok(());
+        };
+        let label = self.store.entries(chain, known.first_sequence, 1)?.0.first().map(|entry| match &entry.record {
+            Record::Frame { label, .. } => label.clone(),
+            Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => String::new(),
+        });
+        let note = FaceNote {
+            name: String::new(),
+            camera: run.camera.clone(),
+            chain: chain.clone(),
+            first_sequence: known.first_sequence,
+            first_seen_ms: known.first_seen_ms,
+            last_seen_ms: known.last_seen_ms,
+            frames: known.frames,
+            label: label.unwrap_or_default(),
+            thumbnail: Blob(self.store.thumbnail(face.as_str())?.unwrap_or_default()),
+            face: face.clone(),
+        };
+        self.publish(&Topic::Face { face }, &note, true);
+        Ok(())
+    }
+
+    /// The face of an event.
+    pub(super) fn publish_face_of(&mut self, event: &EventNote) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get(&event.chain) else { return Ok(()) };
+        let is_it = |first: (u64, u32)| event_id(event.chain.as_str(), first.0, first.1) == event.face.as_str();
+        let known = run.fold.gallery().people.iter().find(|person| is_it(person.first())).map(|person| person.number);
+        known.map_or(Ok(()), |person| self.publish_face(&event.chain, person))
+    }
+
+    /// Takes faces off the bus: a broker is not to keep those of all who ever passed.
+    pub(super) fn withdraw_faces(&mut self, ids: impl IntoIterator<Item = String>) {
+        self.forgotten.extend(ids.into_iter().filter_map(|id| Name::new(id).ok()));
+    }
+
+    /// Withdraws what the connection takes; the rest follows.
+    pub(super) fn withdraw_tick(&mut self) {
+        while self.world.is_connected()
+            && let Some(face) = self.forgotten.pop()
+        {
+            let topic = Topic::Face { face: face.clone() }.build(&self.prefix);
+            if self.world.publish(Message { topic, payload: Vec::new(), retain: true }).is_err() {
+                self.forgotten.push(face);
+                return;
+            }
+        }
+    }
+
+    fn publish_done(&mut self, chain: &Name) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get(chain) else { return Ok(()) };
+        let totals = self.store.totals(chain)?;
+        let note = DoneNote {
+            chain: chain.clone(),
+            camera: run.camera.clone(),
+            head: run.chain.head(),
+            frames: totals.frames,
+            unreadable: totals.unreadable,
+            faces_seen: totals.faces_seen,
+            people: self
+                .store
+                .people(chain, DONE_PEOPLE_MAX)?
+                .into_iter()
+                .filter_map(|id| Name::new(id).ok())
+                .collect(),
+        };
+        let known: Vec<usize> = run.fold.gallery().people.iter().map(|person| person.number).collect();
+        known.into_iter().try_for_each(|person| self.publish_face(chain, person))?;
+        self.publish(&Topic::Done { chain: chain.clone() }, &note, true);
+        Ok(())
+    }
+
+    pub(super) fn publish_claim(&mut self, chain: &Name, claim: Claim, failed: Option<UnitFailure>) {
+        let note = ClaimNote { chain: chain.clone(), boot: self.boot.clone(), claim, failed };
+        self.publish(&Topic::Claim { chain: chain.clone() }, &note, false);
+    }
+
+    pub(super) fn publish_failure(&mut self, chain: &Name, at: Version, times: u32, why: String) {
+        let claim = Claim { step: at, epoch: 0, node: self.name.to_string(), lease_ms: 0 };
+        self.publish_claim(chain, claim, Some(UnitFailure { version: at, times, why }));
+    }
+
+    /// Tells peers which units have failed here: those that ended the process, nobody has heard of.
+    pub(super) fn repeat_failures(&mut self) {
+        let failure = |(name, run): (&Name, &ChainRun)| {
+            let (times, why) = run.chain.own_failure()?;
+            Some((name.clone(), run.chain.head().version, times, why.to_owned()))
+        };
+        let failures: Vec<(Name, Version, u32, String)> = self.chains.iter().filter_map(failure).collect();
+        for (chain, at, times, why) in failures {
+            self.publish_failure(&chain, at, times, why);
+        }
+    }
+}
