@@ -84,7 +84,7 @@ impl Budget {
         }
     }
 
-    /// Lowers the peak and deviation of every class by half: called now and then while a node does not bid because a
+    /// Lowers all that is known of the cost of every class by half: called now and then while a node does not bid because a
     /// unit is predicted to exceed `r_limit`, so that one freeze does not silence it for ever.
     pub fn relax(&mut self) {
         for cost in self.classes.values_mut() {

@@ -22,13 +22,6 @@ impl Digest {
         text.truncate(digits);
         text
     }
-
-    /// The first eight bytes as a big-endian number: a well-mixed value for hashing and placement.
-    pub fn prefix_u64(&self) -> u64 {
-        let mut prefix = [0; 8];
-        prefix.copy_from_slice(&self.0[..8]);
-        u64::from_be_bytes(prefix)
-    }
 }
 
 impl fmt::Display for Digest {

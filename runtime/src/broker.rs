@@ -110,7 +110,7 @@ impl From<BrokerUrl> for String {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct BrokerConfig {
-    /// Where the broker is. Without it one is looked for on the local network by mDNS.
+    /// Where the broker is. Without it one is looked for on this computer, then on the local network by mDNS.
     pub url: Option<BrokerUrl>,
     /// User name, if the broker asks for one.
     pub username: Option<String>,
