@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use edge_agent::config::Engine;
+use edge_agent::node::KILL_SLACK_US;
 use microlambda::{Budget, Stop};
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
@@ -22,8 +23,6 @@ const SIDE_PX: u32 = 128;
 const PICTURES: usize = 60;
 /// Frames handed to the worker and not finished at most, as the agent does it.
 const FEED_AHEAD: u64 = 4;
-/// An agent kills its worker this long after `r_limit`, µs.
-const KILL_SLACK_US: u64 = 20_000;
 /// Units whose median is called the unit, and units before them that only warm up.
 const CALIBRATION: (usize, usize) = (150, 30);
 /// `r_limit` in units, and the part of all invocations that run with it, in percent: long ones take the time.

@@ -271,8 +271,8 @@ fn lost_text(args: &Args, lost: &[Lost], work: &Work) -> String {
     format!(
         "**Lost to a crash.** One node works through {} pictures without faces, of which each is one unit of {:.1} ms in the mean ({:.1} ms of it on\n\
          a core). SIGKILL at a random instant up to {} s after the job's first claim, each on a fresh site. What is lost is the worker's time on a\n\
-         core (`schedstat`) from the last unit that was kept to the kill; what was kept of a step whose worker alone died counts by the mean unit, so\n\
-         that single figures are less exact there. Not in it: what starting again takes, and that a chain runs its next units one by one. A long\n\
+         core (`schedstat`) from the last unit that was kept to the kill; what was kept of a step whose worker alone died counts as these pictures cost\n\
+         in an undisturbed run, so that single figures are less exact there. Not in it: what starting again takes, and that a chain runs its next units one by one. A long\n\
          invocation loses all it has done, and so the more the longer the job.\n\n{}",
         args.struck_images,
         work.unit_ms,

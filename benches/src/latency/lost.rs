@@ -4,7 +4,7 @@ use microlambda_demo::monotonic_us;
 use microlambda_wire::Name;
 use serde::Serialize;
 
-use super::{PATIENCE, Work, claim_of, searched};
+use super::{PATIENCE, Place, Work, claim_of, searched};
 use crate::faults::Random;
 use crate::{Error, Site, ms};
 
@@ -39,19 +39,11 @@ impl Victim {
 pub struct Crash {
     /// From the job's first claim to the kill, ms.
     pub into_ms: f64,
-    /// Time that the worker had spent on what was not there when the chain went on, ms. Of what was kept and not announced before the kill, the
-    /// mean cost is taken.
+    /// Time that the worker had spent on what was not there when the chain went on, ms. What was kept and not announced before the kill is
+    /// taken to have cost what it cost in an undisturbed run.
     pub lost_ms: f64,
     /// Pictures whose search was there then.
     pub kept: u64,
-}
-
-/// A place of the job that the worker has come to, and its time on a core by then, µs.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    /// Pictures.
-    searched: u64,
-    cpu_us: u64,
 }
 
 /// Strikes one node inside a job.
@@ -66,7 +58,7 @@ pub fn crash(work: &Work, r_limit_ms: u64, victim: Victim, random: &mut Random) 
     let into_ms = ms(monotonic_us() - begun_us);
     let (cpu_us, kept) = strike(&mut site, &node, victim)?;
     let known = known(&site, kept).unwrap_or(start);
-    let kept_ms = (kept - known.searched) as f64 * work.unit_cpu_ms;
+    let kept_ms = work.cpu_ms(known.searched, kept);
     let crash = Crash { into_ms, lost_ms: ms(cpu_us.saturating_sub(known.cpu_us)) - kept_ms, kept };
     eprintln!("{} of {}: {crash:?}", victim.title(), super::title(r_limit_ms));
     Ok(crash)
@@ -98,9 +90,5 @@ fn strike(site: &mut Site, node: &Name, victim: Victim) -> Result<(u64, u64), Er
 
 /// The last place with at most so many pictures searched of which the worker's time was announced.
 fn known(site: &Site, pictures: u64) -> Option<Place> {
-    let places = site
-        .steps
-        .iter()
-        .map(|step| Place { searched: searched(step.head.version), cpu_us: step.timing.worker_cpu_us });
-    places.filter(|place| place.searched <= pictures).max_by_key(|place| place.searched)
+    Place::announced(site).filter(|place| place.searched <= pictures).max_by_key(|place| place.searched)
 }

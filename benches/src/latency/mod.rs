@@ -16,7 +16,7 @@ use microlambda_wire::Name;
 use crate::faults::{Random, is_bid};
 use crate::figure::line::UNLIMITED_MS;
 use crate::pictures::{self, Motif};
-use crate::{Error, Site, ms};
+use crate::{Error, Site, StepSeen, ms};
 
 /// Size of all pictures, px: a search is one unit.
 pub const SIZE_PX: (u32, u32) = (640, 480);
@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const JOB_PATIENCE: Duration = Duration::from_secs(300);
 /// Pictures from which what a unit takes is taken.
 const SAMPLE: usize = 100;
+/// The limit under which the worker's time is told picture by picture, or nearly so, ms: so long that what splitting costs is small beside it.
+const TOLD_LIMIT_MS: u64 = 300;
 /// … and so many units they are at most: now and then a face is seen where there is none, and its encoding is a small unit more.
 const UNITS_OF_A_PICTURE_MAX: f64 = 1.1;
 
@@ -44,6 +46,24 @@ pub struct Work {
     pub unit_ms: f64,
     /// Time of the worker on a core for it, ms.
     pub unit_cpu_ms: f64,
+    /// Where an undisturbed run under [`TOLD_LIMIT_MS`] was by and by; the first is its start, the last its end.
+    course: Vec<Place>,
+}
+
+/// A place of the job that the worker has come to, and its time on a core by then, µs.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Pictures.
+    searched: u64,
+    cpu_us: u64,
+}
+
+impl Place {
+    /// The places that steps have announced, in their order.
+    fn announced(site: &Site) -> impl Iterator<Item = Self> {
+        let place = |step: &StepSeen| Self { searched: searched(step.head.version), cpu_us: step.timing.worker_cpu_us };
+        site.steps.iter().map(place)
+    }
 }
 
 impl Work {
@@ -68,7 +88,21 @@ impl Work {
         let ran_us: u64 = timings().map(|timing| timing.last_unit_at_us - timing.first_unit_at_us).sum();
         let cpu_us = timings().map(|timing| timing.worker_cpu_us).max().unwrap_or(0);
         let unit = |us: u64| ms(us) / sample.len() as f64;
-        Ok(Self { unit_ms: unit(ran_us), unit_cpu_ms: unit(cpu_us.saturating_sub(cpu_before_us)), pictures })
+        let (unit_ms, unit_cpu_ms) = (unit(ran_us), unit(cpu_us.saturating_sub(cpu_before_us)));
+        Ok(Self { unit_ms, unit_cpu_ms, course: course(&pictures)?, pictures })
+    }
+
+    /// What the undisturbed run's worker spent on the pictures from one on up to another, ms.
+    fn cpu_ms(&self, from: u64, to: u64) -> f64 {
+        (self.cpu_us_by(to) - self.cpu_us_by(from)) / 1_000.0
+    }
+
+    /// By so many pictures. Between two places of which it was told, pictures cost alike.
+    fn cpu_us_by(&self, pictures: u64) -> f64 {
+        let next = self.course.partition_point(|place| place.searched < pictures).clamp(1, self.course.len() - 1);
+        let (a, b) = (self.course[next - 1], self.course[next]);
+        let part = (pictures - a.searched) as f64 / (b.searched - a.searched) as f64;
+        a.cpu_us as f64 + part * (b.cpu_us - a.cpu_us) as f64
     }
 
     /// A site on which these nodes wait for the job, none of which works ahead of another's step.
@@ -94,6 +128,23 @@ impl Work {
         }
         Ok(claimed_at_us)
     }
+}
+
+/// Runs these pictures undisturbed on a fresh site, and says where the worker was by and by.
+fn course(pictures: &[Vec<u8>]) -> Result<Vec<Place>, Error> {
+    let node = Name::new("a")?;
+    let mut site = Site::new()?;
+    let folder = site.prepare(pictures, &[node.as_str()], TOLD_LIMIT_MS, "stay")?;
+    let mut course = vec![Place { searched: 0, cpu_us: site.worker_cpu_us(&node)? }];
+    site.show("camera", &folder)?;
+    site.wait_for("end of the undisturbed job", JOB_PATIENCE, |site, _| site.tally.done.is_some())?;
+    for place in Place::announced(&site) {
+        // The last step may have no picture left, only the end.
+        if course.last().is_some_and(|last| last.searched < place.searched) {
+            course.push(place);
+        }
+    }
+    if course.len() < 2 { Err("the undisturbed job has no step".into()) } else { Ok(course) }
 }
 
 /// Pictures that are searched at this state.
