@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+use crate::without_passwords;
+
 /// No configuration file is longer, bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -97,8 +99,8 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path, program: &str) -> Res
         ConfigError::Wrong {
             path: path.to_owned(),
             line,
-            what: error.message().replace('\n', " "),
-            excerpt: text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim().to_owned(),
+            what: without_passwords(&error.message().replace('\n', " ")),
+            excerpt: without_passwords(text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim()),
             program: program.to_owned(),
         }
     })
@@ -138,6 +140,12 @@ mod tests {
     fn a_wrong_type_shows_the_line() {
         let message = error_of("\nframe-rate = \"fast\"\n");
         assert!(message.contains("sample.toml:2:") && message.contains("frame-rate = \"fast\""), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_line_is_shown_without_its_passwords() {
+        let message = error_of("frame-rate = \"rtsp://me:secret@cam\"");
+        assert!(message.contains("rtsp://me:***@cam") && !message.contains("secret"), "{message}");
     }
 
     #[test]

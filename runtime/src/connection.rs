@@ -38,6 +38,8 @@ const BACKOFF_ABSENT_MAX: Duration = Duration::from_millis(200);
 /// A connection that held so many times longer than the pause before the next attempt was sound: the pauses start again from
 /// the shortest. Two clients with one id end each other's connections after one pause.
 const SOUND_PAUSES: u32 = 4;
+/// Brokers and networks that do not take a longer payload are met, bytes.
+const LARGE_BYTES: usize = 64 << 10;
 /// A shorter payload is copied out of the receive buffer, which it would keep alive otherwise, bytes.
 const COPY_BYTES_MAX: usize = 16 << 10;
 
@@ -188,11 +190,16 @@ async fn run_once(
         up_notice: Some(up_notice),
         event_loop,
     };
-    tokio::select! {
+    let end = tokio::select! {
         end = poller.run() => end,
         end = write(&client, outbox, &flight) => end,
         end = close_idle(shared) => end,
+    };
+    let mut state = shared.lock();
+    if state.up {
+        state.counters.lost_bytes_max = flight.largest_bytes();
     }
+    end
 }
 
 /// Ends an attempt that has not connected when the link is closed.
@@ -256,6 +263,13 @@ impl Flight {
         if let Some(bytes) = self.handed.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
             self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).insert(packet_id, bytes);
         }
+    }
+
+    /// The largest payload that is not acknowledged; 0 if there is none.
+    fn largest_bytes(&self) -> usize {
+        let handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().max();
+        let sent = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).values().copied().max();
+        handed.max(sent).unwrap_or(0)
     }
 
     fn acknowledged(&self, packet_id: u16) -> Option<usize> {
@@ -341,7 +355,14 @@ impl Poller<'_> {
         let refused = matches!(error, ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused);
         // A tunnel or a load balancer before an absent broker takes the connection and closes it.
         let closed = matches!(error, ConnectionError::MqttState(_)) && !answered;
-        End::Failed { why: explain(error, answered, self.broker, self.config), absent: refused || closed }
+        let mut why = explain(error, answered, self.broker, self.config);
+        let largest_bytes = self.flight.largest_bytes();
+        if largest_bytes > LARGE_BYTES {
+            why += &format!(
+                ". A message of {largest_bytes} bytes was under way: the broker may refuse such long ones, or the network be too slow"
+            );
+        }
+        End::Failed { why, absent: refused || closed }
     }
 
     fn is_flushed(&self) -> bool {

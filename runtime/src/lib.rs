@@ -30,4 +30,4 @@ pub use link::{
 };
 pub use logging::{Level, Verbosity};
 pub use notify::Watchdog;
-pub use text::{counted, printable};
+pub use text::{counted, password_in, printable, without_passwords};

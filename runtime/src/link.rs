@@ -160,6 +160,8 @@ pub struct LinkCounters {
     pub refused: u64,
     /// Messages taken and then lost with their connection.
     pub lost: u64,
+    /// The largest payload that was on its way to the broker when the last connection ended, bytes; 0 if none was.
+    pub lost_bytes_max: usize,
 }
 
 /// What waits for the broker: queued or unacknowledged.

@@ -1,6 +1,7 @@
 //! Text for people: what must not drive their terminal, and counts that read well.
 
 use std::fmt::Display;
+use std::ops::Range;
 
 /// `text` on one line, with every character that a terminal obeys instead of showing made visible: `\n`, `\u{1b}`.
 ///
@@ -16,6 +17,30 @@ pub fn printable(text: impl Display) -> String {
         }
     }
     shown
+}
+
+/// Where the first password stands in a text with addresses, `scheme://user:password@host`.
+///
+/// An address is taken to reach up to a `/`, `?` or `#`: a password may hold a space, and rather too much of a text is taken for one.
+pub fn password_in(text: &str) -> Option<Range<usize>> {
+    text.match_indices("://").find_map(|(at, mark)| {
+        let start = at + mark.len();
+        let authority_end = text[start..].find(['/', '?', '#']).map_or(text.len(), |end| start + end);
+        let at = start + text[start..authority_end].rfind('@')?;
+        let colon = start + text[start..at].find(':')?;
+        Some(colon + 1..at).filter(|range| !range.is_empty())
+    })
+}
+
+/// `text` with `***` for each password in an address: for whatever is shown, logged or published.
+pub fn without_passwords(text: &str) -> String {
+    let (mut shown, mut rest) = (String::new(), text);
+    while let Some(password) = password_in(rest) {
+        shown.push_str(&rest[..password.start]);
+        shown.push_str("***");
+        rest = &rest[password.end..];
+    }
+    shown + rest
 }
 
 /// Line and paragraph separators, and marks of the direction of writing.
@@ -37,6 +62,23 @@ mod tests {
         let name = "a\u{1b}[2Jb\n\tc\u{7}\u{9b}d\u{202e}gpj.jpg";
         assert_eq!(printable(name), r"a\u{1b}[2Jb\n\tc\u{7}\u{9b}d\u{202e}gpj.jpg");
         assert_eq!(printable("Käthe & Éric 三.jpg"), "Käthe & Éric 三.jpg");
+    }
+
+    #[test]
+    fn passwords_in_addresses_are_not_shown_and_the_rest_is() {
+        for (text, shown) in [
+            ("ffmpeg -i rtsp://me:secret@cam/x -f mjpeg -", "ffmpeg -i rtsp://me:***@cam/x -f mjpeg -"),
+            ("rtsp://ann:se:cr@t@cam.local/live?x=a@b", "rtsp://ann:***@cam.local/live?x=a@b"),
+            ("http://cam/a,rtsp://a:1@b/c, rtsp://d:2@e", "http://cam/a,rtsp://a:***@b/c, rtsp://d:***@e"),
+            ("rtsp://me:pass word@cam/x: refused", "rtsp://me:***@cam/x: refused"),
+            ("rtsp://käthe:ä@cam", "rtsp://käthe:***@cam"),
+        ] {
+            assert_eq!(without_passwords(text), shown);
+            assert_eq!(without_passwords(shown), shown, "once is enough");
+        }
+        for none in ["rtsp://cam.local/a:b@c", "ffmpeg", "a:b@c", "rtsp://ann@cam", "rtsp://ann:@cam", "://:@"] {
+            assert_eq!((password_in(none), without_passwords(none)), (None, none.to_owned()));
+        }
     }
 
     #[test]
