@@ -62,7 +62,7 @@ fn start_live_camera(site: &mut Site, deed: &str) {
         file.display()
     );
     let command: Vec<toml::Value> = ["sh", "-c", &script].map(toml::Value::from).to_vec();
-    let source = table(&[("kind", "command".into()), ("command", command.into())]);
+    let source = table(&[("kind", "command".into()), ("command", command.into()), ("silence-s", 0.into())]);
     site.start_camera_with(
         &folder,
         [("source".to_owned(), source), small_spool(), every_picture()].into_iter().collect(),

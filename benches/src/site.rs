@@ -206,7 +206,7 @@ impl Site {
     pub fn start_live(&mut self, pipe: &Path) -> Result<(), Error> {
         let pipe = pipe.to_str().ok_or("the path is not UTF-8")?;
         let command = ["cat", pipe].map(toml::Value::from).to_vec();
-        let source = [("kind", "command".into()), ("command", command.into())];
+        let source = [("kind", "command".into()), ("command", command.into()), ("silence-s", toml::Value::from(0))];
         // Each picture is to be work, whatever moved in it.
         let motion = [("still-interval-s", toml::Value::from(0))];
         let extra = [("source".to_owned(), table(&source)), ("motion".to_owned(), table(&motion))];

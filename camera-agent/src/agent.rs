@@ -11,8 +11,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 mod announce;
+mod hurdle;
 
 use announce::Said;
+use hurdle::Hurdle;
 
 use crate::RunError;
 use crate::audience::{Answer, Audience, Release};
@@ -47,11 +49,12 @@ pub(crate) struct Agent {
     releasing: Option<(Release, oneshot::Receiver<u64>)>,
     /// Since when the spool's thread owes an answer.
     asked_spool: Option<Instant>,
+    hurdle: Hurdle,
     freed_on_one: u64,
     refused_messages: u64,
     /// Damaged spools kept in the state directory, and what to tell about them.
     kept_aside: (u32, String),
-    /// Chains given up because the spool had been set back, and the last of them.
+    /// Chains begun because the spool had been set back, and the last chain that is to be given up.
     begun_anew: u64,
     given_up: Option<Name>,
     head: Said<CameraHead>,
@@ -81,6 +84,7 @@ impl Agent {
             reading: None,
             releasing: None,
             asked_spool: None,
+            hurdle: Hurdle::default(),
             freed_on_one: 0,
             refused_messages: 0,
             kept_aside,
@@ -205,11 +209,16 @@ impl Agent {
 
     /// Starts the next read and the next release; one of each is under way at a time.
     fn ask_spool(&mut self, link: &Link) {
+        let queued_bytes = link.queued().bytes;
+        if link.is_connected() {
+            self.hurdle.on_queue(queued_bytes);
+        }
         let next = self.desk.borrow().view.next;
         let oldest = self.desk.borrow().view.oldest;
         if self.reading.is_none()
             && link.is_connected()
-            && link.queued().bytes < SERVE_BYTES
+            && queued_bytes < SERVE_BYTES
+            && self.hurdle.lets_pass(Instant::now())
             && let Some((node, sequence)) = self.audience.next_read(next, now_ms())
         {
             self.reading = Some((node, sequence, self.clerk.read(sequence)));
@@ -233,7 +242,10 @@ impl Agent {
                 self.status.last = None;
                 self.audience.on_connected(now_ms());
             }
-            LinkEvent::Disconnected { .. } => self.audience.on_disconnected(),
+            LinkEvent::Disconnected { .. } => {
+                self.audience.on_disconnected();
+                self.hurdle.on_disconnected(link.counters().lost_bytes_max, Instant::now());
+            }
             LinkEvent::Message { topic, payload, .. } => {
                 if let Err(why) = self.on_message(link, &topic, &payload) {
                     self.refused_messages += 1;
@@ -326,7 +338,6 @@ impl Agent {
             "records are known that this spool never wrote: it was set back to an older copy, and a new chain begins. \
              What the lost part held and no node had taken is lost"
         );
-        self.begun_anew += 1;
         self.given_up = Some(chain.clone());
         self.clerk.begin_anew();
     }
@@ -336,6 +347,7 @@ impl Agent {
         let chain = self.desk.borrow().view.chain.clone();
         let new = *self.audience.chain() != chain;
         if new {
+            self.begun_anew += 1;
             self.audience = Audience::new(chain, now_ms());
             (self.reading, self.releasing) = (None, None);
         }
@@ -357,13 +369,17 @@ impl Agent {
         }
         let sequence = stored.sequence;
         match self.send_record(link, &node, stored) {
-            Ok(()) => log::trace!(node:% = node, sequence; "sent"),
+            Ok(payload_bytes) => {
+                self.hurdle.on_handed(payload_bytes);
+                log::trace!(node:% = node, sequence; "sent");
+            }
             // The node asks again for what did not come.
             Err(why) => log::debug!(node:% = node, sequence, why = why.as_str(); "not sent"),
         }
     }
 
-    fn send_record(&self, link: &Link, node: &Name, stored: Stored) -> Result<(), String> {
+    /// Returns the payload's length, bytes.
+    fn send_record(&self, link: &Link, node: &Name, stored: Stored) -> Result<usize, String> {
         let (camera, node) = (self.config.camera.clone(), node.clone());
         let Stored { sequence, record, jpeg } = stored;
         let (topic, payload) = match (record, jpeg) {
@@ -387,7 +403,9 @@ impl Agent {
                 (Topic::CameraRecord { camera, node }, to_payload(&note).map_err(|error| error.to_string())?)
             }
         };
-        link.publish(self.topic(&topic), payload, false).map_err(|error| error.to_string())
+        let payload_bytes = payload.len();
+        link.publish(self.topic(&topic), payload, false).map_err(|error| error.to_string())?;
+        Ok(payload_bytes)
     }
 
     fn on_released(&mut self, (release, frames): (Release, u64)) {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use microlambda_runtime::{BrokerConfig, ConfigError, config};
+use microlambda_runtime::{BrokerConfig, ConfigError, config, without_passwords};
 use microlambda_wire::{ChainClass, Name};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,6 +21,10 @@ const FRAME_BYTES_LIMIT: u64 = 16 << 20;
 const FRAME_BYTES_LEAST: u64 = 16 << 10;
 /// Nobody should stand before a camera for longer without being seen, s.
 const STILL_INTERVAL_S_MAX: u64 = 3_600;
+/// A command that gives nothing for longer than a day is not waited for: 0 says so.
+const SILENCE_S_MAX: u64 = 86_400;
+/// A program that reads a camera over the network tries for half a minute and more by itself, s.
+const SILENCE_S_DEFAULT: u64 = 60;
 /// Frames a spool must be able to hold.
 const SPOOL_FRAMES_LEAST: u64 = 8;
 /// `-` and eight digits follow the camera's name in a chain's.
@@ -74,12 +78,21 @@ impl SourceConfig {
         }
     }
 
-    /// For people, and to recognise a finite input.
+    /// Whether it is in trouble if it gives no picture for long: it is live, and not a command that writes when something moves.
+    pub fn may_not_be_silent(&self) -> bool {
+        match self {
+            Self::V4l2(_) => true,
+            Self::Command(line) => !line.finite && line.silence_s > 0,
+            Self::Folder { .. } => false,
+        }
+    }
+
+    /// For people, and to recognise a finite input: everybody on the bus sees it, so it holds no password.
     pub fn describe(&self) -> String {
         match self {
             Self::Folder { path } => format!("folder {}", path.display()),
             Self::V4l2(wish) => format!("camera {}", wish.device),
-            Self::Command(line) => format!("command {}", line.argv.join(" ")),
+            Self::Command(line) => format!("command {}", line.shown()),
         }
     }
 }
@@ -116,6 +129,7 @@ struct RawSource {
     fps: Option<u32>,
     command: Option<Vec<String>>,
     finite: Option<bool>,
+    silence_s: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -196,14 +210,17 @@ impl Config {
         check(config::load(path, PROGRAM)?)
     }
 
-    /// What `validate --json` prints: the whole configuration with its defaults, as the file would write it.
+    /// What `validate --json` prints: the whole configuration with its defaults, as the file would write it but for passwords.
     pub fn report(&self) -> Value {
         let source = match &self.source {
             SourceConfig::Folder { path } => json!({ "kind": "folder", "path": path }),
             SourceConfig::V4l2(wish) => json!({
                 "kind": "v4l2", "device": wish.device, "width": wish.width, "height": wish.height, "fps": wish.fps,
             }),
-            SourceConfig::Command(line) => json!({ "kind": "command", "command": line.argv, "finite": line.finite }),
+            SourceConfig::Command(line) => json!({
+                "kind": "command", "finite": line.finite, "silence-s": line.silence_s,
+                "command": line.argv.iter().map(|word| without_passwords(word)).collect::<Vec<_>>(),
+            }),
         };
         let config = json!({
             "site": self.site, "camera": self.camera, "state-dir": self.state_dir, "broker": self.broker, "source": source,
@@ -283,6 +300,7 @@ fn check_source(raw: RawSource) -> Result<SourceConfig, ConfigError> {
         ("fps", raw.fps.is_some(), SourceKind::V4l2),
         ("command", raw.command.is_some(), SourceKind::Command),
         ("finite", raw.finite.is_some(), SourceKind::Command),
+        ("silence-s", raw.silence_s.is_some(), SourceKind::Command),
     ];
     if let Some((key, _, kind)) = given.iter().find(|(_, is_given, kind)| *is_given && *kind != raw.kind) {
         let kind = format!("{kind:?}").to_lowercase();
@@ -324,7 +342,12 @@ fn check_source(raw: RawSource) -> Result<SourceConfig, ConfigError> {
             let example = "[\"rpicam-vid\", \"-t\", \"0\", \"--codec\", \"mjpeg\", \"-o\", \"-\"]";
             let argv = raw.command.filter(|argv| argv.first().is_some_and(|program| !program.is_empty()));
             let argv = argv.ok_or_else(|| missing("command", example))?;
-            Ok(SourceConfig::Command(CommandLine { argv, finite: raw.finite.unwrap_or(false) }))
+            let silence_s = raw.silence_s.unwrap_or(SILENCE_S_DEFAULT);
+            if silence_s > SILENCE_S_MAX {
+                let why = format!("{silence_s} is more than a day: use at most {SILENCE_S_MAX}; 0 waits for ever");
+                return Err(ConfigError::value("source.silence-s", why));
+            }
+            Ok(SourceConfig::Command(CommandLine { argv, finite: raw.finite.unwrap_or(false), silence_s }))
         }
     }
 }
@@ -478,6 +501,10 @@ mod tests {
             ("[source]\nkind = \"command\"\ncommand = []\n".into(), vec!["source.command", "rpicam-vid"]),
             (format!("{FOLDER}device = \"/dev/video0\"\n"), vec!["source.device", "only kind = \"v4l2\""]),
             (format!("{FOLDER}finite = true\n"), vec!["source.finite", "only kind = \"command\""]),
+            (
+                "[source]\nkind = \"command\"\ncommand = [\"x\"]\nsilence-s = 86401\n".into(),
+                vec!["source.silence-s", "at most 86400", "0 waits for ever"],
+            ),
             (format!("site = \"My Home\"\n{FOLDER}"), vec!["camera.toml:1", "a-z"]),
             (format!("camera = \"{}\"\n{FOLDER}", "c".repeat(60)), vec!["camera", "55"]),
             (format!("{FOLDER}[broker]\nurl = \"broker:1883\"\n"), vec!["camera.toml:5", "mqtt://host:1883"]),

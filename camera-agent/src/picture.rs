@@ -1,8 +1,11 @@
 //! From what a source gives to the JPEG that is spooled: untouched where possible, re-encoded where it must be.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::jpeg;
 
@@ -46,8 +49,8 @@ pub struct Prepared {
     pub jpeg: Vec<u8>,
     /// True if these are not the source's own bytes.
     pub reencoded: bool,
-    /// True if it has fewer pixels than the source's picture.
-    pub scaled: bool,
+    /// True if its pixels stand elsewhere than in the source's picture: it was scaled down, or turned upright.
+    pub reshaped: bool,
 }
 
 /// Why a picture is passed over; each says what to do.
@@ -99,18 +102,22 @@ pub enum PictureError {
 /// # Errors
 /// [`PictureError`]: this can be no frame, whoever tries.
 pub fn prepare(picture: Picture, bytes_max: usize) -> Result<Prepared, PictureError> {
+    surviving(|| prepare_any(picture, bytes_max))
+}
+
+fn prepare_any(picture: Picture, bytes_max: usize) -> Result<Prepared, PictureError> {
     match picture {
         Picture::Rgb { width, height, pixels } => {
             check_size(width, height, DECODE_PIXELS_MAX, "")?;
-            let image = image::RgbImage::from_raw(width, height, pixels).ok_or(PictureError::BadHeader)?;
-            encode_to_fit(&DynamicImage::ImageRgb8(image), bytes_max)
+            let image = RgbImage::from_raw(width, height, pixels).ok_or(PictureError::BadHeader)?;
+            encode_to_fit(DynamicImage::ImageRgb8(image), Orientation::NoTransforms, bytes_max)
         }
         Picture::File(bytes) if bytes.is_empty() => Err(PictureError::Empty),
         Picture::File(bytes) if bytes.starts_with(&[0xff, 0xd8]) => prepare_jpeg(bytes, bytes_max),
         Picture::File(bytes) if bytes.starts_with(b"\x89PNG\r\n\x1a\n") => {
-            let image = decode(&bytes, ImageFormat::Png, ", or convert it to JPEG")?;
+            let (image, orientation) = decode(&bytes, ImageFormat::Png, ", or convert it to JPEG")?;
             drop(bytes);
-            encode_to_fit(&image, bytes_max)
+            encode_to_fit(image, orientation, bytes_max)
         }
         Picture::File(_) => Err(PictureError::UnknownFormat),
     }
@@ -121,22 +128,31 @@ fn prepare_jpeg(bytes: Vec<u8>, bytes_max: usize) -> Result<Prepared, PictureErr
     check_size(header.width, header.height, PASS_PIXELS_MAX, "")?;
     let bytes = jpeg::with_huffman_tables(bytes);
     if bytes.len() <= bytes_max {
-        return Ok(Prepared { jpeg: bytes, reencoded: false, scaled: false });
+        return Ok(Prepared { jpeg: bytes, reencoded: false, reshaped: false });
     }
-    let image = decode(&bytes, ImageFormat::Jpeg, ", or raise bytes-max in [frame] so that it passes as it is")?;
+    let (image, orientation) =
+        decode(&bytes, ImageFormat::Jpeg, ", or raise bytes-max in [frame] so that it passes as it is")?;
     drop(bytes);
-    encode_to_fit(&image, bytes_max)
+    encode_to_fit(image, orientation, bytes_max)
 }
 
 /// A small JPEG for dashboards, at most 640 pixels on its longer side; `None` if the frame cannot be decoded.
 pub fn small(jpeg: &[u8]) -> Option<Vec<u8>> {
-    let image = decode(jpeg, ImageFormat::Jpeg, "").ok()?;
-    let image = if image.width().max(image.height()) > SMALL_SIDE_PIXELS {
-        DynamicImage::ImageRgb8(image.thumbnail(SMALL_SIDE_PIXELS, SMALL_SIDE_PIXELS).into_rgb8())
-    } else {
-        image
-    };
-    encode(&image, SMALL_QUALITY).ok()
+    let small = surviving(|| {
+        let (mut image, orientation) = decode(jpeg, ImageFormat::Jpeg, "")?;
+        if image.width().max(image.height()) > SMALL_SIDE_PIXELS {
+            image = image.thumbnail(SMALL_SIDE_PIXELS, SMALL_SIDE_PIXELS);
+        }
+        image.apply_orientation(orientation);
+        encode(&flat(image), SMALL_QUALITY)
+    });
+    small.ok()
+}
+
+/// A decoder that panics has met a picture that it cannot decode; it would meet the same one after a restart.
+fn surviving<T>(work: impl FnOnce() -> Result<T, PictureError>) -> Result<T, PictureError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(PictureError::Undecodable("the decoder has panicked".into())))
 }
 
 fn check_size(width: u32, height: u32, pixels_max: u64, hint: &'static str) -> Result<(), PictureError> {
@@ -149,70 +165,80 @@ fn check_size(width: u32, height: u32, pixels_max: u64, hint: &'static str) -> R
     }
 }
 
-fn decode(bytes: &[u8], format: ImageFormat, hint: &'static str) -> Result<DynamicImage, PictureError> {
-    let undecodable = |error: image::ImageError| PictureError::Undecodable(error.to_string());
+/// The pixels, and how they are to be turned: what is encoded again has no EXIF to say so.
+fn decode(bytes: &[u8], format: ImageFormat, hint: &'static str) -> Result<(DynamicImage, Orientation), PictureError> {
     let mut reader = ImageReader::with_format(std::io::Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODE_BYTES_MAX);
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|_| PictureError::BadHeader)?;
+    let mut decoder = reader.into_decoder().map_err(|_| PictureError::BadHeader)?;
     let (width, height) = decoder.dimensions();
     check_size(width, height, DECODE_PIXELS_MAX, hint)?;
-    DynamicImage::from_decoder(decoder).map_err(undecodable)
+    // A picture whose EXIF is damaged is shown as it is.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok((DynamicImage::from_decoder(decoder).map_err(undecodable)?, orientation))
 }
 
-/// Lowers quality, then size, until the bound holds.
-fn encode_to_fit(image: &DynamicImage, bytes_max: usize) -> Result<Prepared, PictureError> {
-    let mut scaled = None;
+fn undecodable(error: image::ImageError) -> PictureError {
+    PictureError::Undecodable(error.to_string())
+}
+
+/// Turns the picture upright; lowers quality, then size, until the bound holds.
+fn encode_to_fit(image: DynamicImage, orientation: Orientation, bytes_max: usize) -> Result<Prepared, PictureError> {
+    let mut image = flat(image);
+    image.apply_orientation(orientation);
+    let mut reshaped = orientation != Orientation::NoTransforms;
     loop {
-        let current = scaled.as_ref().unwrap_or(image);
         for quality in QUALITIES {
-            let jpeg = encode(current, quality).map_err(|error| PictureError::Undecodable(error.to_string()))?;
+            let jpeg = encode(&image, quality)?;
             if jpeg.len() <= bytes_max {
-                return Ok(Prepared { jpeg, reencoded: true, scaled: scaled.is_some() });
+                return Ok(Prepared { jpeg, reencoded: true, reshaped });
             }
         }
-        let (width, height) = (current.width() * 3 / 4, current.height() * 3 / 4);
+        let (width, height) = (image.width() * 3 / 4, image.height() * 3 / 4);
         if width.min(height) < SIDE_PIXELS_MIN {
             return Err(PictureError::CannotFit { bytes_max });
         }
-        scaled = Some(current.resize_exact(width, height, FilterType::Triangle));
+        image = image.resize_exact(width, height, FilterType::Triangle);
+        reshaped = true;
     }
 }
 
-/// Transparent pixels are shown on white, as people see such pictures.
-fn encode(image: &DynamicImage, quality: u8) -> Result<Vec<u8>, image::ImageError> {
+fn encode(image: &DynamicImage, quality: u8) -> Result<Vec<u8>, PictureError> {
     debug_assert!(quality <= QUALITY_BEST);
     let mut jpeg = Vec::new();
-    let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, quality);
-    let (width, height) = (image.width(), image.height());
-    match image {
-        DynamicImage::ImageLuma8(gray) => encoder.encode(gray, width, height, ExtendedColorType::L8)?,
-        DynamicImage::ImageRgb8(rgb) => encoder.encode(rgb, width, height, ExtendedColorType::Rgb8)?,
-        other if other.color().has_alpha() => {
-            let rgb = on_white(other);
-            encoder.encode(&rgb, width, height, ExtendedColorType::Rgb8)?;
-        }
-        other => encoder.encode(&other.to_rgb8(), width, height, ExtendedColorType::Rgb8)?,
-    }
+    image.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, quality)).map_err(undecodable)?;
     Ok(jpeg)
 }
 
-fn on_white(image: &DynamicImage) -> image::RgbImage {
-    let rgba = image.to_rgba8();
-    image::RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
-        let [r, g, b, alpha] = rgba.get_pixel(x, y).0;
-        let blend = |value: u8| {
-            let mixed = u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha));
-            u8::try_from((mixed + 127) / 255).unwrap_or(u8::MAX)
-        };
-        image::Rgb([blend(r), blend(g), blend(b)])
-    })
+/// Gray or RGB with 8 bits a value, as a JPEG has them. Transparent pixels are shown on white, as people see such pictures.
+fn flat(image: DynamicImage) -> DynamicImage {
+    match image {
+        DynamicImage::ImageLuma8(_) | DynamicImage::ImageRgb8(_) => image,
+        image if image.color().has_alpha() => on_white(image.into_rgba8()).into(),
+        image => image.into_rgb8().into(),
+    }
+}
+
+/// In the memory of `image`: a second large picture would not find room on a small computer.
+fn on_white(image: image::RgbaImage) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let mut pixels = image.into_raw();
+    let rgb_bytes = pixels.len() / 4 * 3;
+    for (from, to) in (0..pixels.len()).step_by(4).zip((0..).step_by(3)) {
+        let alpha = u32::from(pixels[from + 3]);
+        for channel in 0..3 {
+            let mixed = u32::from(pixels[from + channel]) * alpha + 255 * (255 - alpha);
+            pixels[to + channel] = u8::try_from((mixed + 127) / 255).unwrap_or(u8::MAX);
+        }
+    }
+    pixels.truncate(rgb_bytes);
+    RgbImage::from_raw(width, height, pixels).unwrap_or_else(|| unreachable!("three bytes a pixel"))
 }
 
 #[cfg(test)]
 mod tests {
-    use image::{ImageBuffer, Luma, Rgba};
+    use image::{ImageBuffer, ImageEncoder, Luma, Rgba};
 
     use super::*;
     use crate::testing::{photo, photo_jpeg, photo_png, without_huffman_tables};
@@ -231,7 +257,7 @@ mod tests {
     #[test]
     fn a_jpeg_within_the_bound_keeps_its_bytes() {
         let jpeg = photo_jpeg(320, 240, 1);
-        assert_eq!(file(jpeg.clone(), jpeg.len()), Ok(Prepared { jpeg, reencoded: false, scaled: false }));
+        assert_eq!(file(jpeg.clone(), jpeg.len()), Ok(Prepared { jpeg, reencoded: false, reshaped: false }));
     }
 
     #[test]
@@ -261,7 +287,7 @@ mod tests {
         let cut = jpeg[..jpeg.len() / 2].to_vec();
         assert_eq!(
             file(cut.clone(), ROOMY),
-            Ok(Prepared { jpeg: cut, reencoded: false, scaled: false }),
+            Ok(Prepared { jpeg: cut, reencoded: false, reshaped: false }),
             "the worker decides"
         );
         assert_eq!(file(jpeg[..100].to_vec(), ROOMY), Err(PictureError::BadHeader));
@@ -287,7 +313,7 @@ mod tests {
         jpeg[sof + 5..sof + 9].copy_from_slice(&[0x17, 0x00, 0x21, 0xff]);
         let (width, height) = (0x21ff, 0x1700);
         assert!(width * height > 50_000_000);
-        assert_eq!(file(jpeg.clone(), ROOMY), Ok(Prepared { jpeg: jpeg.clone(), reencoded: false, scaled: false }));
+        assert_eq!(file(jpeg.clone(), ROOMY), Ok(Prepared { jpeg: jpeg.clone(), reencoded: false, reshaped: false }));
         let error = file(jpeg.clone(), jpeg.len() - 1).unwrap_err();
         assert!(error.to_string().contains("24 megapixels") && error.to_string().contains("bytes-max"), "{error}");
         jpeg[sof + 5..sof + 9].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
@@ -341,6 +367,48 @@ mod tests {
         let prepared = file(photo_png(&clear), ROOMY).unwrap();
         let seen = image::load_from_memory(&prepared.jpeg).unwrap().to_rgb8();
         assert!(seen.pixels().all(|pixel| pixel.0.iter().all(|&value| value >= 253)));
+    }
+
+    #[test]
+    fn half_transparent_pixels_are_mixed_with_white_each_in_its_place() {
+        let rgba = ImageBuffer::from_fn(64, 48, |x, _| Rgba([0, 100, 200, if x < 32 { 51 } else { 255 }]));
+        let rgb = on_white(rgba);
+        assert_eq!(rgb.get_pixel(31, 47).0, [204, 224, 244]);
+        assert_eq!(rgb.get_pixel(32, 0).0, [0, 100, 200]);
+    }
+
+    /// The picture, bright on its left half, with an EXIF orientation.
+    fn turned_jpeg(width: u32, height: u32, orientation: u8) -> Vec<u8> {
+        let picture = RgbImage::from_fn(width, height, |x, _| image::Rgb([if x < width / 2 { 250 } else { 5 }; 3]));
+        let mut exif = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+        exif.extend_from_slice(&[orientation, 0, 0, 0, 0, 0, 0, 0]);
+        let mut jpeg = Vec::new();
+        let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, 100);
+        encoder.set_exif_metadata(exif).unwrap();
+        encoder.encode_image(&picture).unwrap();
+        jpeg
+    }
+
+    #[test]
+    fn what_is_encoded_again_is_turned_upright_as_its_exif_says() {
+        let jpeg = turned_jpeg(640, 320, 6);
+        let prepared = file(jpeg.clone(), jpeg.len() - 1).unwrap();
+        assert!(prepared.reencoded && prepared.reshaped, "what moved in it stands elsewhere now");
+        let shown = small(&turned_jpeg(1280, 640, 6)).unwrap();
+        for upright in [prepared.jpeg, shown] {
+            let seen = image::load_from_memory(&upright).unwrap().to_rgb8();
+            assert_eq!(seen.dimensions(), (320, 640));
+            // 6: the camera was turned clockwise, so that the left side belongs on top.
+            assert!(seen.get_pixel(160, 10)[0] > 200 && seen.get_pixel(160, 630)[0] < 50);
+        }
+        let plain = turned_jpeg(640, 320, 1);
+        assert!(!file(plain.clone(), plain.len() - 1).unwrap().reshaped);
+    }
+
+    #[test]
+    fn a_picture_whose_decoder_panics_is_passed_over_with_a_reason() {
+        let error = surviving::<()>(|| panic!("a decoder is wrong")).unwrap_err();
+        assert!(error.to_string().contains("the decoder has panicked"), "{error}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::config::{Config, SourceConfig};
 use crate::source::pump::{Opener, Pump, PumpConfig};
 use crate::source::{command, folder, v4l2};
 use crate::spool::clerk::Clerk;
-use crate::spool::{Identity, Opened, Spool, SpoolError};
+use crate::spool::{INPUTS_PAGE, Identity, Opened, Spool, SpoolError};
 
 /// How to run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,8 +105,9 @@ fn open_spool(config: &Config, options: Options) -> Result<Opened, RunError> {
 fn say_ended(config: &Config, spool: &Spool) {
     let state = if spool.view().is_complete() { "complete, and all frames were freed" } else { "read to its end" };
     log::info!(source = config.source.describe().as_str(); "this job is {state}; `camera-agent run --new-job` starts anew");
-    if let (SourceConfig::Folder { path }, Ok(inputs)) = (&config.source, spool.inputs()) {
-        match folder::Folder::open(path, &inputs) {
+    if let SourceConfig::Folder { path } = &config.source {
+        let page = |from: usize| spool.inputs(from as u64).ok().filter(|page| !page.is_empty());
+        match folder::Folder::open(path, (0..).step_by(INPUTS_PAGE).map_while(page).flatten()) {
             Ok(folder) if folder.remaining() > 0 => log::warn!(
                 files = folder.remaining();
                 "pictures were added after the job's end and are not read: run with --new-job to read the folder again"

@@ -76,15 +76,16 @@ impl Agent {
 
     pub(super) fn status_now(&self, report: &Report) -> CameraStatus {
         let desk = self.desk.borrow();
-        let silent_us = monotonic_us().saturating_sub(report.last_picture_us);
-        let live = desk.view.class == ChainClass::Live;
         let trouble = match &report.phase {
             Phase::Trouble(why) | Phase::Failed(why) => why.clone(),
-            Phase::Running if live && report.last_picture_us > 0 && silent_us > SILENT_US => {
-                format!("no picture for {} s: check the camera", silent_us / 10_000_000 * 10)
+            Phase::Running if self.config.source.may_not_be_silent() && silent_us(report) > SILENT_US => {
+                format!("no picture for {} s: check the camera", silent_us(report) / 10_000_000 * 10)
             }
             Phase::Starting | Phase::Running | Phase::Ended if !desk.trouble.is_empty() => desk.trouble.clone(),
-            Phase::Starting | Phase::Running | Phase::Ended => self.kept_aside.1.clone(),
+            Phase::Starting | Phase::Running | Phase::Ended => match self.hurdle.trouble() {
+                hurdle if hurdle.is_empty() => self.kept_aside.1.clone(),
+                hurdle => hurdle,
+            },
         };
         CameraStatus {
             camera: self.config.camera.clone(),
@@ -157,6 +158,11 @@ impl Agent {
     }
 }
 
+/// For how long an opened source has given no picture, µs.
+fn silent_us(report: &Report) -> u64 {
+    monotonic_us().saturating_sub(report.quiet_since_us)
+}
+
 /// The counters that stand still once the input has ended.
 fn of_source(counters: SourceCounters) -> [u64; 4] {
     [counters.frames, counters.unreadable, counters.reencoded, counters.reopened]
@@ -167,5 +173,43 @@ fn clipped(text: String) -> String {
     match text.char_indices().nth(250) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::run::Options;
+    use crate::spool::clerk::Clerk;
+    use crate::spool::{Identity, Spool};
+
+    /// What an agent with this source says is wrong when it has been silent for `silent_us`.
+    fn trouble(source: &str, silent_us: u64) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let config =
+            Config::parse(&format!("camera = \"door\"\n[source]\n{source}"), Path::new("camera.toml")).unwrap();
+        let identity =
+            Identity { camera: config.camera.clone(), class: config.source.class(), source: config.source.describe() };
+        let clerk = Clerk::start(Spool::open(folder.path(), &identity, config.spool, 0).unwrap()).unwrap();
+        let agent = Agent::new(config, Options::default(), clerk, (0, String::new())).unwrap();
+        let quiet_since_us = monotonic_us() - silent_us;
+        agent.status_now(&Report { phase: Phase::Running, quiet_since_us, ..Report::default() }).trouble
+    }
+
+    #[test]
+    fn a_live_source_that_gives_nothing_is_in_trouble_unless_it_may_be_silent() {
+        const LIVE: &str = "kind = \"command\"\ncommand = [\"x\"]\n";
+        assert_eq!(trouble(LIVE, SILENT_US + 5_000_000), "no picture for 20 s: check the camera");
+        assert_eq!(trouble(LIVE, SILENT_US / 2), "");
+        assert_eq!(
+            trouble("kind = \"v4l2\"\ndevice = \"/dev/video0\"\n", SILENT_US * 2),
+            "no picture for 30 s: check the camera"
+        );
+        for silent in ["silence-s = 0\n", "finite = true\n"] {
+            assert_eq!(trouble(&format!("{LIVE}{silent}"), SILENT_US * 2), "");
+        }
     }
 }

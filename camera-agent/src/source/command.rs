@@ -4,26 +4,30 @@
 //! The program runs in a process group of its own, which is killed when the source is dropped. If the agent itself is
 //! killed, the kernel kills the program too, and what that had started ends at its next write into the closed pipe.
 
-use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use microlambda_runtime::unix_ms;
-use rustix::process::{Pid, Signal};
+use microlambda_runtime::{unix_ms, without_passwords};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::pump::Leash;
-use super::{Captured, Next, Source, SourceError, input_of};
+use super::{Captured, Given, Next, Source, SourceError, input_of};
 use crate::mjpeg::Splitter;
 use crate::picture::Picture;
-use crate::spool::Input;
 
 /// A picture in the stream is no longer than this, bytes.
 pub const PICTURE_BYTES_MAX: usize = 16 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
 /// Of what the program says on standard error this much of the last line is kept, bytes.
-const LAST_WORDS_BYTES_MAX: u64 = 400;
+const LAST_WORDS_BYTES_MAX: usize = 400;
+/// A program that has closed its output has this long to end.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to run a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,10 +36,18 @@ pub struct CommandLine {
     pub argv: Vec<String>,
     /// Exit status 0 is the end of the input; else the program is started again.
     pub finite: bool,
+    /// The program is started again if it is waited for so long without a whole picture, s; 0 is never.
+    pub silence_s: u64,
+}
+
+impl CommandLine {
+    /// Without passwords, for people.
+    pub fn shown(&self) -> String {
+        without_passwords(&self.argv.join(" "))
+    }
 }
 
 /// A running program.
-#[derive(Debug)]
 pub struct Stream {
     line: CommandLine,
     child: Running,
@@ -44,8 +56,11 @@ pub struct Stream {
     chunk: Vec<u8>,
     skipped_reported: u64,
     ended: bool,
+    /// When the program has been silent for too long. Counted from when it is waited for after a picture: while the spool is
+    /// full, it is the program that waits.
+    deadline: Option<Instant>,
     /// Pictures of an earlier run that come first again.
-    already: VecDeque<Input>,
+    already: Given,
     count: u64,
 }
 
@@ -71,7 +86,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`SourceError::Fatal`] if there is no such program.
-    pub fn open(line: &CommandLine, already: &[(Input, bool)], leash: &Arc<Leash>) -> Result<Self, SourceError> {
+    pub fn open(line: &CommandLine, already: Given, leash: &Arc<Leash>) -> Result<Self, SourceError> {
         let program = line.argv.first().map(String::as_str).unwrap_or_default();
         let mut command = Command::new(program);
         command
@@ -107,7 +122,8 @@ impl Stream {
             chunk: vec![0; CHUNK_BYTES],
             skipped_reported: 0,
             ended: false,
-            already: already.iter().map(|(input, _)| input.clone()).collect(),
+            deadline: None,
+            already,
             count: 0,
         })
     }
@@ -116,7 +132,7 @@ impl Stream {
         let input = if self.line.finite {
             let input = input_of(&format!("frame {}", self.count), &jpeg, 0);
             self.count += 1;
-            if let Some(former) = self.already.pop_front() {
+            if let Some((former, _)) = self.already.next() {
                 return if former == input { Ok(None) } else { Err(self.differs(&input.label)) };
             }
             Some(input)
@@ -133,28 +149,58 @@ impl Stream {
 
     fn differs(&self, label: &str) -> SourceError {
         SourceError::Fatal(format!(
-            "{:?} gives other pictures than before the restart (from {label} on): start anew with `camera-agent run --new-job`",
-            self.line.argv
+            "`{}` gives other pictures than before the restart (from {label} on): start anew with `camera-agent run --new-job`",
+            self.line.shown()
         ))
     }
 
     /// The output has ended: what that means.
     fn at_end(&mut self) -> Result<Next, SourceError> {
-        self.child.leash.hold(None);
-        let status = self.child.child.wait().map_err(|error| SourceError::Trouble(error.to_string()))?;
+        let trouble = |error: std::io::Error| SourceError::Trouble(error.to_string());
+        let pidfd = pidfd_open(Pid::from_child(&self.child.child), PidfdFlags::empty());
+        let has_ended = pidfd.and_then(|pidfd| is_ready_by(&pidfd, Some(Instant::now() + END_TIMEOUT)));
+        let has_ended = has_ended.map_err(|error| trouble(error.into()))?;
+        // The group can be killed until its number is free, which is when the program is waited for.
+        self.child.leash.kill();
+        let status = self.child.child.wait().map_err(trouble)?;
         if self.line.finite && status.success() {
-            return match self.already.front() {
-                Some(missing) => Err(self.differs(&missing.label.clone())),
+            return match self.already.next() {
+                Some((missing, _)) => Err(self.differs(&missing.label)),
                 None => Ok(Next::End),
             };
         }
-        let words = self.child.last_words.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-        let program = self.line.argv.first().map(String::as_str).unwrap_or_default();
+        let how = if has_ended {
+            format!("ended ({status})")
+        } else {
+            format!("closed its output, did not end within {} s and was killed,", END_TIMEOUT.as_secs())
+        };
         Err(SourceError::Trouble(format!(
-            "{program} ended ({status}) after {} pictures{words}; try its command line in a terminal",
-            self.count
+            "{} {how} after {} pictures{}; try its command line in a terminal",
+            self.program(),
+            self.count,
+            self.last_words()
         )))
+    }
+
+    /// Nothing whole came until the deadline.
+    fn silent(&self) -> SourceError {
+        SourceError::Trouble(format!(
+            "{} gave no whole picture for {} s{}: check the camera and the network, and raise silence-s in [source] if such pauses \
+             are as they should be",
+            self.program(),
+            self.line.silence_s,
+            self.last_words()
+        ))
+    }
+
+    fn program(&self) -> &str {
+        self.line.argv.first().map(String::as_str).unwrap_or_default()
+    }
+
+    /// The last line on standard error, to stand behind what happened.
+    fn last_words(&self) -> String {
+        let words = self.child.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        if words.is_empty() { String::new() } else { format!(": {words}") }
     }
 }
 
@@ -165,6 +211,7 @@ impl Source for Stream {
                 if !self.line.finite {
                     self.count += 1;
                 }
+                self.deadline = None;
                 if let Some(captured) = self.picture(jpeg)? {
                     return Ok(Next::Frame(captured));
                 }
@@ -175,12 +222,20 @@ impl Source for Stream {
                 self.skipped_reported = skipped;
                 let why = format!(
                     "{bytes} bytes from {:?} are no JPEG picture: let it write MJPEG (ffmpeg: -f mjpeg -, rpicam-vid: --codec mjpeg -o -)",
-                    self.line.argv.first().map(String::as_str).unwrap_or_default()
+                    self.program()
                 );
                 return Ok(Next::PassedOver { why, input: None });
             }
             if self.ended {
                 return self.at_end();
+            }
+            if self.deadline.is_none() && self.line.silence_s > 0 {
+                self.deadline = Instant::now().checked_add(Duration::from_secs(self.line.silence_s));
+            }
+            match is_ready_by(&self.stdout, self.deadline) {
+                Ok(true) => {}
+                Ok(false) => return Err(self.silent()),
+                Err(error) => return Err(SourceError::Trouble(format!("waiting for the command: {error}"))),
             }
             match self.stdout.read(&mut self.chunk) {
                 Ok(0) => self.ended = true,
@@ -188,6 +243,22 @@ impl Source for Stream {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(SourceError::Trouble(format!("reading from the command: {error}"))),
             }
+        }
+    }
+}
+
+/// Waits until `fd` has something to read or is at its end; false once the deadline has come.
+fn is_ready_by(fd: &impl AsFd, deadline: Option<Instant>) -> Result<bool, Errno> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // Whoever writes nothing but garbage is always ready.
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(false);
+        }
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], timeout.as_ref()) {
+            Err(Errno::INTR) => {}
+            ready => return ready.map(|ready| ready > 0),
         }
     }
 }
@@ -202,21 +273,26 @@ fn die_with_this_thread(command: &mut Command) {
 }
 
 /// Keeps the last line the program wrote, so that its end can be explained.
-fn keep_last_line(stderr: std::process::ChildStderr, last_words: &Mutex<String>) {
+fn keep_last_line(stderr: impl Read, last_words: &Mutex<String>) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
-        line.clear();
-        match reader.by_ref().take(LAST_WORDS_BYTES_MAX).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {
-                let text = String::from_utf8_lossy(&line).trim().replace(|c: char| c.is_control(), " ");
-                if !text.is_empty() {
-                    log::debug!(line = text.as_str(); "the command says");
-                    *last_words.lock().unwrap_or_else(PoisonError::into_inner) = text;
-                }
-            }
+        let room = LAST_WORDS_BYTES_MAX - line.len();
+        let Ok(read) = reader.by_ref().take(room as u64).read_until(b'\n', &mut line) else { return };
+        let is_whole = read < room || line.ends_with(b"\n");
+        // A longer line is cut between words: nobody would find the password in half an address.
+        let word = line.iter().rposition(u8::is_ascii_whitespace).filter(|_| !is_whole);
+        let rest = line.split_off(word.map_or(line.len(), |at| at + 1));
+        let text = String::from_utf8_lossy(&line).trim().replace(|c: char| c.is_control(), " ");
+        if !text.is_empty() {
+            let text = without_passwords(&text);
+            log::debug!(line = text.as_str(); "the command says");
+            *last_words.lock().unwrap_or_else(PoisonError::into_inner) = text;
         }
+        if read == 0 {
+            return;
+        }
+        line = rest;
     }
 }
 
@@ -226,6 +302,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::spool::Input;
     use crate::testing::photo_jpeg;
 
     fn stream_file(folder: &Path, parts: &[&[u8]]) -> String {
@@ -235,11 +312,12 @@ mod tests {
     }
 
     fn shell(script: &str, finite: bool) -> CommandLine {
-        CommandLine { argv: vec!["/bin/sh".into(), "-c".into(), script.into()], finite }
+        CommandLine { argv: vec!["/bin/sh".into(), "-c".into(), script.into()], finite, silence_s: 60 }
     }
 
     fn open(line: &CommandLine, already: &[(Input, bool)]) -> Result<Stream, SourceError> {
-        Stream::open(line, already, &Arc::default())
+        let already = already.to_vec();
+        Stream::open(line, Box::new(already.into_iter()), &Arc::default())
     }
 
     fn pictures(stream: &mut Stream) -> (Vec<Vec<u8>>, Result<Next, SourceError>) {
@@ -275,6 +353,7 @@ mod tests {
                 Next::Frame(_) => frames += 1,
                 Next::PassedOver { why, .. } => reasons.push(why),
                 Next::End => break,
+                Next::NotYet(_) => panic!("a command is waited for in `next`"),
             }
         }
         assert_eq!(frames, 2);
@@ -299,9 +378,57 @@ mod tests {
     }
 
     #[test]
+    fn a_command_that_gives_no_whole_picture_any_more_is_trouble_whatever_else_it_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = stream_file(folder.path(), &[&photo_jpeg(64, 48, 1)]);
+        let half = format!("head -c 500 {file}");
+        for (after, finite) in [("true", false), ("while :; do echo garbage; done", false), (half.as_str(), true)] {
+            let line = CommandLine { silence_s: 1, ..shell(&format!("cat {file}; {after}; sleep 1000"), finite) };
+            let (seen, end) = pictures(&mut open(&line, &[]).unwrap());
+            assert_eq!(seen.len(), 1);
+            let Err(SourceError::Trouble(why)) = end else { panic!("{end:?}") };
+            assert!(why.contains("no whole picture for 1 s") && why.contains("silence-s in [source]"), "{why}");
+        }
+    }
+
+    #[test]
+    fn the_time_in_which_nobody_waits_for_a_command_is_no_silence_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        // More than the pipe and one chunk hold, so that the command waits.
+        let jpegs: Vec<Vec<u8>> = (0..40).map(|n| photo_jpeg(320, 240, n)).collect();
+        let file = stream_file(folder.path(), &jpegs.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let line = CommandLine { silence_s: 1, ..shell(&format!("cat {file}"), true) };
+        let mut stream = open(&line, &[]).unwrap();
+        assert!(matches!(stream.next(), Ok(Next::Frame(_))));
+        std::thread::sleep(Duration::from_millis(1_500));
+        let (rest, end) = pictures(&mut stream);
+        assert_eq!((rest.len(), end), (jpegs.len() - 1, Ok(Next::End)));
+    }
+
+    #[test]
+    fn a_command_that_closes_its_output_and_lives_is_ended() {
+        for silence_s in [0, 60] {
+            let line = CommandLine { silence_s, ..shell("exec >&-; sleep 1000", false) };
+            let mut stream = open(&line, &[]).unwrap();
+            let Err(SourceError::Trouble(why)) = stream.next() else { panic!() };
+            assert!(why.contains("did not end within 5 s"), "{why}");
+        }
+    }
+
+    #[test]
+    fn the_last_words_of_a_command_hold_no_password_wherever_a_long_line_is_cut() {
+        for before in 380..400 {
+            let line = format!("{} rtsp://me:secret@cam refuses\n", "x".repeat(before));
+            let last_words = Mutex::default();
+            keep_last_line(line.as_bytes(), &last_words);
+            assert_eq!(*last_words.lock().unwrap(), "rtsp://me:***@cam refuses", "{before}");
+        }
+    }
+
+    #[test]
     fn a_program_that_does_not_exist_is_fatal_and_named() {
-        let line = CommandLine { argv: vec!["no-such-program-anywhere".into()], finite: false };
-        let error = open(&line, &[]).unwrap_err();
+        let line = CommandLine { argv: vec!["no-such-program-anywhere".into()], finite: false, silence_s: 60 };
+        let error = open(&line, &[]).err().unwrap();
         assert!(matches!(&error, SourceError::Fatal(why) if why.contains("no-such-program-anywhere")), "{error}");
     }
 

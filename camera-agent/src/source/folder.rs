@@ -1,10 +1,10 @@
 //! A folder of pictures: JPEG and PNG in name order, then the end.
 
-use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use microlambda_runtime::counted;
 use microlambda_wire::TIME_MS_MAX;
@@ -17,99 +17,196 @@ use crate::spool::Input;
 pub const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Files at most: their names are kept in memory.
 pub const FILES_MAX: usize = 100_000;
+/// While the last change of a folder or of a picture in it is younger than this, somebody is filling it.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(2);
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
 /// Reads a folder, going on where an earlier run stopped.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    names: VecDeque<String>,
+    /// Of all pictures, sorted.
+    names: Vec<String>,
+    /// So many of them were read.
+    read: usize,
+    /// Whether nothing had changed for a while when they were listed.
+    settled: bool,
+    told_of_waiting: bool,
 }
 
 impl Folder {
-    /// Lists the folder and checks that what was read `already`, in order, is still there unchanged.
+    /// Lists the folder and checks that what was read `already`, in order, is still there unchanged. What was passed over may be gone.
     ///
     /// Only regular files of the folder itself count: no subfolders, no links.
     ///
     /// # Errors
     /// [`SourceError::Fatal`]: there are no pictures, or the folder has changed behind the reader's back.
-    pub fn open(path: &Path, already: &[(Input, bool)]) -> Result<Self, SourceError> {
-        let (names, links) = list(path)?;
-        let mut names: VecDeque<String> = names.into();
+    /// [`SourceError::Trouble`]: the job has begun, and the folder is away or cannot be read.
+    pub fn open(path: &Path, already: impl IntoIterator<Item = (Input, bool)>) -> Result<Self, SourceError> {
+        let mut already = already.into_iter().peekable();
+        // What was there once may come again: a stick, a share.
+        let away = if already.peek().is_some() { SourceError::Trouble } else { SourceError::Fatal };
+        let listing = list(path, away)?;
+        listing.tell(path);
+        let Listing { names, links, settled_in, .. } = listing;
         if names.is_empty() {
             let links =
                 if links > 0 { format!(" ({} passed over: copy the files)", links_were(links)) } else { String::new() };
-            return Err(SourceError::Fatal(format!(
+            return Err(away(format!(
                 "there are no pictures in {}{links}: put .jpg, .jpeg or .png files there, or correct `path` in [source]",
                 path.display()
             )));
         }
-        for (input, _) in already {
-            let name = names.pop_front();
-            let same = name.as_deref() == Some(input.label.as_str()) && is_unchanged(&path.join(&input.label), input);
+        let mut read = 0;
+        for (input, spooled) in already {
+            let name = names.get(read);
+            if !spooled && name.is_none_or(|name| *name > input.label) {
+                continue;
+            }
+            let same = name == Some(&input.label)
+                && is_unchanged(&path.join(&input.label), &input)
+                    .map_err(|error| unreadable(&path.join(&input.label), &error))?;
             if !same {
                 return Err(SourceError::Fatal(format!(
                     "{} has changed since the job began: {} {}. Put it back as it was, or start anew with `camera-agent run --new-job`",
                     path.display(),
                     input.label,
-                    match &name {
+                    match name {
                         Some(name) if *name == input.label => "has another content".to_owned(),
                         Some(name) => format!("was read before, and {name} stands in its place"),
                         None => "is gone".to_owned(),
                     }
                 )));
             }
+            read += 1;
         }
-        Ok(Self { path: path.to_owned(), names })
+        let settled = settled_in.is_zero();
+        Ok(Self { path: path.to_owned(), names, read, settled, told_of_waiting: false })
     }
 
     /// Files not yet read.
     pub fn remaining(&self) -> usize {
-        self.names.len()
+        self.names.len() - self.read
+    }
+
+    /// Lists the folder again and takes in what was added behind the last name read; how long to wait if it is still being filled.
+    fn look_again(&mut self) -> Result<Option<Duration>, SourceError> {
+        let listing = list(&self.path, SourceError::Trouble)?;
+        if listing.names.is_empty() {
+            let why = format!("there are no pictures in {} any more: put them back", self.path.display());
+            return Err(SourceError::Trouble(why));
+        }
+        self.settled = listing.settled_in.is_zero();
+        if !self.settled {
+            if !std::mem::replace(&mut self.told_of_waiting, true) {
+                log::info!(folder:% = self.path.display();
+                    "the folder is still being filled: waiting until nothing in it has changed for {} s", SETTLED_AFTER.as_secs());
+            }
+            return Ok(Some(listing.settled_in));
+        }
+        let (names, known) = (&listing.names, &self.names[..self.read]);
+        let (before, behind) =
+            names.split_at(names.partition_point(|name| known.last().is_some_and(|last| name <= last)));
+        if let Some(late) = before.iter().find(|name| known.binary_search(name).is_err()) {
+            log::warn!(folder:% = self.path.display(), file = late.as_str();
+                "this file was added, and its name comes before what was read: it is not read. Run with --new-job to read the folder again");
+        }
+        if !behind.is_empty() {
+            listing.tell(&self.path);
+        }
+        self.names.truncate(self.read);
+        self.names.extend_from_slice(behind);
+        Ok(None)
     }
 }
 
 impl Source for Folder {
     fn next(&mut self) -> Result<Next, SourceError> {
-        let Some(name) = self.names.pop_front() else { return Ok(Next::End) };
-        let path = self.path.join(&name);
+        if (!self.settled || self.remaining() == 0)
+            && let Some(pause) = self.look_again()?
+        {
+            return Ok(Next::NotYet(pause));
+        }
+        let Some(name) = self.names.get(self.read) else { return Ok(Next::End) };
+        let path = self.path.join(name);
         let passed_over = |why: String, input| Next::PassedOver { why: format!("{}: {why}", path.display()), input };
         let (bytes, modified_at_ms) = match read(&path) {
             Ok(read) => read,
-            Err(error) => {
+            // The folder itself is there, and lets the file be looked at.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && path.symlink_metadata().is_ok() => {
                 // Nothing was read: the entry keeps the order of names for a restart.
                 let why = format!("it cannot be read ({error}): check its permissions");
-                return Ok(passed_over(why, Some(input_of(&name, &[], 0))));
+                let passed_over = passed_over(why, Some(input_of(name, &[], 0)));
+                self.read += 1;
+                return Ok(passed_over);
             }
+            Err(error) => return Err(unreadable(&path, &error)),
         };
-        let input = input_of(&name, &bytes, modified_at_ms);
-        if bytes.len() as u64 > FILE_BYTES_MAX {
+        let input = input_of(name, &bytes, modified_at_ms);
+        let next = if bytes.len() as u64 > FILE_BYTES_MAX {
             let why = format!("it has more than {} MiB: scale it down", FILE_BYTES_MAX >> 20);
-            return Ok(passed_over(why, Some(input)));
-        }
-        Ok(Next::Frame(Captured {
-            picture: Picture::File(bytes),
-            captured_at_ms: modified_at_ms,
-            label: label_of(&name),
-            input: Some(input),
-        }))
+            passed_over(why, Some(input))
+        } else {
+            Next::Frame(Captured {
+                picture: Picture::File(bytes),
+                captured_at_ms: modified_at_ms,
+                label: label_of(name),
+                input: Some(input),
+            })
+        };
+        self.read += 1;
+        Ok(next)
     }
+}
+
+/// The medium may be away, the file deleted or damaged. Opening the folder again tells: what is not there any more is not read.
+fn unreadable(path: &Path, error: &std::io::Error) -> SourceError {
+    SourceError::Trouble(format!(
+        "cannot read {} ({error}): bring the folder back; if the file is broken, take it out of the folder",
+        path.display()
+    ))
 }
 
 fn links_were(links: u64) -> String {
     format!("{} {}", counted(links, "symbolic link"), if links == 1 { "was" } else { "were" })
 }
 
-/// The names of all pictures, sorted by their bytes, and how many links there are beside them.
-fn list(path: &Path) -> Result<(Vec<String>, u64), SourceError> {
+/// What is in a folder.
+struct Listing {
+    /// Of all pictures, sorted by their bytes.
+    names: Vec<String>,
+    /// Symbolic links beside them.
+    links: u64,
+    /// Pictures whose name is not UTF-8.
+    unnamed: Vec<OsString>,
+    /// How long until nothing will have changed for [`SETTLED_AFTER`].
+    settled_in: Duration,
+}
+
+impl Listing {
+    /// Tells of what is not read.
+    fn tell(&self, path: &Path) {
+        for name in &self.unnamed {
+            log::warn!(file:? = name; "this file's name is not UTF-8: rename it; it is not read");
+        }
+        if self.links > 0 {
+            log::warn!(folder:% = path.display(); "{} passed over: copy the files", links_were(self.links));
+        }
+    }
+}
+
+/// Lists a folder; `away` says what it means that this cannot be done.
+fn list(path: &Path, away: fn(String) -> SourceError) -> Result<Listing, SourceError> {
     let unreadable = |error: std::io::Error| {
-        SourceError::Fatal(format!(
+        away(format!(
             "cannot read the folder {}: {error}; correct `path` in [source] or the folder's permissions",
             path.display()
         ))
     };
-    let mut names = Vec::new();
-    let mut links = 0;
+    let now = SystemTime::now();
+    // A file that is moved here brings its own time along, and changes the folder's.
+    let mut settled_in = settled_in(&path.metadata().map_err(unreadable)?, now);
+    let (mut names, mut unnamed, mut links) = (Vec::new(), Vec::new(), 0);
     for entry in std::fs::read_dir(path).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
@@ -123,20 +220,31 @@ fn list(path: &Path) -> Result<(Vec<String>, u64), SourceError> {
         }
         match name.into_string() {
             Ok(name) => names.push(name),
-            Err(name) => log::warn!(file:? = name; "this file's name is not UTF-8: rename it; it is not read"),
+            Err(name) => unnamed.push(name),
         }
-        if names.len() > FILES_MAX {
+        // Whether it can be read is seen later.
+        if let Ok(metadata) = entry.metadata() {
+            settled_in = settled_in.max(self::settled_in(&metadata, now));
+        }
+        if names.len() + unnamed.len() > FILES_MAX {
             return Err(SourceError::Fatal(format!(
                 "there are more than {FILES_MAX} pictures in {}: split them into several folders",
                 path.display()
             )));
         }
     }
-    if links > 0 {
-        log::warn!(folder:% = path.display(); "{} passed over: copy the files", links_were(links));
-    }
     names.sort_unstable();
-    Ok((names, links))
+    Ok(Listing { names, links, unnamed, settled_in })
+}
+
+/// How long until this has not changed for [`SETTLED_AFTER`]. A time far ahead was brought along, or a clock is wrong: it says nothing.
+fn settled_in(metadata: &std::fs::Metadata, now: SystemTime) -> Duration {
+    let Ok(changed) = metadata.modified() else { return Duration::ZERO };
+    match now.duration_since(changed) {
+        Ok(age) => SETTLED_AFTER.saturating_sub(age),
+        Err(ahead) if ahead.duration() < SETTLED_AFTER => SETTLED_AFTER,
+        Err(_) => Duration::ZERO,
+    }
 }
 
 /// Content (cut one byte behind the bound) and modification time, ms since 1970.
@@ -156,21 +264,20 @@ fn modified_at_ms(metadata: &std::fs::Metadata) -> u64 {
 }
 
 /// Same length and modification time, or, if only the time differs, the same bytes.
-fn is_unchanged(path: &Path, input: &Input) -> bool {
-    let Ok(metadata) = std::fs::metadata(path) else { return false };
+fn is_unchanged(path: &Path, input: &Input) -> std::io::Result<bool> {
     let never_read = input.input_bytes == 0;
-    if !never_read && metadata.len().min(FILE_BYTES_MAX + 1) != input.input_bytes {
-        return false;
+    if never_read {
+        return Ok(true);
     }
-    never_read
-        || modified_at_ms(&metadata) == input.modified_at_ms
-        || read(path).is_ok_and(|(bytes, _)| microlambda::Digest::of(&bytes) == input.digest)
+    let metadata = path.metadata()?;
+    if metadata.len().min(FILE_BYTES_MAX + 1) != input.input_bytes {
+        return Ok(false);
+    }
+    Ok(modified_at_ms(&metadata) == input.modified_at_ms || microlambda::Digest::of(&read(path)?.0) == input.digest)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
     use super::*;
     use crate::testing::photo_jpeg;
 
@@ -179,7 +286,17 @@ mod tests {
         for (n, name) in names.iter().enumerate() {
             std::fs::write(folder.path().join(name), photo_jpeg(32, 32, n as u8)).unwrap();
         }
+        settle(folder.path());
         folder
+    }
+
+    /// Lets the last change of everything in the folder, and of the folder itself, be long ago.
+    fn settle(folder: &Path) {
+        let then = SystemTime::now() - 2 * SETTLED_AFTER;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            File::open(entry.unwrap().path()).unwrap().set_modified(then).unwrap();
+        }
+        File::open(folder).unwrap().set_modified(then).unwrap();
     }
 
     fn drain(folder: &mut Folder) -> Vec<(Input, bool)> {
@@ -189,8 +306,13 @@ mod tests {
                 Next::Frame(captured) => inputs.push((captured.input.unwrap(), true)),
                 Next::PassedOver { input, .. } => inputs.push((input.unwrap(), false)),
                 Next::End => return inputs,
+                Next::NotYet(_) => settle(&folder.path),
             }
         }
+    }
+
+    fn open(folder: &tempfile::TempDir, already: &[(Input, bool)]) -> Result<Folder, SourceError> {
+        Folder::open(folder.path(), already.to_vec())
     }
 
     fn labels(inputs: &[(Input, bool)]) -> Vec<&str> {
@@ -200,7 +322,7 @@ mod tests {
     #[test]
     fn pictures_come_in_name_order_whatever_the_case_of_their_extension() {
         let folder = folder_of(&["b.JPG", "a.jpeg", "10.jpg", "9.jpg", "c.txt", "noextension", "d.Png"]);
-        let mut source = Folder::open(folder.path(), &[]).unwrap();
+        let mut source = open(&folder, &[]).unwrap();
         assert_eq!(source.remaining(), 5);
         assert_eq!(labels(&drain(&mut source)), ["10.jpg", "9.jpg", "a.jpeg", "b.JPG", "d.Png"]);
         assert_eq!(source.next(), Ok(Next::End));
@@ -211,9 +333,9 @@ mod tests {
         let folder = folder_of(&["a.jpg"]);
         std::os::unix::fs::symlink(folder.path().join("a.jpg"), folder.path().join("link.jpg")).unwrap();
         std::fs::create_dir(folder.path().join("folder.jpg")).unwrap();
-        assert_eq!(labels(&drain(&mut Folder::open(folder.path(), &[]).unwrap())), ["a.jpg"]);
+        assert_eq!(labels(&drain(&mut open(&folder, &[]).unwrap())), ["a.jpg"]);
         std::fs::remove_file(folder.path().join("a.jpg")).unwrap();
-        let error = Folder::open(folder.path(), &[]).unwrap_err().to_string();
+        let error = open(&folder, &[]).unwrap_err().to_string();
         assert!(error.contains("1 symbolic link was passed over: copy the files"), "{error}");
     }
 
@@ -223,7 +345,7 @@ mod tests {
         let path = folder.path().join("a.jpg");
         let taken = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567_890_123);
         File::options().write(true).open(&path).unwrap().set_modified(taken).unwrap();
-        let Next::Frame(captured) = Folder::open(folder.path(), &[]).unwrap().next().unwrap() else { panic!() };
+        let Next::Frame(captured) = open(&folder, &[]).unwrap().next().unwrap() else { panic!() };
         assert_eq!(captured.picture, Picture::File(photo_jpeg(32, 32, 0)));
         assert_eq!((captured.captured_at_ms, captured.label.as_str()), (1_234_567_890_123, "a.jpg"));
     }
@@ -231,9 +353,9 @@ mod tests {
     #[test]
     fn a_folder_without_pictures_or_none_at_all_is_explained() {
         let folder = folder_of(&["readme.txt"]);
-        let error = Folder::open(folder.path(), &[]).unwrap_err().to_string();
+        let error = open(&folder, &[]).unwrap_err().to_string();
         assert!(error.contains("no pictures") && error.contains("`path` in [source]"), "{error}");
-        let error = Folder::open(&folder.path().join("none"), &[]).unwrap_err().to_string();
+        let error = Folder::open(&folder.path().join("none"), []).unwrap_err().to_string();
         assert!(error.contains("`path` in [source]"), "{error}");
     }
 
@@ -241,44 +363,126 @@ mod tests {
     fn a_huge_file_is_passed_over_with_its_name() {
         let folder = folder_of(&["b.jpg"]);
         File::create(folder.path().join("a.jpg")).unwrap().set_len(FILE_BYTES_MAX + 10).unwrap();
-        let mut source = Folder::open(folder.path(), &[]).unwrap();
+        settle(folder.path());
+        let mut source = open(&folder, &[]).unwrap();
         let Next::PassedOver { why, .. } = source.next().unwrap() else { panic!() };
         assert!(why.contains("a.jpg") && why.contains("64 MiB"), "{why}");
-        let inputs = drain(&mut Folder::open(folder.path(), &[]).unwrap());
-        assert_eq!(Folder::open(folder.path(), &inputs).unwrap().remaining(), 0);
+        let inputs = drain(&mut open(&folder, &[]).unwrap());
+        assert_eq!(open(&folder, &inputs).unwrap().remaining(), 0);
     }
 
     #[test]
     fn a_restart_goes_on_behind_what_was_read() {
         let folder = folder_of(&["a.jpg", "b.jpg", "c.jpg"]);
-        let inputs = drain(&mut Folder::open(folder.path(), &[]).unwrap());
-        let mut rest = Folder::open(folder.path(), &inputs[..2]).unwrap();
+        let inputs = drain(&mut open(&folder, &[]).unwrap());
+        let mut rest = open(&folder, &inputs[..2]).unwrap();
         assert_eq!(labels(&drain(&mut rest)), ["c.jpg"]);
-        assert_eq!(Folder::open(folder.path(), &inputs).unwrap().remaining(), 0);
+        assert_eq!(open(&folder, &inputs).unwrap().remaining(), 0);
         std::fs::write(folder.path().join("d.jpg"), photo_jpeg(32, 32, 9)).unwrap();
-        assert_eq!(Folder::open(folder.path(), &inputs).unwrap().remaining(), 1, "what comes later is new");
+        assert_eq!(open(&folder, &inputs).unwrap().remaining(), 1, "what comes later is new");
     }
 
     #[test]
     fn a_touched_file_with_the_same_content_is_unchanged() {
         let folder = folder_of(&["a.jpg"]);
-        let inputs = drain(&mut Folder::open(folder.path(), &[]).unwrap());
+        let inputs = drain(&mut open(&folder, &[]).unwrap());
         let file = File::options().write(true).open(folder.path().join("a.jpg")).unwrap();
         file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        assert!(Folder::open(folder.path(), &inputs).is_ok());
+        assert!(open(&folder, &inputs).is_ok());
     }
 
     #[test]
     fn a_folder_that_changed_behind_the_reader_is_refused_with_name_and_remedy() {
         let changed = |change: &dyn Fn(&Path), expected: &str| {
             let folder = folder_of(&["b.jpg", "c.jpg"]);
-            let inputs = drain(&mut Folder::open(folder.path(), &[]).unwrap());
+            let inputs = drain(&mut open(&folder, &[]).unwrap());
             change(folder.path());
-            let error = Folder::open(folder.path(), &inputs).unwrap_err().to_string();
+            let error = open(&folder, &inputs).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("--new-job"), "{error}");
         };
         changed(&|path| std::fs::write(path.join("a.jpg"), "new").unwrap(), "a.jpg stands in its place");
         changed(&|path| std::fs::remove_file(path.join("c.jpg")).unwrap(), "c.jpg is gone");
         changed(&|path| std::fs::write(path.join("b.jpg"), "other").unwrap(), "b.jpg has another content");
+    }
+
+    #[test]
+    fn what_was_passed_over_may_be_gone_after_a_restart() {
+        let folder = folder_of(&["a.jpg", "b.jpg", "c.jpg", "d.jpg"]);
+        let mut inputs = drain(&mut open(&folder, &[]).unwrap());
+        for (gone, (_, spooled)) in ["b.jpg", "d.jpg"].iter().zip(inputs.iter_mut().skip(1).step_by(2)) {
+            std::fs::remove_file(folder.path().join(gone)).unwrap();
+            *spooled = false;
+        }
+        assert_eq!(open(&folder, &inputs).unwrap().remaining(), 0);
+        assert_eq!(labels(&drain(&mut open(&folder, &inputs[..2]).unwrap())), ["c.jpg"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_away_is_waited_for_once_its_job_has_begun() {
+        let is_trouble = |outcome: Result<(), SourceError>| {
+            assert!(matches!(outcome, Err(SourceError::Trouble(_))), "{outcome:?}");
+        };
+        let folder = folder_of(&["a.jpg", "b.jpg"]);
+        let mut source = open(&folder, &[]).unwrap();
+        let Next::Frame(Captured { input, .. }) = source.next().unwrap() else { panic!() };
+        let already = [(input.unwrap(), true)];
+        let elsewhere = folder.path().with_extension("elsewhere");
+        std::fs::rename(folder.path(), &elsewhere).unwrap();
+        is_trouble(source.next().map(drop));
+        is_trouble(open(&folder, &already).map(drop));
+        // The place where a medium was mounted.
+        std::fs::create_dir(folder.path()).unwrap();
+        is_trouble(source.next().map(drop));
+        is_trouble(open(&folder, &already).map(drop));
+        std::fs::remove_dir(folder.path()).unwrap();
+        std::fs::rename(&elsewhere, folder.path()).unwrap();
+        assert_eq!(labels(&drain(&mut source)), ["b.jpg"], "nothing was passed over");
+        assert_eq!(labels(&drain(&mut open(&folder, &already).unwrap())), ["b.jpg"]);
+    }
+
+    #[test]
+    fn a_file_that_is_deleted_before_it_is_read_is_not_read_once_the_folder_was_opened_again() {
+        let folder = folder_of(&["a.jpg", "b.jpg", "c.jpg"]);
+        let mut source = open(&folder, &[]).unwrap();
+        let Next::Frame(Captured { input, .. }) = source.next().unwrap() else { panic!() };
+        std::fs::remove_file(folder.path().join("b.jpg")).unwrap();
+        let error = source.next().unwrap_err();
+        assert!(matches!(&error, SourceError::Trouble(why) if why.contains("b.jpg")), "{error}");
+        let mut already = vec![(input.unwrap(), true)];
+        already.extend(drain(&mut open(&folder, &already).unwrap()));
+        assert_eq!(labels(&already), ["a.jpg", "c.jpg"]);
+        assert_eq!(open(&folder, &already).unwrap().remaining(), 0);
+    }
+
+    #[test]
+    fn a_folder_that_is_being_filled_is_read_when_nothing_has_changed_for_a_while() {
+        let folder = folder_of(&["b.jpg"]);
+        let soon = SystemTime::now() + SETTLED_AFTER / 2;
+        let set = |path: &Path, to| File::open(path).unwrap().set_modified(to).unwrap();
+        let waits =
+            |source: &mut Folder| matches!(source.next().unwrap(), Next::NotYet(pause) if pause <= SETTLED_AFTER);
+        set(&folder.path().join("b.jpg"), soon);
+        let mut source = open(&folder, &[]).unwrap();
+        assert!(waits(&mut source), "a file that is being written");
+        std::fs::write(folder.path().join("c.jpg"), photo_jpeg(32, 32, 7)).unwrap();
+        settle(folder.path());
+        set(folder.path(), soon);
+        assert!(waits(&mut source), "a file was moved into the folder");
+        settle(folder.path());
+        assert!(matches!(source.next(), Ok(Next::Frame(_))));
+        assert!(matches!(source.next(), Ok(Next::Frame(_))));
+        for name in ["a.jpg", "d.jpg"] {
+            std::fs::write(folder.path().join(name), photo_jpeg(32, 32, 8)).unwrap();
+        }
+        assert!(waits(&mut source), "the end is where nothing more comes");
+        assert_eq!(labels(&drain(&mut source)), ["d.jpg"], "numbers follow the names");
+    }
+
+    #[test]
+    fn a_time_far_ahead_is_not_waited_for() {
+        let folder = folder_of(&["a.jpg"]);
+        let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
+        File::open(folder.path().join("a.jpg")).unwrap().set_modified(tomorrow).unwrap();
+        assert!(matches!(open(&folder, &[]).unwrap().next(), Ok(Next::Frame(_))));
     }
 }

@@ -5,6 +5,8 @@ pub mod folder;
 pub mod pump;
 pub mod v4l2;
 
+use std::time::Duration;
+
 use microlambda::Digest;
 
 use crate::picture::Picture;
@@ -35,9 +37,14 @@ pub enum Next {
         /// For finite sources: what was read.
         input: Option<Input>,
     },
+    /// Nothing yet: to be asked again after this time.
+    NotYet(Duration),
     /// A finite input ends here.
     End,
 }
+
+/// What a finite input has given already, in order, each with whether it became a frame. There may be any number of them.
+pub type Given = Box<dyn Iterator<Item = (Input, bool)>>;
 
 /// Why a source gives nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -11,7 +11,7 @@ use microlambda_runtime::monotonic_us;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::{oneshot, watch};
 
-use super::{Captured, Next, Source, SourceError};
+use super::{Captured, Given, Next, Source, SourceError};
 use crate::luma::Cells;
 use crate::motion::{Gate, Verdict};
 use crate::picture::{self, Picture};
@@ -26,7 +26,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Opens the source; gets what a finite one has given already.
-pub type Opener = Box<dyn FnMut(&[(Input, bool)], &Arc<Leash>) -> Result<Box<dyn Source>, SourceError> + Send>;
+pub type Opener = Box<dyn FnMut(Given, &Arc<Leash>) -> Result<Box<dyn Source>, SourceError> + Send>;
 
 /// How the source is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,8 +43,8 @@ pub struct Report {
     pub reencoded: u64,
     /// Times it failed and was opened again.
     pub reopened: u64,
-    /// When the last picture came, µs of the monotonic clock; 0 before the first.
-    pub last_picture_us: u64,
+    /// When the last picture came, or else the source was first opened, µs of the monotonic clock; 0 before that.
+    pub quiet_since_us: u64,
 }
 
 impl Report {
@@ -224,21 +224,26 @@ impl Worker {
     }
 
     fn session(&mut self) -> Result<Finished, SourceError> {
-        let already = if self.config.finite {
-            let Some(inputs) = self.intake.inputs() else { return Ok(Finished::Stopped) };
-            inputs
-        } else {
-            Vec::new()
-        };
-        let mut source = (self.opener)(&already, &self.leash)?;
-        drop(already);
-        self.report.send_modify(|report| report.phase = Phase::Running);
+        let already: Given =
+            if self.config.finite { Box::new(self.intake.inputs()) } else { Box::new(std::iter::empty()) };
+        let mut source = (self.opener)(already, &self.leash)?;
+        self.report.send_modify(|report| {
+            report.phase = Phase::Running;
+            if report.quiet_since_us == 0 {
+                report.quiet_since_us = monotonic_us();
+            }
+        });
         loop {
             if self.is_stopped_within(Duration::ZERO) {
                 return Ok(Finished::Stopped);
             }
             match source.next()? {
                 Next::End => return Ok(Finished::End),
+                Next::NotYet(pause) => {
+                    if self.is_stopped_within(pause) {
+                        return Ok(Finished::Stopped);
+                    }
+                }
                 Next::Frame(captured) => {
                     if !self.take(captured) {
                         return Ok(Finished::Stopped);
@@ -270,14 +275,14 @@ impl Worker {
             }
         };
         let for_image = self.is_image_due().then(|| prepared.jpeg.clone());
-        let moved = self.gate.as_ref().and_then(Gate::moved).filter(|_| !prepared.scaled);
+        let moved = self.gate.as_ref().and_then(Gate::moved).filter(|_| !prepared.reshaped);
         let frame = NewFrame { jpeg: prepared.jpeg, captured_at_ms, label, moved, input };
         let outcome = self.intake.append(frame);
         if let Some(gate) = self.gate.as_mut().filter(|_| outcome == Outcome::Kept) {
             gate.kept();
         }
         self.report.send_modify(|report| {
-            report.last_picture_us = monotonic_us();
+            report.quiet_since_us = monotonic_us();
             report.frames += u64::from(outcome == Outcome::Kept);
             report.reencoded += u64::from(prepared.reencoded && outcome == Outcome::Kept);
             report.phase = Phase::Running;
@@ -291,7 +296,7 @@ impl Worker {
     /// Nothing moved in this picture: it gets no number, and dashboards see it all the same.
     fn leave_out(&mut self, picture: Picture) {
         self.report.send_modify(|report| {
-            report.last_picture_us = monotonic_us();
+            report.quiet_since_us = monotonic_us();
             report.still += 1;
             report.phase = Phase::Running;
         });
@@ -342,17 +347,38 @@ mod tests {
     use crate::spool::clerk::Clerk;
     use crate::spool::{Identity, Limits, Spool};
 
-    #[tokio::test]
-    async fn a_source_that_panics_has_failed_and_does_not_merely_fall_silent() {
+    /// Starts a pump, waits until its report is as it must be, and gives that report.
+    async fn reported(opener: Opener, is_there: impl FnMut(&Report) -> bool) -> Report {
         let folder = tempfile::tempdir().unwrap();
         let camera = Name::new("door").unwrap();
         let identity = Identity { camera, class: ChainClass::Live, source: String::new() };
         let spool = Spool::open(folder.path(), &identity, Limits { bytes_max: 1 << 20, frames_max: 10 }, 0).unwrap();
         let clerk = Clerk::start(spool).unwrap();
         let config = PumpConfig { frame_bytes_max: 1 << 16, image_interval: None, finite: false, still_interval: None };
-        let opener: Opener = Box::new(|_, _| panic!("a driver's library is wrong"));
         let mut pump = Pump::start(opener, clerk.intake(), config).unwrap();
-        let failed = pump.report.wait_for(|report| matches!(report.phase, Phase::Failed(_)));
-        assert!(tokio::time::timeout(Duration::from_secs(30), failed).await.unwrap().is_ok());
+        let report = tokio::time::timeout(Duration::from_secs(30), pump.report.wait_for(is_there)).await;
+        report.unwrap().unwrap().clone()
+    }
+
+    #[tokio::test]
+    async fn a_source_that_panics_has_failed_and_does_not_merely_fall_silent() {
+        let opener: Opener = Box::new(|_, _| panic!("a driver's library is wrong"));
+        reported(opener, |report| matches!(report.phase, Phase::Failed(_))).await;
+    }
+
+    #[tokio::test]
+    async fn the_silence_of_a_source_counts_from_when_it_was_opened() {
+        struct Silent(blocking::Receiver<Next>);
+        impl Source for Silent {
+            fn next(&mut self) -> Result<Next, SourceError> {
+                self.0.recv().map_err(|error| SourceError::Fatal(error.to_string()))
+            }
+        }
+        let (_held, silence) = blocking::channel();
+        let mut silence = Some(silence);
+        let opener: Opener = Box::new(move |_, _| Ok(Box::new(Silent(silence.take().unwrap()))));
+        let began_us = monotonic_us();
+        let report = reported(opener, |report| report.phase == Phase::Running).await;
+        assert!((began_us..=monotonic_us()).contains(&report.quiet_since_us));
     }
 }

@@ -45,6 +45,8 @@ impl Spool {
         for (sequence, record, frame_bytes) in &records {
             rows::insert(&transaction, *sequence, record, *frame_bytes)?;
         }
+        // What the frames before it showed is not in this chain.
+        rows::search_all_from(&transaction, 0)?;
         let mut manifest = empty_manifest();
         {
             let mut digests =

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use microlambda_wire::{ChainClass, EndMark};
 use tokio::sync::{oneshot, watch};
 
-use super::{Appended, Input, NewFrame, Spool, SpoolError, Stored, View};
+use super::{Appended, INPUTS_PAGE, Input, NewFrame, Spool, SpoolError, Stored, View};
 
-/// How often an append that failed (a full disk, for example) is tried again for a finite input.
+/// How often what failed (because of a full disk, for example) is tried again for a finite input, and a new chain.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What the agent sees of the spool without asking.
@@ -32,15 +32,28 @@ pub struct Desk {
 }
 
 enum Request {
-    Append(NewFrame, blocking::SyncSender<Outcome>),
-    PassOver(Input, blocking::SyncSender<()>),
-    Finish(blocking::SyncSender<Option<EndMark>>),
-    Inputs(blocking::SyncSender<Vec<(Input, bool)>>),
+    Take(Errand),
     Read(u64, oneshot::Sender<Option<Stored>>),
     Free(u64, oneshot::Sender<u64>),
     Restart(u64),
     BeginAnew,
     Close,
+}
+
+/// What the source asks for, and waits for.
+enum Errand {
+    Append(NewFrame, blocking::SyncSender<Outcome>),
+    PassOver(Input, blocking::SyncSender<()>),
+    Finish(blocking::SyncSender<EndMark>),
+    Inputs(u64, blocking::SyncSender<Vec<(Input, bool)>>),
+}
+
+/// How trying an errand went.
+enum Attempt {
+    Done,
+    /// A finite input's frame waits until others are freed.
+    NoRoom,
+    Failed,
 }
 
 /// What became of a frame handed to the clerk.
@@ -54,7 +67,7 @@ pub enum Outcome {
     Closed,
 }
 
-/// The source's side: blocks until the frame is durable.
+/// The source's side: blocks until what it asks for is done and durable. While the database fails, a finite input waits.
 #[derive(Debug, Clone)]
 pub struct Intake {
     requests: blocking::Sender<Request>,
@@ -71,29 +84,31 @@ pub struct Clerk {
 impl Intake {
     /// Appends a frame. For a finite input it waits until there is room.
     pub fn append(&self, frame: NewFrame) -> Outcome {
-        let (reply, answer) = blocking::sync_channel(1);
-        let sent = self.requests.send(Request::Append(frame, reply));
-        sent.ok().and_then(|()| answer.recv().ok()).unwrap_or(Outcome::Closed)
+        self.ask(|reply| Errand::Append(frame, reply)).unwrap_or(Outcome::Closed)
     }
 
     /// Remembers an input that was passed over; false if the clerk is closing.
     pub fn pass_over(&self, input: Input) -> bool {
-        let (reply, answer) = blocking::sync_channel(1);
-        self.requests.send(Request::PassOver(input, reply)).is_ok() && answer.recv().is_ok()
+        self.ask(|reply| Errand::PassOver(input, reply)).is_some()
     }
 
-    /// What a finite input has given so far; `None` if the clerk is closing or the database fails.
-    pub fn inputs(&self) -> Option<Vec<(Input, bool)>> {
-        let (reply, answer) = blocking::sync_channel(1);
-        self.requests.send(Request::Inputs(reply)).ok()?;
-        answer.recv().ok()
+    /// What a finite input has given so far, as [`Spool::inputs`], page by page. It ends early if the clerk is closing; then
+    /// nothing can be appended any more.
+    pub fn inputs(&self) -> impl Iterator<Item = (Input, bool)> + use<> {
+        let intake = self.clone();
+        let page = move |from: usize| intake.ask(|reply| Errand::Inputs(from as u64, reply));
+        (0..).step_by(INPUTS_PAGE).map_while(page).take_while(|page| !page.is_empty()).flatten()
     }
 
     /// Writes the end record; `None` if the clerk is closing.
     pub fn finish(&self) -> Option<EndMark> {
+        self.ask(Errand::Finish)
+    }
+
+    fn ask<T>(&self, errand: impl FnOnce(blocking::SyncSender<T>) -> Errand) -> Option<T> {
         let (reply, answer) = blocking::sync_channel(1);
-        self.requests.send(Request::Finish(reply)).ok()?;
-        answer.recv().ok().flatten()
+        self.requests.send(Request::Take(errand(reply))).ok()?;
+        answer.recv().ok()
     }
 }
 
@@ -115,7 +130,7 @@ impl Clerk {
         let (publish, desk) = watch::channel(desk);
         let thread = std::thread::Builder::new()
             .name("spool".into())
-            .spawn(move || Office { spool, publish, pending: None }.work(&inbox))?;
+            .spawn(move || Office { spool, publish, pending: None, anew_due: None }.work(&inbox))?;
         Ok(Self { requests, desk, thread: Some(thread) })
     }
 
@@ -149,7 +164,7 @@ impl Clerk {
         answer
     }
 
-    /// Asks for a new chain, as [`Spool::begin_anew`]; the desk shows when it has begun.
+    /// Asks for a new chain, as [`Spool::begin_anew`], to be tried until it has begun; the desk shows when it has.
     pub fn begin_anew(&self) {
         let _ = self.requests.send(Request::BeginAnew);
     }
@@ -169,14 +184,17 @@ impl Clerk {
 struct Office {
     spool: Spool,
     publish: watch::Sender<Desk>,
-    /// A finite input's frame that waits for room or a sound disk, and when to try by itself.
-    pending: Option<(NewFrame, blocking::SyncSender<Outcome>, Option<Instant>)>,
+    /// What a finite input asked for and waits for room or a sound disk, and when to try by itself.
+    pending: Option<(Errand, Option<Instant>)>,
+    /// When to try again to begin a new chain.
+    anew_due: Option<Instant>,
 }
 
 impl Office {
     fn work(mut self, inbox: &blocking::Receiver<Request>) {
         loop {
-            let request = match self.pending.as_ref().and_then(|(_, _, due)| *due) {
+            let pending_due = self.pending.as_ref().and_then(|(_, due)| *due);
+            let request = match pending_due.into_iter().chain(self.anew_due).min() {
                 Some(due) => match inbox.recv_timeout(due.saturating_duration_since(Instant::now())) {
                     Ok(request) => Some(request),
                     Err(blocking::RecvTimeoutError::Timeout) => None,
@@ -188,22 +206,9 @@ impl Office {
                 },
             };
             match request {
-                Some(Request::Append(frame, reply)) => self.append(frame, reply),
-                Some(Request::PassOver(input, reply)) => {
-                    let result = self.spool.pass_over(&input);
-                    self.note(result);
-                    let _ = reply.send(());
-                }
-                Some(Request::Finish(reply)) => {
-                    let result = self.spool.finish();
-                    let end = self.note(result);
-                    let _ = reply.send(end);
-                }
-                Some(Request::Inputs(reply)) => {
-                    let result = self.spool.inputs();
-                    if let Some(inputs) = self.note(result) {
-                        let _ = reply.send(inputs);
-                    }
+                Some(Request::Take(errand)) => {
+                    self.pending = Some((errand, None));
+                    self.try_pending();
                 }
                 Some(Request::Read(sequence, reply)) => {
                     let result = self.spool.read(sequence);
@@ -215,10 +220,7 @@ impl Office {
                     let _ = reply.send(freed);
                     self.try_pending();
                 }
-                Some(Request::BeginAnew) => {
-                    let result = self.spool.begin_anew();
-                    self.note(result);
-                }
+                Some(Request::BeginAnew) => self.begin_anew(),
                 Some(Request::Restart(from)) => {
                     let result = self.spool.restart(from);
                     if let Some(count @ 1..) = self.note(result) {
@@ -227,39 +229,81 @@ impl Office {
                         self.publish.send_modify(|desk| desk.lost += count);
                     }
                 }
-                None => self.try_pending(),
+                None => {
+                    if self.anew_due.is_some() {
+                        self.begin_anew();
+                    }
+                    self.try_pending();
+                }
                 Some(Request::Close) => return,
             }
         }
     }
 
-    fn append(&mut self, frame: NewFrame, reply: blocking::SyncSender<Outcome>) {
-        self.pending = Some((frame, reply, None));
-        self.try_pending();
+    fn begin_anew(&mut self) {
+        let result = self.spool.begin_anew();
+        self.anew_due = self.note(result).is_none().then(|| Instant::now() + RETRY);
     }
 
     fn try_pending(&mut self) {
-        let Some((frame, reply, _)) = self.pending.take() else { return };
+        let Some((errand, _)) = self.pending.take() else { return };
+        let attempt = match &errand {
+            Errand::Append(frame, reply) => self.append(frame, reply),
+            Errand::PassOver(input, reply) => {
+                let result = self.spool.pass_over(input);
+                self.answer(result, reply)
+            }
+            Errand::Finish(reply) => {
+                let result = self.spool.finish();
+                self.answer(result, reply)
+            }
+            Errand::Inputs(from, reply) => {
+                let result = self.spool.inputs(*from);
+                self.answer(result, reply)
+            }
+        };
+        let due = match attempt {
+            Attempt::Done => {
+                self.publish.send_if_modified(|desk| std::mem::take(&mut desk.waiting));
+                return;
+            }
+            Attempt::NoRoom => None,
+            Attempt::Failed => Some(Instant::now() + RETRY),
+        };
+        self.publish.send_if_modified(|desk| !std::mem::replace(&mut desk.waiting, true));
+        self.pending = Some((errand, due));
+    }
+
+    fn append(&mut self, frame: &NewFrame, reply: &blocking::SyncSender<Outcome>) -> Attempt {
         let finite = self.spool.view().class == ChainClass::Batch;
-        let result = self.spool.append(&frame);
-        match self.note(result) {
+        let result = self.spool.append(frame);
+        let outcome = match self.note(result) {
             Some(Appended::Kept { dropped, .. }) => {
                 self.publish.send_if_modified(|desk| {
                     desk.dropped += dropped;
-                    std::mem::take(&mut desk.waiting) || dropped > 0
+                    dropped > 0
                 });
-                let _ = reply.send(Outcome::Kept);
+                Outcome::Kept
             }
-            outcome if finite => {
-                let due = outcome.is_none().then(|| Instant::now() + RETRY);
-                self.publish.send_if_modified(|desk| !std::mem::replace(&mut desk.waiting, true));
-                self.pending = Some((frame, reply, due));
-            }
-            _ => {
+            Some(Appended::Full) if finite => return Attempt::NoRoom,
+            None if finite => return Attempt::Failed,
+            Some(Appended::Full) | None => {
                 self.spool.miss();
                 self.publish.send_modify(|desk| desk.dropped += 1);
-                let _ = reply.send(Outcome::Dropped);
+                Outcome::Dropped
             }
+        };
+        let _ = reply.send(outcome);
+        Attempt::Done
+    }
+
+    fn answer<T>(&mut self, result: Result<T, SpoolError>, reply: &blocking::SyncSender<T>) -> Attempt {
+        match self.note(result) {
+            Some(value) => {
+                let _ = reply.send(value);
+                Attempt::Done
+            }
+            None => Attempt::Failed,
         }
     }
 
@@ -283,5 +327,107 @@ impl Office {
             changed
         });
         value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use microlambda::Digest;
+    use microlambda_wire::Name;
+    use rusqlite::Connection;
+
+    use super::super::{Identity, Limits};
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn clerk(folder: &tempfile::TempDir, class: ChainClass) -> Clerk {
+        let identity = Identity { camera: Name::new("door").unwrap(), class, source: String::new() };
+        let limits = Limits { bytes_max: 1 << 20, frames_max: 10 };
+        Clerk::start(Spool::open(folder.path(), &identity, limits, 0).unwrap()).unwrap()
+    }
+
+    fn input(label: &str) -> Input {
+        Input { label: label.into(), digest: Digest::of(label.as_bytes()), modified_at_ms: 1, input_bytes: 1 }
+    }
+
+    /// A database that fails because one of its tables is away.
+    struct Fault {
+        db: Connection,
+        table: &'static str,
+        desk: watch::Receiver<Desk>,
+    }
+
+    impl Fault {
+        fn begin(folder: &tempfile::TempDir, clerk: &Clerk, table: &'static str) -> Self {
+            let db = Connection::open(folder.path().join("spool.sqlite")).unwrap();
+            db.execute_batch(&format!("ALTER TABLE {table} RENAME TO away")).unwrap();
+            Self { db, table, desk: clerk.desk() }
+        }
+
+        /// Ends it once the clerk has told of it.
+        async fn end(mut self) {
+            until(&mut self.desk, |desk| !desk.trouble.is_empty()).await;
+            self.db.execute_batch(&format!("ALTER TABLE away RENAME TO {}", self.table)).unwrap();
+        }
+    }
+
+    async fn until(desk: &mut watch::Receiver<Desk>, holds: impl FnMut(&Desk) -> bool) {
+        tokio::time::timeout(PATIENCE, desk.wait_for(holds)).await.unwrap().unwrap();
+    }
+
+    fn ask<T: Send + 'static>(
+        clerk: &Clerk,
+        ask: impl FnOnce(&Intake) -> T + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        let intake = clerk.intake();
+        tokio::task::spawn_blocking(move || ask(&intake))
+    }
+
+    #[tokio::test]
+    async fn a_finite_input_waits_at_each_step_while_the_database_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let clerk = clerk(&folder, ChainClass::Batch);
+        let fault = Fault::begin(&folder, &clerk, "input");
+        let passed_over = ask(&clerk, |intake| intake.pass_over(input("a.jpg")));
+        fault.end().await;
+        assert!(passed_over.await.unwrap());
+
+        let fault = Fault::begin(&folder, &clerk, "input");
+        let inputs = ask(&clerk, |intake| intake.inputs().collect::<Vec<_>>());
+        fault.end().await;
+        assert_eq!(inputs.await.unwrap(), [(input("a.jpg"), false)]);
+
+        let fault = Fault::begin(&folder, &clerk, "record");
+        let end = ask(&clerk, Intake::finish);
+        fault.end().await;
+        assert_eq!(end.await.unwrap().map(|end| end.count), Some(0));
+        let desk = clerk.desk().borrow().clone();
+        assert!(desk.view.end.is_some() && !desk.waiting && desk.trouble.is_empty(), "{desk:?}");
+        clerk.close();
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_sound_database_is_told_that_the_clerk_closes() {
+        let folder = tempfile::tempdir().unwrap();
+        let clerk = clerk(&folder, ChainClass::Batch);
+        let fault = Fault::begin(&folder, &clerk, "record");
+        let end = ask(&clerk, Intake::finish);
+        until(&mut clerk.desk(), |desk| desk.waiting).await;
+        clerk.close();
+        assert_eq!(end.await.unwrap(), None);
+        drop(fault);
+    }
+
+    #[tokio::test]
+    async fn a_new_chain_that_cannot_begin_now_begins_when_the_database_is_sound() {
+        let folder = tempfile::tempdir().unwrap();
+        let clerk = clerk(&folder, ChainClass::Live);
+        let former = clerk.desk().borrow().view.chain.clone();
+        let fault = Fault::begin(&folder, &clerk, "frame");
+        clerk.begin_anew();
+        fault.end().await;
+        until(&mut clerk.desk(), |desk| desk.view.chain != former).await;
+        clerk.close();
     }
 }

@@ -26,6 +26,8 @@ use rows::{digest_of, number, sql};
 const SENT_BLOCK_MAX: u64 = 64;
 /// Records freed in one transaction at most, so that a long backlog does not hold up a new frame.
 pub const FREE_RECORDS_MAX: u64 = 64;
+/// Pieces of a finite input that are read at a time.
+pub const INPUTS_PAGE: usize = 512;
 
 /// How much the spool holds at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,12 +265,14 @@ impl Spool {
             if follows && sequence >= self.sent_mark { sequence + self.sent_block() } else { self.sent_mark };
         let marks = Marks { next: sequence + 1, sent_mark, manifest, ..self.marks() };
         let mut room = Room { frames: self.view.frames, bytes: self.view.bytes, dropped: 0 };
+        let mut newest_dropped = None;
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         while room.frames >= self.limits.frames_max || room.bytes + frame_bytes > self.limits.bytes_max {
             let may_drop = self.view.class == ChainClass::Live;
             match if may_drop { rows::oldest_frame_from(&transaction, self.sent_mark)? } else { None } {
                 Some((oldest, bytes)) => {
                     rows::turn_into_gap(&transaction, oldest, self.sent_mark)?;
+                    newest_dropped = Some(oldest);
                     room = Room { frames: room.frames - 1, bytes: room.bytes - bytes, dropped: room.dropped + 1 };
                 }
                 // Dropping the transaction undoes what it had dropped.
@@ -284,6 +288,9 @@ impl Spool {
         transaction
             .prepare_cached("INSERT INTO frame (sequence, jpeg) VALUES (?1, ?2)")?
             .execute(params![sql(sequence), frame.jpeg])?;
+        if let Some(dropped) = newest_dropped {
+            rows::search_all_from(&transaction, dropped + 1)?;
+        }
         if let Some(input) = &frame.input {
             rows::insert_input(&transaction, input, true)?;
         }
@@ -397,12 +404,13 @@ impl Spool {
         Ok(count)
     }
 
-    /// What the finite input has given so far, in order, each with whether it became a frame.
+    /// What the finite input has given so far, in order, each with whether it became a frame: from position `from` on, at most
+    /// [`INPUTS_PAGE`] of them, for there may be any number.
     ///
     /// # Errors
     /// [`SpoolError`].
-    pub fn inputs(&self) -> Result<Vec<(Input, bool)>, SpoolError> {
-        rows::inputs(&self.db)
+    pub fn inputs(&self, from: u64) -> Result<Vec<(Input, bool)>, SpoolError> {
+        rows::inputs(&self.db, from)
     }
 
     fn marks(&self) -> Marks {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use microlambda::Digest;
 use microlambda::sabotage::{self, Sabotage};
+use microlambda_runtime::without_passwords;
 use microlambda_wire::{ChainClass, EndMark, Name};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -35,7 +36,9 @@ impl Identity {
     fn describe(&self) -> String {
         match self.class {
             ChainClass::Live => format!("the live stream of camera {}", self.camera),
-            ChainClass::Batch => format!("the job of camera {} over {}", self.camera, self.source),
+            ChainClass::Batch => {
+                format!("the job of camera {} over {}", self.camera, without_passwords(&self.source))
+            }
         }
     }
 }
@@ -81,10 +84,13 @@ impl Spool {
         // A damaged row must not pass for somebody else's.
         let spool = load(db, lock, limits, &held)?;
         spool.check_rows()?;
-        // A live camera may get another device; a finite input is what its numbers count.
+        // A live camera may get another device; a finite input is what its numbers count, whatever the password to it. Former
+        // builds have written that down.
         let same = held.camera == identity.camera
             && held.class == identity.class
-            && (held.class == ChainClass::Live || held.source == identity.source);
+            && (held.class == ChainClass::Live
+                || held.source == identity.source
+                || without_passwords(&held.source) == identity.source);
         if !same {
             return Err(SpoolError::Other {
                 folder: folder.display().to_string(),

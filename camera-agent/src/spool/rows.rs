@@ -4,7 +4,7 @@ use microlambda::{Digest, DigestBuilder};
 use microlambda_wire::{Areas, Record};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{FREE_RECORDS_MAX, GAP, Input, SpoolError, Stored};
+use super::{FREE_RECORDS_MAX, GAP, INPUTS_PAGE, Input, SpoolError, Stored};
 
 /// SQLite's integers are signed; ours stay far below 2^63.
 pub(super) fn sql(number: u64) -> i64 {
@@ -90,9 +90,8 @@ pub(super) fn oldest_frame_from(db: &Connection, from: u64) -> Result<Option<(u6
 }
 
 /// Replaces the frame `sequence` by a gap, or lengthens the gap that ends before it. A gap below the sent mark may have
-/// been sent and is never changed. What moved in the frame is not known to anybody then: all of the next one is to be searched.
+/// been sent and is never changed.
 pub(super) fn turn_into_gap(db: &Connection, sequence: u64, sent_mark: u64) -> Result<(), SpoolError> {
-    search_all_of(db, sequence + 1)?;
     db.prepare_cached("DELETE FROM frame WHERE sequence = ?1")?.execute(params![sql(sequence)])?;
     db.prepare_cached("DELETE FROM record WHERE sequence = ?1")?.execute(params![sql(sequence)])?;
     let before = db
@@ -115,15 +114,17 @@ pub(super) fn turn_into_gap(db: &Connection, sequence: u64, sent_mark: u64) -> R
     Ok(())
 }
 
-/// Forgets where something moved in a frame that was never sent.
-fn search_all_of(db: &Connection, sequence: u64) -> Result<(), SpoolError> {
+/// Forgets where something moved in the first frame at or above `from`, which was never sent: nobody knows what those before it showed.
+pub(super) fn search_all_from(db: &Connection, from: u64) -> Result<(), SpoolError> {
     let mut statement = db.prepare_cached(
         "SELECT sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, generation, moved
-         FROM record WHERE sequence = ?1",
+         FROM record WHERE sequence >= ?1 AND kind = 'frame' ORDER BY sequence LIMIT 1",
     )?;
-    let mut rows = statement.query([sql(sequence)])?;
+    let mut rows = statement.query([sql(from)])?;
     let Some(row) = rows.next()? else { return Ok(()) };
-    let (_, Record::Frame { captured_at_ms, digest, label, moved: Some(_) }) = sealed(row)? else { return Ok(()) };
+    let (sequence, Record::Frame { captured_at_ms, digest, label, moved: Some(_) }) = sealed(row)? else {
+        return Ok(());
+    };
     let frame = Record::Frame { captured_at_ms, digest, label, moved: None };
     let seal = seal(sequence, &frame, number(row.get(6)?));
     db.prepare_cached("UPDATE record SET moved = NULL, seal = ?2 WHERE sequence = ?1")?
@@ -195,11 +196,12 @@ pub(super) fn insert_input(db: &Connection, input: &Input, spooled: bool) -> Res
     Ok(())
 }
 
-pub(super) fn inputs(db: &Connection) -> Result<Vec<(Input, bool)>, SpoolError> {
-    let mut rows =
-        db.prepare("SELECT label, digest, modified_at_ms, input_bytes, spooled FROM input ORDER BY position")?;
+pub(super) fn inputs(db: &Connection, from: u64) -> Result<Vec<(Input, bool)>, SpoolError> {
+    let mut rows = db.prepare_cached(
+        "SELECT label, digest, modified_at_ms, input_bytes, spooled FROM input WHERE position >= ?1 ORDER BY position LIMIT ?2",
+    )?;
     let inputs = rows
-        .query_map([], |row| {
+        .query_map(params![sql(from), sql(INPUTS_PAGE as u64)], |row| {
             let input = Input {
                 label: row.get(0)?,
                 digest: digest_of(row.get_ref(1)?.as_blob()?),

@@ -41,6 +41,20 @@ fn assert_frame(spool: &mut Spool, n: u64) {
 }
 
 #[test]
+fn a_job_is_recognised_whatever_the_password_to_its_source_and_whether_a_former_build_wrote_that_down() {
+    let job = |source: &str| Identity { source: source.into(), ..identity(ChainClass::Batch) };
+    let shown = job("command ffmpeg -i http://me:***@cam/clip -");
+    for written in [&job("command ffmpeg -i http://me:secret@cam/clip -"), &shown] {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Spool::open(folder.path(), written, ROOMY, 0).unwrap());
+        drop(Spool::open(folder.path(), &shown, ROOMY, 0).unwrap());
+        let other = Spool::open(folder.path(), &job("command ffmpeg -i http://me:***@cam/other -"), ROOMY, 0);
+        let why = other.err().unwrap().to_string();
+        assert!(why.contains("http://me:***@cam/clip") && !why.contains("secret"), "{why}");
+    }
+}
+
+#[test]
 fn what_was_appended_is_there_after_a_restart_under_the_same_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let mut spool = open(&folder, ChainClass::Live, ROOMY);
@@ -117,6 +131,32 @@ fn where_something_moved_is_kept_but_all_of_a_frame_behind_a_gap_is_searched() {
         moved(),
         "the gap got its number when there was room, and the gate knows of it"
     );
+}
+
+#[test]
+fn all_is_searched_of_a_frame_for_which_the_one_before_it_was_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 8, ..ROOMY });
+    append(&mut spool, 0..8);
+    (0..7).for_each(|n| assert_frame(&mut spool, n));
+    let appended = spool.append(&NewFrame { moved: moved(), ..frame(8) }).unwrap();
+    assert_eq!(appended, Appended::Kept { sequence: 8, dropped: 1 });
+    assert_eq!(moved_in(&mut spool, 8), None);
+}
+
+#[test]
+fn all_is_searched_of_a_frame_behind_a_gap_before_which_a_frame_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, Limits { frames_max: 8, ..ROOMY });
+    append(&mut spool, 0..8);
+    (0..7).for_each(|n| assert_frame(&mut spool, n));
+    spool.miss();
+    spool.free(1).unwrap();
+    spool.append(&NewFrame { moved: moved(), ..frame(9) }).unwrap();
+    let appended = spool.append(&NewFrame { moved: moved(), ..frame(10) }).unwrap();
+    assert_eq!(appended, Appended::Kept { sequence: 10, dropped: 1 });
+    assert!(matches!(spool.read(7).unwrap().unwrap().record, Record::Gap { .. }));
+    assert_eq!([9, 10].map(|n| moved_in(&mut spool, n)), [None, moved()]);
 }
 
 #[test]
@@ -319,7 +359,26 @@ fn inputs_are_remembered_in_order() {
     spool.append(&NewFrame { input: Some(input(2)), ..frame(1) }).unwrap();
     drop(spool);
     let spool = open(&folder, ChainClass::Batch, ROOMY);
-    assert_eq!(spool.inputs().unwrap(), [(input(0), true), (input(1), false), (input(2), true)]);
+    assert_eq!(spool.inputs(0).unwrap(), [(input(0), true), (input(1), false), (input(2), true)]);
+    assert_eq!(spool.inputs(2).unwrap(), [(input(2), true)]);
+}
+
+#[test]
+fn any_number_of_inputs_is_read_page_by_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Batch, ROOMY);
+    let count = 2 * INPUTS_PAGE + 3;
+    let input = Input { label: String::new(), digest: Digest::default(), modified_at_ms: 0, input_bytes: 0 };
+    let transaction = spool.db.transaction().unwrap();
+    for n in 0..count {
+        rows::insert_input(&transaction, &Input { label: n.to_string(), ..input.clone() }, true).unwrap();
+    }
+    transaction.commit().unwrap();
+    assert_eq!(spool.inputs(0).unwrap().len(), INPUTS_PAGE);
+    let clerk = clerk::Clerk::start(spool).unwrap();
+    let labels: Vec<String> = clerk.intake().inputs().map(|(input, _)| input.label).collect();
+    assert_eq!(labels, (0..count).map(|n| n.to_string()).collect::<Vec<_>>());
+    clerk.close();
 }
 
 #[test]

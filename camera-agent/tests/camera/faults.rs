@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::support::{Broker, Got, Lens, Observer, Setup, free_port, jpeg, program};
-use microlambda_wire::{ChainClass, Record};
+use microlambda_wire::{CameraStatus, ChainClass, Record, Topic, from_payload};
 
 const FOLDER: &str = "kind = \"folder\"\npath = \"FOLDER/pictures\"\n[image]\ninterval-s = 0";
 
@@ -233,6 +233,45 @@ async fn a_command_that_fails_is_started_again_and_told_of() {
 }
 
 #[tokio::test]
+async fn the_password_of_a_camera_is_in_no_status_log_or_validation() {
+    let broker = Broker::start();
+    let script = "echo cannot open rtsp://me:secret@x >&2; exit 1";
+    let setup = Setup::new(broker.port, &format!("kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]"));
+    let mut agent = setup.run(&["-vv"]);
+    let mut observer = Observer::new(broker.port).await;
+    let status = observer.status(|status| status.trouble.contains("cannot open rtsp://me:***@x")).await;
+    assert!(status.source.contains("rtsp://me:***@x") && !format!("{status:?}").contains("secret"), "{status:?}");
+    agent.terminate();
+    assert!(agent.log().contains("me:***@x") && !agent.log().contains("secret"), "{}", agent.log());
+    let config = setup.config.to_str().unwrap();
+    for arguments in [&["validate", "--config", config][..], &["validate", "--json", "--config", config]] {
+        let (code, out, log) = output(arguments);
+        assert_eq!(code, Some(0), "{log}");
+        assert!(out.contains("me:***@x") && !(out + &log).contains("secret"));
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_hangs_is_started_again_and_told_of() {
+    let broker = Broker::start();
+    let command = |script: &str| {
+        format!("kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\nsilence-s = 1\n{EVERY_PICTURE}")
+    };
+    let setup = Setup::new(broker.port, &command("cat FOLDER/frame.jpg; sleep 1000"));
+    std::fs::write(setup.folder.path().join("frame.jpg"), jpeg(64, 48, 1)).unwrap();
+    let mut observer = Observer::new(broker.port).await;
+    let mut agent = setup.run(&[]);
+    observer.head(|head| head.next >= 3).await;
+    observer.status(|status| status.trouble.contains("no whole picture for 1 s")).await;
+    agent.terminate();
+    setup.write(broker.port, &command("sleep 1000"));
+    let _agent = setup.run(&[]);
+    let status =
+        observer.status(|status| status.online && status.counters.frames == 0 && !status.trouble.is_empty()).await;
+    assert!(status.trouble.contains("silence-s in [source]"), "{}", status.trouble);
+}
+
+#[tokio::test]
 async fn a_finite_command_killed_in_the_middle_gives_every_picture_once() {
     let broker = Broker::start();
     let script = "for f in FOLDER/pictures/*; do cat $f; done";
@@ -308,6 +347,37 @@ async fn a_picture_over_the_bound_is_reencoded_and_counted() {
     observer.status(|status| status.counters.reencoded == 1).await;
 }
 
+#[tokio::test]
+async fn a_frame_that_the_broker_does_not_take_is_told_of_and_not_sent_without_end() {
+    let broker = Broker::start_with(free_port(), "max_packet_size 100000\n");
+    let setup = Setup::new(broker.port, FOLDER);
+    let large = jpeg(1280, 960, 1);
+    assert!(large.len() > 150_000, "{}", large.len());
+    setup.pictures(&[("a.jpg", large)]);
+    let agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    let trouble = loop {
+        // The head is said again on each new connection.
+        let said = observer.until(|topic, payload| match topic {
+            Topic::CameraHead { .. } => Some(String::new()),
+            Topic::CameraStatus { .. } => Some(from_payload::<CameraStatus>(payload).unwrap().trouble),
+            _ => None,
+        });
+        match said.await {
+            nothing if nothing.is_empty() => observer.want("n1", 0, 1, 0),
+            trouble => break trouble,
+        }
+    };
+    assert!(trouble.contains("bytes-max in [frame]"), "{trouble}");
+    assert!(agent.log().contains("bytes was under way"), "{}", agent.log());
+    let ends = || agent.log().matches("not connected to the broker").count();
+    let ends_before = ends();
+    // The connection holds, though the node asks again.
+    observer.want("n1", 0, 1, 0);
+    observer.head(|_| true).await;
+    assert_eq!(ends(), ends_before);
+}
+
 #[test]
 fn a_folder_without_pictures_ends_the_agent_with_a_clear_error() {
     let setup = Setup::new(free_port(), FOLDER);
@@ -330,6 +400,47 @@ async fn a_folder_that_changed_behind_the_agent_is_refused() {
     let mut agent = setup.run(&[]);
     assert_eq!(agent.wait().code(), Some(1));
     assert!(agent.log().contains("003.jpg") && agent.log().contains("--new-job"), "{}", agent.log());
+}
+
+#[tokio::test]
+async fn a_folder_that_is_still_being_filled_is_one_job() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, FOLDER);
+    let folder = setup.pictures(&[("a.jpg", jpeg(64, 48, 1))]);
+    let agent = setup.run(&[]);
+    let began = std::time::Instant::now();
+    while !agent.log().contains("still being filled") {
+        assert!(began.elapsed() < crate::support::PATIENCE, "the folder is not waited for:\n{}", agent.log());
+        std::fs::write(folder.join("a.jpg"), jpeg(64, 48, 1)).unwrap();
+    }
+    std::fs::write(folder.join("b.jpg"), jpeg(64, 48, 2)).unwrap();
+    let mut observer = Observer::new(broker.port).await;
+    let head = observer.head(|head| head.end.is_some()).await;
+    assert_eq!(head.end.map(|end| end.count), Some(2));
+}
+
+#[tokio::test]
+async fn a_folder_that_goes_away_in_the_middle_of_a_job_is_waited_for() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, &format!("{FOLDER}\n[spool]\nframes-max = 8"));
+    put(&setup, &numbered(12));
+    let _agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    observer.head(|head| head.next == 8).await;
+    let (pictures, elsewhere) = (setup.folder.path().join("pictures"), setup.folder.path().join("elsewhere"));
+    std::fs::rename(&pictures, &elsewhere).unwrap();
+    observer.want("n1", 0, 100, 0);
+    for n in 0..8 {
+        observer.frame("n1", n).await;
+    }
+    for node in ["n1", "n2"] {
+        observer.want(node, 8, 100, 8);
+    }
+    observer.status(|status| status.trouble.contains("bring the folder back")).await;
+    std::fs::rename(&elsewhere, &pictures).unwrap();
+    let head = observer.head(|head| head.end.is_some()).await;
+    assert_eq!(head.end.map(|end| end.count), Some(12));
+    observer.status(|status| status.counters.unreadable == 0 && status.trouble.is_empty()).await;
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
@@ -55,9 +55,14 @@ impl Broker {
     }
 
     pub fn start_on(port: u16) -> Self {
+        Self::start_with(port, "")
+    }
+
+    /// `extra` are lines of mosquitto's configuration.
+    pub fn start_with(port: u16, extra: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mosquitto.conf");
-        let settings = format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n");
+        let settings = format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n{extra}");
         std::fs::write(&path, settings).unwrap();
         let is_there =
             |path: &&str| Command::new(path).arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
@@ -112,12 +117,16 @@ impl Setup {
         std::fs::write(&self.config, text).unwrap();
     }
 
-    /// A subfolder `pictures` with these files.
+    /// A subfolder `pictures` with these files, as if they had been there for long: a folder that changes is waited for.
     pub fn pictures(&self, files: &[(&str, Vec<u8>)]) -> PathBuf {
         let folder = self.folder.path().join("pictures");
         std::fs::create_dir_all(&folder).unwrap();
         for (name, bytes) in files {
             std::fs::write(folder.join(name), bytes).unwrap();
+        }
+        let then = SystemTime::now() - Duration::from_secs(60);
+        for path in files.iter().map(|(name, _)| folder.join(name)).chain([folder.clone()]) {
+            std::fs::File::open(path).unwrap().set_modified(then).unwrap();
         }
         folder
     }
