@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::authority::Authority;
 use crate::broker::Credentials;
 use crate::execute::{Outcome, execute, write_boot, write_root};
-use crate::facts::{Facts, under};
+use crate::facts::{Facts, read_small, under};
 use crate::input::appliance::{self, Settings};
 use crate::input::document::{Document, Given};
 use crate::input::join::{self, Join, Member};
@@ -104,8 +104,11 @@ pub fn apply(options: &Options) -> Result<Report, String> {
     note_failures(&outcome, &inputs, &mut problems);
     remember(&mut state, &plan, &outcome, &inputs);
     save_state(&options.root, &state)?;
-    let applied = take_secrets_out(options, &inputs, &plan, &outcome, &mut problems);
-    state.applied.extend(applied);
+    // What was applied is gone at the next start if the data partition is: the card then holds the only copy.
+    if !facts.data_is_lost {
+        let applied = take_secrets_out(options, &inputs, &plan, &outcome, &mut problems);
+        state.applied.extend(applied);
+    }
     keep_problems(&mut state, &inputs, &problems);
     save_state(&options.root, &state)?;
     let problems = state.all_problems();
@@ -196,7 +199,11 @@ fn read_inputs(options: &Options, state: &State, problems: &mut Problems) -> Inp
             inputs.texts.insert(name, text);
         }
     }
-    if inputs.wishes.is_broker() && !inputs.wishes.new_joins.is_empty() {
+    // With no roles named, a join alone makes a node of another's site; the one that this broker wrote itself shall not end it.
+    let own = own_authority(&options.root);
+    let is_own = |join: &Join| own.as_deref() == Some(join.ca.as_bytes());
+    let new_joins = &inputs.wishes.new_joins;
+    if !new_joins.is_empty() && (inputs.wishes.is_broker() || new_joins.iter().any(is_own)) {
         problems.note(
             THIS_NODE,
             None,
@@ -210,6 +217,12 @@ fn read_inputs(options: &Options, state: &State, problems: &mut Problems) -> Inp
     let names = [preseed::FILE, appliance::FILE].into_iter().chain(join::FILES);
     inputs.missing = names.filter(|name| !options.boot.join(name).exists()).collect();
     inputs
+}
+
+/// The certificate of the authority that this node made, if it made one.
+fn own_authority(root: &Path) -> Option<Vec<u8>> {
+    let bytes = read_small(&under(root, paths::AUTHORITY))?;
+    Authority::from_pem(&bytes).ok()?.certificate_pem().ok()
 }
 
 fn take_join(wishes: &mut Wishes, join: Join) {
@@ -297,20 +310,15 @@ fn take_secrets_out(
             continue;
         }
         let redacted = redacted(name, text, inputs, plan);
-        let mut digests = vec![digest(text.as_bytes())];
-        if redacted != *text {
-            match write_boot(&options.boot.join(name), redacted.as_bytes()) {
-                Ok(()) => digests.push(digest(redacted.as_bytes())),
-                Err(error) => {
-                    problems.note(
-                        name,
-                        None,
-                        format!("its passwords were applied and could not be taken out: {error}"),
-                    );
-                }
-            }
+        let mut left = &redacted;
+        if redacted != *text
+            && let Err(error) = write_boot(&options.boot.join(name), redacted.as_bytes())
+        {
+            problems.note(name, None, format!("its passwords were applied and could not be taken out: {error}"));
+            left = text;
         }
-        applied.insert(name.to_owned(), digests);
+        // Nothing but what is on the card now: a file that is put back with its passwords is applied again, and they are taken out again.
+        applied.insert(name.to_owned(), vec![digest(left.as_bytes())]);
     }
     applied
 }

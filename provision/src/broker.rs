@@ -169,6 +169,10 @@ pub fn settings(files: &Files<'_>) -> String {
          keyfile {certificate}\n\
          tls_version tlsv1.2\n\
          \n\
+         # To the journal, which is bounded, and not to the file that Debian names as well, which is not.\n\
+         log_dest none\n\
+         log_dest stderr\n\
+         \n\
          # mosquitto's own bounds lose messages of a busy site without a word.\n\
          max_queued_messages {QUEUED_MESSAGES_MAX}\n\
          max_queued_bytes {QUEUED_BYTES_MAX}\n\

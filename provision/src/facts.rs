@@ -28,10 +28,14 @@ pub struct Facts {
     pub locale_known: bool,
     /// Which of our own files are there.
     pub present: BTreeSet<&'static str>,
+    /// Which of the agents' files are their packages' examples, as they came.
+    pub examples: BTreeSet<&'static str>,
     /// What kind of board this is, as its device tree says; empty if there is none.
     pub board: String,
     /// Whether the SSH server has keys.
     pub ssh_host_keys: bool,
+    /// Whether what is written is gone at the next start.
+    pub data_is_lost: bool,
     /// The clock, s since 1970.
     pub now_unix_s: i64,
     /// The site's authority, if this node has it.
@@ -61,8 +65,17 @@ impl Facts {
             time_zone_known: zone.is_some_and(|zone| under(root, paths::ZONES).join(zone).is_file()),
             locale_known: lang.is_some_and(|lang| has_locale(root, lang)),
             present: paths::OURS.into_iter().filter(|path| under(root, path).exists()).collect(),
+            examples: [(paths::CAMERA, paths::CAMERA_EXAMPLE), (paths::EDGE, paths::EDGE_EXAMPLE)]
+                .into_iter()
+                .filter(|(path, example)| {
+                    let found = read_small(&under(root, path));
+                    found.is_some() && found == read_small(&under(root, example))
+                })
+                .map(|(path, _)| path)
+                .collect(),
             board: text(paths::BOARD).trim_end_matches('\0').to_owned(),
             ssh_host_keys: has_host_keys(&under(root, "/etc/ssh")),
+            data_is_lost: under(root, paths::DATA_LOST).exists(),
             now_unix_s,
             authority: Authority::from_pem(&bytes(paths::AUTHORITY)).ok(),
             credentials: serde_json::from_slice(&bytes(paths::CREDENTIALS)).ok(),
@@ -78,7 +91,7 @@ pub fn under(root: &Path, path: &str) -> PathBuf {
 }
 
 /// A regular file's content, if it is there and not too long.
-fn read_small(path: &Path) -> Option<Vec<u8>> {
+pub fn read_small(path: &Path) -> Option<Vec<u8>> {
     let metadata = std::fs::metadata(path).ok()?;
     if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
         return None;

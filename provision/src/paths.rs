@@ -4,6 +4,10 @@
 pub const CAMERA: &str = "/etc/microlambda/camera.toml";
 /// The edge agent's configuration; the service starts only if it is there.
 pub const EDGE: &str = "/etc/microlambda/edge.toml";
+/// What the packages put in their place when they are installed, unless something is there: no device shall run on it.
+pub const CAMERA_EXAMPLE: &str = "/usr/share/microlambda/camera.example.toml";
+/// The edge agent's.
+pub const EDGE_EXAMPLE: &str = "/usr/share/microlambda/edge.example.toml";
 /// The camera agent's password for the broker, handed over by the service manager.
 pub const CAMERA_PASSWORD: &str = "/etc/credstore/microlambda-camera-mqtt-password";
 /// The edge agent's.
@@ -46,6 +50,9 @@ pub const WLAN: &str = "/etc/wpa_supplicant/wpa_supplicant-wlan0.conf";
 pub const BOARD: &str = "/proc/device-tree/model";
 /// Time zones.
 pub const ZONES: &str = "/usr/share/zoneinfo";
+
+/// There if this start has no data partition: what is written now is gone at the next.
+pub const DATA_LOST: &str = "/run/microlambda/data-lost";
 
 /// Files whose presence a plan depends on.
 pub const OURS: [&str; 12] = [

@@ -20,7 +20,7 @@ pub const VERSION: u32 = 1;
 pub struct State {
     /// [`VERSION`].
     pub version: u32,
-    /// By file: digests of the content that was applied, as it was found and without its secrets.
+    /// By file: digests of the content that was applied, without the secrets that were taken out.
     pub applied: BTreeMap<String, Vec<String>>,
     /// By file: what was wrong with it.
     pub problems: BTreeMap<String, Vec<Problem>>,

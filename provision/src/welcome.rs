@@ -84,7 +84,7 @@ pub fn message(view: &View) -> String {
             (_, false) => "not used here",
             (Some("active"), true) => "runs",
             (Some("activating"), true) => "is starting",
-            (Some("failed"), true) => "has failed: journalctl -u",
+            (Some("failed"), true) => "has failed: sudo journalctl -u",
             (Some(_), true) => "does not run: systemctl status",
             (None, true) => "set up; nobody can tell whether it runs",
         };
@@ -126,11 +126,13 @@ fn next(view: &View) -> Vec<String> {
     let uses = |unit: &str| view.set_up.contains(&unit);
     let mut steps = Vec::new();
     if !view.problems.is_empty() {
-        steps.push("correct the file on the boot partition (/boot/firmware), then: sudo reboot".to_owned());
+        steps.push(
+            "correct the file on the boot partition (with sudo, in /boot/firmware), then: sudo reboot".to_owned(),
+        );
     }
     if view.set_up.is_empty() {
         steps.push(
-            "say what this node is for in /boot/firmware/microlambda.toml (docs: provisioning.md), then: sudo reboot"
+            "say (with sudo) what this node is for in /boot/firmware/microlambda.toml (docs: provisioning.md), then: sudo reboot"
                 .to_owned(),
         );
         return steps;
@@ -140,7 +142,7 @@ fn next(view: &View) -> Vec<String> {
         steps.push("sudo edge-agent faces list          who has been seen".to_owned());
     }
     if uses("camera-agent.service") {
-        steps.push("camera-agent probe                  which cameras there are".to_owned());
+        steps.push("sudo camera-agent probe             which cameras there are".to_owned());
     }
     if uses("mosquitto.service") {
         steps.push(
@@ -148,7 +150,7 @@ fn next(view: &View) -> Vec<String> {
                 .to_owned(),
         );
     }
-    steps.push("journalctl -fu 'camera-agent*' -u 'edge-agent*'      what happens now".to_owned());
+    steps.push("sudo journalctl -fu 'camera-agent*' -u 'edge-agent*'   what happens now".to_owned());
     steps
 }
 
@@ -179,7 +181,7 @@ mod tests {
         let message = message(&view);
         for part in [
             "broker     runs",
-            "journalctl -u edge-agent.service",
+            "sudo journalctl -u edge-agent.service",
             "1 chain, 3 known faces",
             "line 3",
             "and 3 more",
@@ -188,6 +190,15 @@ mod tests {
         ] {
             assert!(message.contains(part), "{part} in {message}");
         }
+    }
+
+    #[test]
+    fn what_it_says_to_type_works_for_a_user_who_is_in_group_sudo_alone() {
+        let set_up = SERVICES.map(|(unit, _)| unit).to_vec();
+        let message = message(&View { set_up, ..View::default() });
+        let (_, next) = message.split_once("Next:\n").unwrap();
+        let commands: Vec<&str> = next.lines().filter(|line| !line.is_empty()).collect();
+        assert!(commands.len() == 5 && commands.iter().all(|line| line.starts_with("  sudo ")), "{message}");
     }
 
     #[test]

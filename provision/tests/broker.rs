@@ -3,6 +3,8 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
 
 use common::hub::{Hub, PATIENCE, connected, link_config, next, refusal};
 use microlambda_runtime::{BrokerConfig, LinkEvent};
@@ -181,4 +183,38 @@ async fn a_broker_is_known_by_the_names_of_its_host_alone() {
     let hub = Hub::start(&[]);
     let why = refusal(&hub.settings("edge")).await;
     assert!(why.contains("the broker's certificate is for another host"), "{why}");
+}
+
+#[test]
+fn the_broker_writes_its_log_to_the_service_manager_and_to_no_file() {
+    // Its standard error is read until it says that it runs.
+    let hub = Hub::start(&[]);
+    assert!(!hub.machine.has("debian.log"));
+}
+
+/// What runs before each start of the broker, on the database of a real one.
+#[test]
+fn a_damaged_database_of_the_broker_is_set_aside_and_a_sound_one_stays() {
+    let mut hub = Hub::start(&[]);
+    hub.stop();
+    let root = hub.machine.root();
+    let (database, mark) = (root.join("mosquitto.db"), root.join("starts"));
+    let damaged = root.join("mosquitto.db.damaged");
+    let before_a_start = || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/package/set-broker-database-aside");
+        assert!(Command::new(script).arg(&database).arg(&mark).status().unwrap().success());
+    };
+    let sound = fs::read(&database).unwrap();
+    before_a_start();
+    assert_eq!(fs::read(&database).unwrap(), sound);
+    // The start came to nothing: whatever is wrong with it is not seen at its beginning.
+    before_a_start();
+    assert!(!database.exists() && fs::read(&damaged).unwrap() == sound);
+    fs::remove_file(&mark).unwrap();
+    fs::write(&database, [0; 4096]).unwrap();
+    before_a_start();
+    assert!(!database.exists() && fs::read(&damaged).unwrap() == [0; 4096], "one is kept");
+    // Without one, as at the first start, and after a start that came to nothing for another reason.
+    before_a_start();
+    before_a_start();
 }

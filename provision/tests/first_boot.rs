@@ -6,9 +6,14 @@ mod common;
 use std::fs;
 use std::path::Path;
 
+use camera_agent::config::SourceConfig;
+use camera_agent::source::command::CommandLine;
 use common::{KEY, Machine, is_root};
 
 const EXAMPLE: &str = include_str!("../examples/microlambda.toml");
+/// What the agents' packages install, and put in the place of a configuration that is not there.
+const CAMERA_EXAMPLE: &str = include_str!("../../camera-agent/camera.toml");
+const EDGE_EXAMPLE: &str = include_str!("../../edge-agent/edge.example.toml");
 
 fn preseed() -> String {
     format!(
@@ -79,7 +84,7 @@ fn the_agents_take_what_is_written_for_them() {
     machine.write_boot(
         "microlambda.toml",
         "site = \"lab\"\n[camera]\nname = \"door\"\nimage-interval-s = 3\n[camera.source]\nkind = \"command\"\ncommand = [\"cat\", \"-\"]\n\
-         finite = true\n[edge]\nname = \"node-1\"\nr-limit-ms = 700\nworker-memory-mb = 300\n[retention]\nspool-mb = 32\nspool-frames = 100\n\
+         finite = true\nsilence-s = 0\n[edge]\nname = \"node-1\"\nr-limit-ms = 700\nworker-memory-mb = 300\n[retention]\nspool-mb = 32\nspool-frames = 100\n\
          restart-after-s = 60\n",
     );
     assert_eq!(machine.start().problems, []);
@@ -88,6 +93,8 @@ fn the_agents_take_what_is_written_for_them() {
     assert_eq!((camera.site.as_str(), camera.camera.as_str()), ("lab", "door"));
     assert_eq!((camera.spool.bytes_max, camera.spool.frames_max), (32 << 20, 100));
     assert_eq!((camera.restart_after_s, camera.image_interval_s), (60, 3));
+    let argv = ["cat", "-"].map(str::to_owned).to_vec();
+    assert_eq!(camera.source, SourceConfig::Command(CommandLine { argv, finite: true, silence_s: 0 }));
     assert_eq!(camera.broker.url.unwrap().to_string(), "mqtt://127.0.0.1:1883");
     assert_eq!(camera.broker.username.as_deref(), Some("camera"));
     let edge = edge_agent::config::Config::load(&machine.root().join("etc/microlambda/edge.toml")).unwrap();
@@ -157,6 +164,32 @@ fn a_file_whose_secrets_were_taken_out_can_be_changed() {
     machine.start();
     assert!(machine.problems().contains("belongs to another network"), "{}", machine.problems());
     assert!(machine.text("/etc/wpa_supplicant/wpa_supplicant-wlan0.conf").contains("ssid=486f6d65\n"));
+}
+
+#[test]
+fn a_file_that_is_put_back_with_its_passwords_is_applied_again_and_they_are_taken_out_again() {
+    let machine = Machine::new();
+    machine.write_boot("rpi-preseed.toml", preseed_without_user());
+    machine.start();
+    let wlan = "/etc/wpa_supplicant/wpa_supplicant-wlan0.conf";
+    let (left, before) = (machine.boot_text("rpi-preseed.toml"), machine.text(wlan));
+    fs::remove_file(machine.root().join(&wlan[1..])).unwrap();
+    machine.write_boot("rpi-preseed.toml", preseed_without_user());
+    machine.start();
+    assert_eq!((machine.boot_text("rpi-preseed.toml"), machine.text(wlan)), (left, before));
+}
+
+#[test]
+fn a_start_without_the_data_partition_leaves_passwords_on_the_card() {
+    let machine = Machine::new();
+    machine.write_boot("rpi-preseed.toml", preseed_without_user());
+    machine.write_root("run/microlambda/data-lost", "there is no data partition\n");
+    machine.start();
+    assert_eq!(machine.boot_text("rpi-preseed.toml"), preseed_without_user());
+    assert!(machine.has("/etc/wpa_supplicant/wpa_supplicant-wlan0.conf"), "it holds for this start");
+    fs::remove_file(machine.root().join("run/microlambda/data-lost")).unwrap();
+    machine.start();
+    assert!(!machine.boot_text("rpi-preseed.toml").contains("open sesame"));
 }
 
 #[test]
@@ -309,6 +342,39 @@ fn a_wrong_source_opens_no_other_camera() {
 }
 
 #[test]
+fn a_device_runs_on_no_example_of_a_package_and_what_a_person_wrote_stays() {
+    let with_files = |camera: &str, edge: &str| {
+        let machine = Machine::new();
+        machine.write_root("usr/share/microlambda/camera.example.toml", CAMERA_EXAMPLE);
+        machine.write_root("usr/share/microlambda/edge.example.toml", EDGE_EXAMPLE);
+        machine.write_root("etc/microlambda/camera.toml", camera);
+        machine.write_root("etc/microlambda/edge.toml", edge);
+        machine
+    };
+    // Neither a role without a join nor a camera without a source that is right has a file of its own.
+    for (text, has_edge) in
+        [("roles = [\"camera\", \"edge\"]\n", false), ("[camera.source]\nkind = \"folder\"\npath = \"photos\"\n", true)]
+    {
+        let machine = with_files(CAMERA_EXAMPLE, EDGE_EXAMPLE);
+        machine.write_boot("microlambda.toml", text);
+        machine.start();
+        assert!(!machine.has("/etc/microlambda/camera.toml"), "{text}");
+        assert_eq!(machine.has("/etc/microlambda/edge.toml"), has_edge, "{text}");
+        assert!(!has_edge || machine.text("/etc/microlambda/edge.toml").contains("127.0.0.1:1883"), "{text}");
+        // As if the agents were installed later.
+        machine.write_root("etc/microlambda/camera.toml", CAMERA_EXAMPLE);
+        machine.start();
+        assert!(!machine.has("/etc/microlambda/camera.toml"), "{text}");
+    }
+    let by_hand = "# mine\n";
+    let machine = with_files(by_hand, by_hand);
+    machine.write_boot("microlambda.toml", "roles = [\"camera\", \"edge\"]\n");
+    machine.start();
+    assert_eq!(machine.text("/etc/microlambda/camera.toml"), by_hand);
+    assert_eq!(machine.text("/etc/microlambda/edge.toml"), by_hand);
+}
+
+#[test]
 fn a_role_that_is_dropped_is_gone_and_the_authority_stays() {
     let machine = Machine::new();
     machine.write_boot("microlambda.toml", EXAMPLE);
@@ -405,65 +471,6 @@ fn a_memory_that_is_lost_or_damaged_is_begun_anew() {
     assert!(machine.problems().contains("what was remembered cannot be read"), "{}", machine.problems());
     assert_eq!(machine.start().problems, []);
     assert_eq!(machine.text("/etc/microlambda/site-ca.pem"), authority);
-}
-
-#[test]
-fn a_node_joins_with_the_file_that_the_broker_wrote() {
-    let hub = Machine::new();
-    hub.write_boot("microlambda.toml", "site = \"lab\"\nroles = [\"broker\"]\n");
-    hub.start();
-    for (role, file) in [("camera", "microlambda-join-camera.toml"), ("edge", "microlambda-join.toml")] {
-        let node = Machine::new();
-        let join = hub.text(&format!("/var/lib/microlambda-join/{role}.toml"));
-        node.write_boot(file, &join);
-        assert_eq!(node.start().problems, [], "{}", node.problems());
-        let config = node.text(&format!("/etc/microlambda/{role}.toml"));
-        for part in ["mqtts://microlambda.local:8883", "ca-file = \"/etc/microlambda/site-ca.pem\"", "site = \"lab\""] {
-            assert!(config.contains(part), "{part}: {config}");
-        }
-        assert_eq!(node.text("/etc/microlambda/site-ca.pem"), hub.text("/etc/microlambda/site-ca.pem"));
-        let password = node.text(&format!("/etc/credstore/microlambda-{role}-mqtt-password"));
-        assert!(join.contains(password.trim()));
-        let left = node.boot_text(file);
-        assert!(!left.contains(password.trim()) && left.contains("password = \"(applied)\""), "{left}");
-        let before = node.everything();
-        node.start();
-        assert_eq!(node.everything(), before);
-    }
-}
-
-#[test]
-fn a_join_that_cannot_be_used_is_told_and_leaves_the_former_one() {
-    let hub = Machine::new();
-    hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
-    hub.start();
-    let join = hub.text("/var/lib/microlambda-join/edge.toml");
-    let node = Machine::new();
-    node.write_boot("microlambda-join.toml", &join);
-    node.start();
-    let config = node.text("/etc/microlambda/edge.toml");
-    let broken_ca = join.replacen("MII", "XXX", 1);
-    let viewer = hub.text("/var/lib/microlambda-join/viewer.toml");
-    let plain = join.replace("mqtts://", "mqtt://");
-    let half = join.split_once("password").unwrap().0.to_owned();
-    for (wrong, part) in [
-        (broken_ca, "`ca`: it is damaged"),
-        (viewer, "not for a node"),
-        (plain, "only reached over TLS"),
-        (half, "missing (password, ca)"),
-        (join.replace("version = 1", "version = 2"), "update this node"),
-    ] {
-        node.write_boot("microlambda-join.toml", &wrong);
-        node.start();
-        assert!(node.problems().contains(part), "{part}: {}", node.problems());
-        assert_eq!(node.text("/etc/microlambda/edge.toml"), config);
-        assert_eq!(node.boot_text("microlambda-join.toml"), wrong, "nothing of it was applied");
-    }
-    // On the broker's own node it is of no use, and stays.
-    hub.write_boot("microlambda-join.toml", &join);
-    hub.start();
-    assert!(hub.problems().contains("it runs the broker itself"), "{}", hub.problems());
-    assert_eq!(hub.boot_text("microlambda-join.toml"), join);
 }
 
 #[test]

@@ -229,7 +229,7 @@ mod tests {
         let example = include_str!("../../examples/microlambda.toml");
         let (as_printed, told) = read(None, example);
         assert_eq!(told, "");
-        assert_eq!(as_printed.roles, Some(Role::ALL.into_iter().collect()));
+        assert_eq!(as_printed.roles, None, "a join file beside it says what the node does");
         let is_setting =
             |line: &str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
         let live: Vec<&str> = example
@@ -241,6 +241,7 @@ mod tests {
             .collect();
         let (found, told) = read(None, &live.join("\n"));
         assert_eq!(told, "");
+        assert_eq!(found.roles, Some(Role::ALL.into_iter().collect()));
         assert!(found.camera.is_some() && found.node.is_some() && found.r_limit_ms.is_some() && found.broker.is_some());
         assert!(found.spool_mb.is_some() && found.spool_frames.is_some() && found.restart_after_s.is_some());
         assert!(found.worker_memory_mb.is_some() && found.image_interval_s.is_some() && !found.broker_names.is_empty());

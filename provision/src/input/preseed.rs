@@ -142,10 +142,11 @@ impl Preseed {
             found.time_servers = Some((servers.right().unwrap_or_default(), fallback.right().unwrap_or_default()));
         }
         time.finish(problems);
-        for key in
-            ["ethernet", "ca_certificates", "mounts", "connect", "interfaces", "boot", "packages", "runcmd", "debug"]
-        {
+        for key in ["ethernet", "ca_certificates", "mounts", "interfaces", "boot", "runcmd", "debug"] {
             root.not_here(key, "this appliance has no such setting. Change it over SSH", problems);
+        }
+        for key in ["connect", "packages"] {
+            root.not_here(key, "this appliance's system is not added to", problems);
         }
         root.finish(problems);
         // Whoever made a mistake needs a way in to mend it.
@@ -258,7 +259,7 @@ fn read_locale(mut locale: Section<'_, '_>, found: &mut Preseed, problems: &mut 
     found.time_zone = locale.get("timezone", problems, check::time_zone).right();
     found.lang = locale.get("lang", problems, check::locale).right();
     for key in ["locales", "lc_time", "lc_measurement", "keymap_model", "keymap_variant", "keymap_options"] {
-        locale.not_here(key, "this appliance has no such setting. Change it over SSH", problems);
+        locale.not_here(key, "this appliance has no such setting", problems);
     }
     locale.finish(problems);
 }
@@ -338,7 +339,7 @@ mod tests {
     #[test]
     fn what_is_not_applied_here_is_told_and_not_called_unknown() {
         let (_, told) = read("[packages]\ninstall = [\"vim\"]\n[sytem]\nhostname = \"x\"\n");
-        assert!(told.contains("line 1: `packages` is not applied"), "{told}");
+        assert!(told.contains("line 1: `packages` is not applied") && !told.contains("SSH"), "{told}");
         assert!(told.contains("`sytem` is not known: did you mean `system`?"), "{told}");
     }
 }

@@ -159,7 +159,8 @@ pub fn plan_password(plan: &mut Plan, part: Part, member: Member, password: &str
     plan.write_secret(part, path, format!("{password}\n"));
 }
 
-/// The agents' files: written if anything is new, or if they are missing.
+/// The agents' files: written if anything is new, or if they are missing. A package's example is as good as none, and does not stay
+/// where nothing can be written in its place: it opens the first camera and takes any broker.
 pub fn plan_agents(wishes: &Wishes, facts: &Facts, plan: &mut Plan) {
     let roles = wishes.roles();
     let nothing_known = wishes.settings.is_none() && wishes.joins.is_empty();
@@ -173,20 +174,27 @@ pub fn plan_agents(wishes: &Wishes, facts: &Facts, plan: &mut Plan) {
         (Role::Edge, Part::Edge, paths::EDGE, paths::EDGE_PASSWORD),
     ];
     for (role, part, path, password) in agents {
+        let is_example = facts.examples.contains(path);
         if !roles.contains(&role) {
             // Without its file the service does not start.
-            for gone in [path, password].into_iter().filter(|gone| wishes.changed && facts.present.contains(gone)) {
+            let is_unwanted = wishes.changed || is_example;
+            for gone in [path, password].into_iter().filter(|gone| is_unwanted && facts.present.contains(gone)) {
                 plan.remove(part, gone);
             }
             continue;
         }
-        if !wishes.changed && facts.present.contains(path) {
+        if !wishes.changed && facts.present.contains(path) && !is_example {
             continue;
         }
         let table = member_of(role).and_then(|member| wishes.broker_table(member));
-        let Some(broker) = table else { continue };
+        let has_source = role != Role::Camera || !settings.no_source;
+        let Some(broker) = table.filter(|_| has_source) else {
+            if is_example {
+                plan.remove(part, path);
+            }
+            continue;
+        };
         let (table, owner, mode, program) = match role {
-            Role::Camera if settings.no_source => continue,
             // Its group may read it, as an address in it may hold a password.
             Role::Camera => {
                 (camera_table(wishes, settings, broker), Owner::Group("microlambda-camera"), 0o640, "camera-agent")

@@ -231,6 +231,7 @@ fn psk_of(passphrase: &str, ssid: &[u8]) -> Result<Vec<u8>, openssl::error::Erro
 }
 
 fn plan_locale(preseed: &Preseed, facts: &Facts, plan: &mut Plan, problems: &mut Problems) {
+    // Read by Debian's console-setup. The image goes without, and no note says so: Imager writes a layout whenever it writes a time zone.
     if let Some(keymap) = &preseed.keymap {
         let text = format!(
             "{WRITTEN_BY}XKBMODEL=\"pc105\"\nXKBLAYOUT=\"{keymap}\"\nXKBVARIANT=\"\"\nXKBOPTIONS=\"\"\n\nBACKSPACE=\"guess\"\n"
@@ -256,11 +257,7 @@ fn plan_locale(preseed: &Preseed, facts: &Facts, plan: &mut Plan, problems: &mut
         if facts.locale_known {
             plan.write(Part::Locale, "/etc/default/locale", format!("LANG={lang}\n"));
         } else {
-            problems.note(
-                FILE,
-                None,
-                format!("`locale.lang`: {lang} is not installed here: use C.UTF-8, or install it over SSH"),
-            );
+            problems.note(FILE, None, format!("`locale.lang`: {lang} is not installed here: use C.UTF-8"));
         }
     }
 }

@@ -55,8 +55,9 @@ impl Hub {
             assert!(settings.contains(from), "{from} in {settings}");
             settings = settings.replace(from, &to);
         }
-        // Started by root it would become another user, who may not enter the test's folder.
-        let main = format!("user root\npersistence_location {}/\n{settings}", root.display());
+        // Started by root it would become another user, who may not enter the test's folder. Debian's own settings name a log of their own.
+        let main =
+            format!("user root\npersistence_location {0}/\nlog_dest file {0}/debian.log\n{settings}", root.display());
         let path = root.join("mosquitto.conf");
         fs::write(&path, main).unwrap();
         let mosquitto = ["/usr/sbin/mosquitto", "mosquitto"]
@@ -66,14 +67,20 @@ impl Hub {
         let log = fs::File::create(root.join("mosquitto.log")).unwrap();
         let broker = Command::new(mosquitto).arg("-c").arg(&path).stderr(log).spawn().unwrap();
         let mut hub = Self { machine, tls_port, local_port, broker };
-        for port in [tls_port, local_port] {
-            while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-                let ended = hub.broker.try_wait().unwrap();
-                assert!(ended.is_none(), "mosquitto does not start: {}", hub.machine.text("mosquitto.log"));
-                std::thread::yield_now();
-            }
+        // The last that it says when it starts: it listens, and handles signals.
+        while !hub.machine.text("mosquitto.log").contains(" running") {
+            let ended = hub.broker.try_wait().unwrap();
+            assert!(ended.is_none(), "mosquitto does not start: {}", hub.machine.text("mosquitto.log"));
+            std::thread::yield_now();
         }
         hub
+    }
+
+    /// Asks the broker to end, which saves what it keeps, and waits for that.
+    pub fn stop(&mut self) {
+        let broker = rustix::process::Pid::from_child(&self.broker);
+        rustix::process::kill_process(broker, rustix::process::Signal::TERM).unwrap();
+        self.broker.wait().unwrap();
     }
 
     /// The join file of a member.

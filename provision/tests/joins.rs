@@ -1,0 +1,105 @@
+//! One more node: what the broker's node writes lets it in, and what cannot be used undoes nothing.
+
+mod common;
+
+use common::Machine;
+
+const EXAMPLE: &str = include_str!("../examples/microlambda.toml");
+
+#[test]
+fn a_node_joins_with_the_file_that_the_broker_wrote() {
+    let hub = Machine::new();
+    hub.write_boot("microlambda.toml", "site = \"lab\"\nroles = [\"broker\"]\n");
+    hub.start();
+    for (role, file) in [("camera", "microlambda-join-camera.toml"), ("edge", "microlambda-join.toml")] {
+        let node = Machine::new();
+        let join = hub.text(&format!("/var/lib/microlambda-join/{role}.toml"));
+        node.write_boot(file, &join);
+        assert_eq!(node.start().problems, [], "{}", node.problems());
+        let config = node.text(&format!("/etc/microlambda/{role}.toml"));
+        for part in ["mqtts://microlambda.local:8883", "ca-file = \"/etc/microlambda/site-ca.pem\"", "site = \"lab\""] {
+            assert!(config.contains(part), "{part}: {config}");
+        }
+        assert_eq!(node.text("/etc/microlambda/site-ca.pem"), hub.text("/etc/microlambda/site-ca.pem"));
+        let password = node.text(&format!("/etc/credstore/microlambda-{role}-mqtt-password"));
+        assert!(join.contains(password.trim()));
+        let left = node.boot_text(file);
+        assert!(!left.contains(password.trim()) && left.contains("password = \"(applied)\""), "{left}");
+        let before = node.everything();
+        node.start();
+        assert_eq!(node.everything(), before);
+    }
+}
+
+#[test]
+fn a_card_as_it_comes_joins_with_nothing_but_the_file_that_the_broker_wrote() {
+    let hub = Machine::new();
+    hub.write_boot("microlambda.toml", EXAMPLE);
+    assert_eq!(hub.start().problems, []);
+    let node = Machine::new();
+    node.write_boot("microlambda.toml", EXAMPLE);
+    node.write_boot("microlambda-join.toml", hub.text("/var/lib/microlambda-join/edge.toml"));
+    assert_eq!(node.start().problems, [], "{}", node.problems());
+    assert!(node.text("/etc/microlambda/edge.toml").contains("mqtts://microlambda.local:8883"));
+    assert!(!node.has("/etc/microlambda/camera.toml") && !node.has("/etc/mosquitto/conf.d/microlambda.conf"));
+}
+
+#[test]
+fn a_role_that_is_dropped_and_taken_again_takes_the_same_join_file() {
+    let hub = Machine::new();
+    hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
+    hub.start();
+    let join = hub.text("/var/lib/microlambda-join/edge.toml");
+    let node = Machine::new();
+    node.write_boot("microlambda.toml", "roles = [\"edge\"]\n");
+    node.write_boot("microlambda-join.toml", &join);
+    assert_eq!(node.start().problems, []);
+    let password = node.text("/etc/credstore/microlambda-edge-mqtt-password");
+    node.write_boot("microlambda.toml", "roles = [\"camera\"]\n");
+    node.start();
+    assert!(!node.has("/etc/credstore/microlambda-edge-mqtt-password"));
+    node.write_boot("microlambda.toml", "roles = [\"edge\"]\n");
+    node.start();
+    assert!(node.problems().contains("copy its join file here again"), "{}", node.problems());
+    node.write_boot("microlambda-join.toml", &join);
+    assert_eq!(node.start().problems, [], "{}", node.problems());
+    assert_eq!(node.text("/etc/credstore/microlambda-edge-mqtt-password"), password);
+}
+
+#[test]
+fn a_join_that_cannot_be_used_is_told_and_leaves_the_former_one() {
+    let hub = Machine::new();
+    hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
+    hub.start();
+    let join = hub.text("/var/lib/microlambda-join/edge.toml");
+    let node = Machine::new();
+    node.write_boot("microlambda-join.toml", &join);
+    node.start();
+    let config = node.text("/etc/microlambda/edge.toml");
+    let broken_ca = join.replacen("MII", "XXX", 1);
+    let viewer = hub.text("/var/lib/microlambda-join/viewer.toml");
+    let plain = join.replace("mqtts://", "mqtt://");
+    let half = join.split_once("password").unwrap().0.to_owned();
+    for (wrong, part) in [
+        (broken_ca, "`ca`: it is damaged"),
+        (viewer, "not for a node"),
+        (plain, "only reached over TLS"),
+        (half, "missing (password, ca)"),
+        (join.replace("version = 1", "version = 2"), "update this node"),
+    ] {
+        node.write_boot("microlambda-join.toml", &wrong);
+        node.start();
+        assert!(node.problems().contains(part), "{part}: {}", node.problems());
+        assert_eq!(node.text("/etc/microlambda/edge.toml"), config);
+        assert_eq!(node.boot_text("microlambda-join.toml"), wrong, "nothing of it was applied");
+    }
+    // On the broker's own node it is of no use, and stays; also where no roles are named.
+    for text in ["roles = [\"broker\"]\n", EXAMPLE] {
+        hub.write_boot("microlambda.toml", text);
+        hub.write_boot("microlambda-join.toml", &join);
+        hub.start();
+        assert!(hub.problems().contains("it runs the broker itself"), "{}", hub.problems());
+        assert_eq!(hub.boot_text("microlambda-join.toml"), join);
+        assert!(hub.has("/etc/mosquitto/conf.d/microlambda.conf"));
+    }
+}
