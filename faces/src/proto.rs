@@ -55,7 +55,8 @@ pub enum ToWorker {
     Frame {
         /// Sequence number.
         sequence: u64,
-        /// A JPEG picture.
+        /// A JPEG picture: written as one run of bytes, without a call for each of millions.
+        #[serde(with = "serde_bytes")]
         jpeg: Vec<u8>,
         /// Where alone something may be new in it; `None` for all of it.
         moved: Option<Areas>,
@@ -250,5 +251,18 @@ pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ProtoError> {
         Ok((message, [])) => Ok(message),
         Ok((_, rest)) => Err(ProtoError::Malformed { why: format!("{} bytes left over", rest.len()) }),
         Err(e) => Err(ProtoError::Malformed { why: e.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_its_length_and_its_bytes() {
+        let frame = ToWorker::Frame { sequence: 5, jpeg: vec![0xff, 0xd8, 0], moved: None, more: true };
+        let message = encode(&frame).unwrap();
+        assert_eq!(message[4..], [1, 5, 3, 0xff, 0xd8, 0, 0, 1]);
+        assert_eq!(decode::<ToWorker>(&message[4..]).unwrap(), frame);
     }
 }
