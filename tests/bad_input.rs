@@ -1,5 +1,6 @@
 //! Bad input gets a clear message and a counter, and loses nothing else.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -31,9 +32,16 @@ fn pictures_that_cannot_be_read_are_counted_and_the_others_are_searched() {
     assert_eq!(biden, 1, "{outcome:?}");
     assert_eq!(outcome.people.len(), 2, "{outcome:?}");
     let log = site.camera.as_ref().expect("a camera").log_tail(200);
-    for bad in ["11_text.jpg", "12_empty.jpg"] {
+    let passed_over = ["11_text.jpg", "12_empty.jpg", "13_one_pixel.jpg"];
+    for bad in passed_over {
         assert!(log.contains(bad), "{bad} is named: {log}");
     }
+    let labels = site.tally.steps.iter().flat_map(|step| &step.frames).map(|frame| frame.label.as_str());
+    let searched: BTreeSet<&str> = labels.collect();
+    assert_eq!(searched, ["00_obama.jpg", "10_truncated.jpg", "14_51_megapixels.jpg", "20_biden.jpg"].into());
+    assert_eq!(outcome.frames, searched.len() as u64, "{outcome:?}");
+    // The camera tells its counters every few seconds.
+    site.wait_for("count", |tally, _| tally.passed_over() == passed_over.len() as u64);
     site.stop_and_check();
 }
 

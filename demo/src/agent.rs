@@ -35,12 +35,14 @@ pub struct Programs {
 impl Programs {
     /// The programs in `dir`, whether they exist or not.
     pub fn in_dir(dir: &Path) -> Self {
+        // Processes with another working directory use it as well.
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
         Self {
-            dir: dir.to_path_buf(),
             camera: dir.join("camera-agent"),
             edge: dir.join("edge-agent"),
             worker: dir.join("face-worker"),
             demo: dir.join("microlambda-demo"),
+            dir,
         }
     }
 
@@ -83,7 +85,8 @@ pub struct Rig {
     pub broker: BrokerUrl,
     /// What keeps the agents apart.
     pub walls: Walls,
-    /// Directories beside `dir` that agents behind walls see empty unless they are theirs: photos and models, say.
+    /// Directories beside `dir` and the downloads of `make setup` that agents behind walls see empty unless they are
+    /// theirs: photos and models, say.
     pub private: Vec<PathBuf>,
 }
 
@@ -188,7 +191,8 @@ impl Rig {
         let sandbox = match &self.walls {
             Walls::None(_) => None,
             Walls::Namespaces { socket, .. } => {
-                let cover = outermost(std::iter::once(&self.dir).chain(&self.private));
+                let downloads = downloads();
+                let cover = outermost(std::iter::once(&self.dir).chain(&self.private).chain(&downloads));
                 let log = dir.join("sandbox.log");
                 Some(Sandbox::new(&self.programs, socket, &cover, &keep, &log)?)
             }
@@ -266,6 +270,14 @@ fn outermost<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
         }
     }
     outermost
+}
+
+/// Where `scripts/common.sh` keeps downloads, the default photos among them; `None` if there are none.
+pub fn downloads() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let cache =
+        std::env::var_os("XDG_CACHE_HOME").filter(|cache| !cache.is_empty()).map(PathBuf::from).or_else(home)?;
+    cache.join("microlambda").canonicalize().ok()
 }
 
 /// The `[broker]` table; a password goes to a file that only this user can read.

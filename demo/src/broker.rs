@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use microlambda_wire::Name;
-use rumqttc::{Client, Event, Packet, QoS};
+use rumqttc::{Client, ConnectReturnCode, ConnectionError, Event, Packet, QoS};
 
 use crate::process::{POLL, Process};
 use crate::relay::{self, Endpoint};
@@ -89,10 +89,8 @@ impl Broker {
     /// [`Error::Broker`] if the address is none, or nobody answers.
     pub fn external(url: &str) -> Result<Self, Error> {
         let broker = Self { kind: BrokerKind::External, url: url.parse()?, process: None };
-        broker.wait_until_it_answers(ANSWER_PATIENCE).map_err(|why| Error::Broker {
-            url: broker.url.to_string(),
-            why: format!("{why}; check that it runs and that the address is right"),
-        })?;
+        let answer = broker.wait_until_it_answers(ANSWER_PATIENCE);
+        answer.map_err(|why| Error::Broker { url: broker.url.to_string(), why })?;
         Ok(broker)
     }
 
@@ -117,7 +115,7 @@ impl Broker {
         })
     }
 
-    /// Connects as an MQTT client until that succeeds.
+    /// Connects as an MQTT client until that succeeds, or cannot. If it does not, says why and what to do.
     fn wait_until_it_answers(&self, patience: Duration) -> Result<(), String> {
         let until = Instant::now() + patience;
         let mut options = self.url.options(&crate::observer::client_id("probe"));
@@ -132,6 +130,12 @@ impl Broker {
                     return Ok(());
                 }
                 Ok(Ok(_)) => {}
+                Ok(Err(ConnectionError::ConnectionRefused(
+                    ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+                ))) => {
+                    let remedy = "give both in its address, as mqtt://user:password@host:port";
+                    return Err(format!("it refuses this user and password: {remedy}"));
+                }
                 Ok(Err(error)) => {
                     why = error.to_string();
                     thread::sleep(POLL * 4);
@@ -139,7 +143,7 @@ impl Broker {
                 Err(_) => break,
             }
         }
-        Err(why)
+        Err(format!("{why}; check that it runs and that the address is right"))
     }
 
     /// Which program it is.
@@ -155,6 +159,19 @@ impl Broker {
     /// Its process, unless it is somebody else's.
     pub fn process(&mut self) -> Option<&mut Process> {
         self.process.as_mut()
+    }
+
+    /// The pid of its process, unless it is somebody else's.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().and_then(Process::pid)
+    }
+
+    /// An error if it was started here and has ended.
+    ///
+    /// # Errors
+    /// [`Error::Exited`] with the last lines of its log.
+    pub fn check(&self) -> Result<(), Error> {
+        self.process.as_ref().map_or(Ok(()), Process::check_present)
     }
 
     /// SIGKILL. Nothing happens to a broker that was not started here.

@@ -7,10 +7,12 @@ use microlambda::{Digest, Version};
 use microlambda_runtime::printable;
 use microlambda_wire::Name;
 
+use crate::leftovers::RunDir;
+use crate::observer::denied;
 use crate::show::say;
 use crate::summary::Recovery;
 use crate::tally::{ClaimSeen, News, Step, Tally};
-use crate::{Agent, Error, Observer, Report, passed_over, show};
+use crate::{Agent, Broker, BrokerKind, Error, Observer, Report, Rig, passed_over, show};
 
 /// So often processes and Ctrl-C are looked at while the bus is silent.
 const LOOK: Duration = Duration::from_millis(20);
@@ -21,9 +23,13 @@ const NAMED_MAX: usize = 10;
 /// Below this limit a worker's CPU count (10 ms a tick) cannot tell whether it is inside a step.
 const CPU_CHECK_LIMIT_MS: u64 = 100;
 
-/// What a job must share with the rest of the run.
+/// What a job stands on and shares with the rest of the run.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds<'a> {
+pub(crate) struct Ground<'a> {
+    pub rig: &'a Rig,
+    pub broker: &'a Broker,
+    /// Lists all processes, so that the next run can end those of a killed driver.
+    pub dir: &'a RunDir,
     /// Set by Ctrl-C.
     pub interrupted: &'a AtomicBool,
     /// When nothing has gone on for so long, the run gives up.
@@ -41,7 +47,7 @@ pub(crate) struct Job<'a> {
     pub aloud: bool,
     /// So many pictures that the camera passed over have been named; `None` if that is not to be done.
     pub named: Option<usize>,
-    bounds: Bounds<'a>,
+    ground: Ground<'a>,
     /// When something went on last.
     went_on_at: Instant,
 }
@@ -73,10 +79,33 @@ pub(crate) struct Limits {
 }
 
 impl<'a> Job<'a> {
-    pub fn new(observer: Observer, camera: Agent, bounds: Bounds<'a>, aloud: bool) -> Self {
+    /// A job with a camera, and no nodes yet.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written down.
+    pub fn new(observer: Observer, camera: Agent, ground: Ground<'a>, aloud: bool) -> Result<Self, Error> {
         let went_on_at = Instant::now();
         let (tally, edges) = (Tally::default(), Vec::new());
-        Self { observer, tally, camera, edges, refused: 0, aloud, named: Some(0), bounds, went_on_at }
+        let job = Self { observer, tally, camera, edges, refused: 0, aloud, named: Some(0), ground, went_on_at };
+        job.record()?;
+        Ok(job)
+    }
+
+    /// Adds a running node.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written down.
+    pub fn join(&mut self, node: Name, agent: Agent) -> Result<(), Error> {
+        self.edges.push((node, agent));
+        self.record()
+    }
+
+    /// Writes down every process of the run as it is now.
+    fn record(&self) -> Result<(), Error> {
+        let Ground { rig, broker, dir, .. } = self.ground;
+        let base = broker.pid().into_iter().chain(rig.walls.process().and_then(|process| process.pid()));
+        let agents = self.edges.iter().flat_map(|(_, agent)| agent.pids());
+        dir.record(base.chain(agents).chain(self.camera.pids()))
     }
 
     /// Takes reports until `enough` says so.
@@ -97,7 +126,7 @@ impl<'a> Job<'a> {
             if news.iter().any(|piece| matches!(piece, News::Step(_) | News::InputEnds(_) | News::Done(_))) {
                 self.went_on_at = Instant::now();
             }
-            if self.went_on_at.elapsed() >= self.bounds.timeout {
+            if self.went_on_at.elapsed() >= self.ground.timeout {
                 return Err(self.timeout(what));
             }
         }
@@ -105,27 +134,27 @@ impl<'a> Job<'a> {
 
     /// The next news, after at most [`LOOK`].
     fn next(&mut self) -> Result<Vec<News>, Error> {
-        if self.bounds.interrupted.load(Ordering::Relaxed) {
+        if self.ground.interrupted.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         let news = match self.observer.next(LOOK) {
             Some(Report::Seen(seen)) => self.tally.take(&seen),
             Some(Report::Refused { topic, why }) => {
                 self.refused += 1;
-                if self.aloud {
-                    say!("{}", show::bad(&format!("! refused a message on {topic}: {why}")));
-                }
+                self.say(&show::refused(&topic, &why));
                 Vec::new()
             }
             Some(Report::Lost(why)) => {
-                if self.aloud {
-                    say!("{}", show::bad(&format!("! the broker is gone: {why}")));
-                }
+                self.say(&show::lost(&why, self.ground.broker.kind() == BrokerKind::External));
                 Vec::new()
             }
-            Some(Report::Connected) => Vec::new(),
+            Some(Report::Connected) => {
+                self.say(&show::deed("the broker is back"));
+                Vec::new()
+            }
+            Some(Report::Denied(filter)) => return Err(denied(self.ground.broker.url(), &filter)),
             None => {
-                self.check_agents()?;
+                self.check_processes()?;
                 Vec::new()
             }
         };
@@ -157,7 +186,9 @@ impl<'a> Job<'a> {
     }
 
     /// An agent that we killed has no process; a camera that has delivered everything may end.
-    fn check_agents(&mut self) -> Result<(), Error> {
+    fn check_processes(&mut self) -> Result<(), Error> {
+        self.ground.broker.check()?;
+        self.ground.rig.walls.check()?;
         for (_, agent) in &mut self.edges {
             agent.check_running()?;
         }
@@ -180,7 +211,7 @@ impl<'a> Job<'a> {
                 agent.log_tail(8)
             );
         }
-        Error::Timeout { what: what.into(), after_s: self.bounds.timeout.as_secs(), logs }
+        Error::Timeout { what: what.into(), after_s: self.ground.timeout.as_secs(), logs }
     }
 
     /// Runs until the chain is done, everybody agrees, and a killed node is back. Returns the digest and the kill.
@@ -235,7 +266,7 @@ impl<'a> Job<'a> {
                 let Some(claim) = self.tally.claim.clone().filter(|claim| claim.step >= front) else {
                     return Ok(Kill::Waiting(from));
                 };
-                let at = Instant::now() + Duration::from_millis(limits.r_limit_ms * 2 / 5);
+                let at = Instant::now() + self.middle(&claim.node, limits);
                 let worker_cpu_us = self.edge(&claim.node).map_or(0, |agent| agent.children_usage().cpu_us);
                 Ok(Kill::Aimed { claim, at, worker_cpu_us })
             }
@@ -270,6 +301,13 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// When a step of `node` is in its middle: the first ones of a node are much shorter than the limit.
+    fn middle(&self, node: &Name, limits: Limits) -> Duration {
+        let last = self.tally.steps.iter().rfind(|step| step.node == *node);
+        let half = last.map(|step| Duration::from_micros(step.timing.used_us / 2));
+        half.unwrap_or(Duration::MAX).min(Duration::from_millis(limits.r_limit_ms * 2 / 5))
+    }
+
     fn strike(&mut self, claim: ClaimSeen, worker_cpu_us: u64, limits: Limits) -> Kill {
         let front = self.tally.front();
         let held = self.tally.claim.as_ref().is_some_and(|now| now.node == claim.node && now.step == claim.step);
@@ -289,6 +327,7 @@ impl<'a> Job<'a> {
         if let Some(agent) = self.edge(node) {
             agent.respawn()?;
         }
+        self.record()?;
         self.say(&show::deed(&format!("{node} is started again, on the database it left")));
         Ok(())
     }
@@ -297,11 +336,6 @@ impl<'a> Job<'a> {
         if self.aloud {
             say!("{line}");
         }
-    }
-
-    /// All pids of the job's agents.
-    pub fn pids(&self) -> Vec<u32> {
-        self.edges.iter().flat_map(|(_, agent)| agent.pids()).chain(self.camera.pids()).collect()
     }
 }
 

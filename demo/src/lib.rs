@@ -26,7 +26,7 @@ mod summary;
 mod tally;
 mod url;
 
-pub use agent::{Agent, CameraSetup, EdgeSetup, PROGRAMS_VARIABLE, Programs, Rig};
+pub use agent::{Agent, CameraSetup, EdgeSetup, PROGRAMS_VARIABLE, Programs, Rig, downloads};
 pub use broker::{Broker, BrokerKind, run_embedded};
 pub use clock::monotonic_us;
 pub use error::Error;

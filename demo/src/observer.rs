@@ -11,7 +11,7 @@ use microlambda_wire::{
     AheadNote, CameraHead, CameraStatus, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, Name, NodeStatus,
     Payload, PayloadError, RecordNote, SyncHave, SyncWant, Topic, TopicPrefix, Want, from_payload,
 };
-use rumqttc::{Client, Connection, Event, Packet, Publish, QoS, SubscribeFilter};
+use rumqttc::{Client, Connection, Event, Packet, Publish, QoS, SubscribeFilter, SubscribeReasonCode};
 
 use crate::Error;
 use crate::clock::monotonic_us;
@@ -42,8 +42,10 @@ const FILTERS: [&str; 10] = [
 pub enum Report {
     /// Connected and subscribed (again).
     Connected,
-    /// The connection is gone; another is being tried.
+    /// The connection is gone; another is being tried until [`Report::Connected`].
     Lost(String),
+    /// The broker does not let this client subscribe to this filter: nothing will be seen there.
+    Denied(String),
     /// A message of ours.
     Seen(Box<Seen>),
     /// A message on our topics that is not ours, or not sound.
@@ -104,7 +106,7 @@ impl Observer {
     /// Connects and subscribes to `site`; returns when the broker has granted that.
     ///
     /// # Errors
-    /// [`Error::Broker`] if it does not within ten seconds.
+    /// [`Error::Broker`] if it does not within ten seconds, or refuses a subscription.
     pub fn connect(url: &BrokerUrl, site: &Name) -> Result<Self, Error> {
         let (client, connection) = Client::new(url.options(&client_id("observer")), 16);
         let (sender, reports) = sync_channel(QUEUE_LEN);
@@ -118,6 +120,7 @@ impl Observer {
             stop: Arc::clone(&stop),
             repeats: Arc::clone(&repeats),
             events: HashSet::new(),
+            lost: false,
         };
         let thread = Some(thread::spawn(move || poll.run(connection)));
         let observer = Self { reports, client, stop, repeats, thread };
@@ -127,6 +130,7 @@ impl Observer {
             match observer.next(until.saturating_duration_since(Instant::now())) {
                 Some(Report::Connected) => return Ok(observer),
                 Some(Report::Lost(reason)) => why = reason,
+                Some(Report::Denied(filter)) => return Err(denied(url, &filter)),
                 Some(Report::Seen(_) | Report::Refused { .. }) => {}
                 None => {
                     return Err(Error::Broker { url: url.to_string(), why });
@@ -150,7 +154,7 @@ impl Observer {
                         return Some(found);
                     }
                 }
-                Report::Connected | Report::Lost(_) | Report::Refused { .. } => {}
+                Report::Connected | Report::Lost(_) | Report::Denied(_) | Report::Refused { .. } => {}
             }
         }
     }
@@ -179,6 +183,8 @@ struct Poll {
     stop: Arc<AtomicBool>,
     repeats: Arc<AtomicU64>,
     events: HashSet<Name>,
+    /// The loss was told; attempts that fail are not.
+    lost: bool,
 }
 
 impl Poll {
@@ -191,12 +197,18 @@ impl Poll {
                     let _ = self.client.try_subscribe_many(filters);
                     None
                 }
-                Ok(Ok(Event::Incoming(Packet::SubAck(_)))) => Some(Report::Connected),
+                Ok(Ok(Event::Incoming(Packet::SubAck(answer)))) => {
+                    self.lost = false;
+                    let mut answers = self.filters.iter().zip(&answer.return_codes);
+                    let denied = answers.find(|(_, code)| **code == SubscribeReasonCode::Failure);
+                    Some(denied.map_or(Report::Connected, |(filter, _)| Report::Denied(filter.clone())))
+                }
                 Ok(Ok(Event::Incoming(Packet::Publish(publish)))) => self.read(&publish),
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => {
                     thread::sleep(RETRY);
-                    Some(Report::Lost(error.to_string()))
+                    let told = std::mem::replace(&mut self.lost, true);
+                    (!told).then(|| Report::Lost(error.to_string()))
                 }
                 Err(_) => return,
             };
@@ -226,6 +238,12 @@ impl Poll {
         }
         Some(Report::Seen(Box::new(Seen { at_us, retained: publish.retain, topic, note })))
     }
+}
+
+/// What to do about [`Report::Denied`].
+pub(crate) fn denied(url: &BrokerUrl, filter: &str) -> Error {
+    let why = format!("it does not let this user subscribe to {filter}: allow that, or name another user");
+    Error::Broker { url: url.to_string(), why }
 }
 
 /// Reads a payload as what its topic says it is.
@@ -262,4 +280,48 @@ pub(crate) fn client_id(role: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("microlambda-{role}-{}-{number}-{}", std::process::id(), monotonic_us())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Reads one packet of less than 16 KiB and returns what follows its length.
+    fn packet(stream: &mut impl std::io::Read) -> Vec<u8> {
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).unwrap();
+        let mut length = usize::from(head[1] & 0x7f);
+        if head[1] & 0x80 != 0 {
+            let mut more = [0];
+            stream.read_exact(&mut more).unwrap();
+            length += usize::from(more[0]) << 7;
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).unwrap();
+        body
+    }
+
+    #[test]
+    fn a_subscription_that_the_broker_refuses_is_named_at_once() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = BrokerUrl::loopback(server.local_addr().unwrap().port());
+        let broker = thread::spawn(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            packet(&mut stream);
+            stream.write_all(&[0x20, 2, 0, 0]).unwrap();
+            let subscribe = packet(&mut stream);
+            let mut answer = vec![0x90, 2 + FILTERS.len() as u8, subscribe[0], subscribe[1]];
+            answer.extend([1; FILTERS.len()]);
+            answer[4 + 1] = 0x80;
+            stream.write_all(&answer).unwrap();
+            // Until the client goes.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let error = Observer::connect(&url, &Name::new("demo").unwrap()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("subscribe to microlambda/demo/camera/+/head"), "{error}");
+        broker.join().unwrap();
+    }
 }

@@ -1,5 +1,6 @@
 //! What a run is asked to do, and whether it can be.
 
+use std::fs::FileType;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -114,6 +115,7 @@ struct Folder {
     pictures: u64,
     links: u64,
     unnameable: u64,
+    subfolders: u64,
 }
 
 impl Folder {
@@ -122,12 +124,17 @@ impl Folder {
         let mut folder = Self::default();
         for entry in std::fs::read_dir(path).map_err(|e| error(e.to_string()))?.flatten() {
             let name = entry.file_name();
+            // `file_type` does not follow links.
+            let kind = entry.file_type();
+            if kind.as_ref().is_ok_and(FileType::is_dir) {
+                folder.subfolders += 1;
+                continue;
+            }
             let ending = Path::new(&name).extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
             if !ending.is_some_and(|ending| PICTURES.contains(&ending.as_str())) {
                 continue;
             }
-            // `file_type` does not follow links.
-            match entry.file_type() {
+            match kind {
                 Ok(kind) if kind.is_symlink() => folder.links += 1,
                 Ok(kind) if kind.is_file() && name.to_str().is_none() => folder.unnameable += 1,
                 Ok(kind) if kind.is_file() => folder.pictures += 1,
@@ -137,8 +144,9 @@ impl Folder {
         if folder.pictures > 0 {
             return Ok(folder);
         }
-        let left_out = folder.left_out();
-        Err(error(if left_out.is_empty() { "no file ends in .jpg, .jpeg or .png".into() } else { left_out }))
+        let none = (folder.links + folder.unnameable == 0).then(|| "no file ends in .jpg, .jpeg or .png".to_string());
+        let left_out = Some(folder.left_out()).filter(|left_out| !left_out.is_empty());
+        Err(error(none.into_iter().chain(left_out).collect::<Vec<_>>().join("; ")))
     }
 
     fn left_out(&self) -> String {
@@ -151,6 +159,10 @@ impl Folder {
         if self.unnameable > 0 {
             let names = counted(self.unnameable, "name");
             parts.push(format!("{names} that {} not UTF-8 {0} passed over: rename the files", were(self.unnameable)));
+        }
+        if self.subfolders > 0 {
+            let are = if self.subfolders == 1 { "is" } else { "are" };
+            parts.push(format!("{} {are} not searched", counted(self.subfolders, "subfolder")));
         }
         parts.join("; ")
     }
@@ -192,8 +204,12 @@ mod tests {
         create_dir_all(root.join("data/photos/demo")).unwrap();
         write(root.join("data/photos/demo/notes.txt"), "").unwrap();
         assert!(fails().contains("no file ends in .jpg") && fails().contains("--photos"));
+        create_dir_all(root.join("data/photos/demo/2023.jpg")).unwrap();
+        assert!(fails().contains("or .png; 1 subfolder is not searched;"), "{}", fails());
+        create_dir_all(root.join("data/photos/demo/2024")).unwrap();
         symlink("a.JPG", root.join("data/photos/demo/link.jpg")).unwrap();
-        assert!(fails().contains("1 symbolic link was passed over: copy the files"), "{}", fails());
+        let left_out = "1 symbolic link was passed over: copy the files; 2 subfolders are not searched";
+        assert!(fails().contains(left_out), "{}", fails());
         write(root.join("data/photos/demo/a.JPG"), "").unwrap();
         assert!(fails().contains("resnet_model_v1.dat is missing: run `make setup`"));
         create_dir_all(root.join("data/models")).unwrap();
@@ -202,7 +218,7 @@ mod tests {
         }
         let plan = Plan::new(&args(root), programs.clone()).unwrap();
         assert_eq!(plan.photos_len, 1, "a link is not followed, as the camera agent does not");
-        assert_eq!(plan.left_out, "1 symbolic link was passed over: copy the files");
+        assert_eq!(plan.left_out, left_out);
         assert!(plan.photos.is_absolute() && plan.out.is_dir());
     }
 }

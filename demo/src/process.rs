@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use crate::Error;
 
@@ -194,6 +194,24 @@ impl Process {
         tail(&self.log, lines)
     }
 
+    /// As [`Process::check_running`], for those who share it: it is looked at only, and whoever owns it may reap it.
+    ///
+    /// # Errors
+    /// [`Error::Exited`] with the last lines of its log.
+    pub fn check_present(&self) -> Result<(), Error> {
+        let Some(pid) = self.pid().and_then(|pid| Pid::from_raw(pid.cast_signed())) else {
+            return Ok(());
+        };
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let Ok(Some(status)) = rustix::process::waitid(WaitId::Pid(pid), look) else {
+            return Ok(());
+        };
+        let how = status.exit_status().map(|code| format!("exit status: {code}"));
+        let signal = status.terminating_signal().unwrap_or(0);
+        let status = how.unwrap_or_else(|| format!("signal: {signal}"));
+        Err(Error::Exited { label: self.label.clone(), status, log: self.log_tail(12) })
+    }
+
     /// An error if it has ended.
     ///
     /// # Errors
@@ -349,6 +367,25 @@ mod tests {
         assert_eq!(process.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(3));
         let message = process.check_running().unwrap_err().to_string();
         assert!(message.contains("exit status: 3") && message.contains("one\ntwo"), "{message}");
+    }
+
+    #[test]
+    fn a_process_that_is_gone_can_be_told_by_those_who_do_not_own_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = shell("echo up; exec sleep 600", dir.path());
+        assert!(process.check_present().is_ok());
+        signal_pid(process.pid().unwrap(), Signal::KILL);
+        let until = Instant::now() + Duration::from_secs(10);
+        let error = loop {
+            match process.check_present() {
+                Err(error) => break error.to_string(),
+                Ok(()) => assert!(Instant::now() < until, "nobody notices"),
+            }
+        };
+        assert!(error.contains("shell ended unexpectedly (signal: 9)"), "{error}");
+        assert!(process.check_running().is_err(), "it is still there to be reaped");
+        process.kill();
+        assert!(process.check_present().is_ok(), "its owner ended it");
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use microlambda_runtime::{counted, printable};
 use microlambda_wire::Name;
 
-use crate::job::{Bounds, Job, Kill, Limits, ms};
+use crate::job::{Ground, Job, Kill, Limits, ms};
 use crate::leftovers::{OutLock, RunDir};
 use crate::options::{DemoArgs, Plan};
 use crate::show::say;
@@ -24,6 +24,8 @@ const GRACE_MS: u64 = 500;
 const ANNOUNCE_MS: u64 = 2_000;
 /// A limit that no job of the demo reaches, ms: an hour.
 const UNLIMITED_MS: u64 = 3_600_000;
+/// The largest frame that a camera agent can be told to offer, bytes.
+const FRAME_BYTES_MAX: i64 = 16 << 20;
 /// So many pictures that were passed over are named in the summary.
 const REASONS_MAX: usize = 100;
 /// An agent that is asked to end gets so long.
@@ -56,8 +58,13 @@ pub fn run(args: &DemoArgs) -> Result<(), Error> {
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
             .map_err(|e| Error::file(Path::new("signal handler"), e))?;
     }
+    // A terminal sends Ctrl-C to everything that was started as well: what follows from its end is no failure.
+    run_until(args, &interrupted)
+        .map_err(|error| if interrupted.load(Ordering::Relaxed) { Error::Interrupted } else { error })
+}
+
+fn run_until(args: &DemoArgs, interrupted: &AtomicBool) -> Result<(), Error> {
     let plan = Plan::new(args, Programs::find()?)?;
-    let bounds = Bounds { interrupted: &interrupted, timeout: plan.timeout };
     let _lock = OutLock::take(&plan.out)?;
     let summary_path = plan.out.join("summary.json");
     let _ = fs::remove_file(&summary_path);
@@ -67,7 +74,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Error> {
         let processes = if ended == 1 { "1 process".into() } else { format!("{ended} processes") };
         say!("{}", show::deed(&format!("still there of a former run, and ended: {processes}")));
     }
-    let mut broker = match &plan.broker {
+    let broker = match &plan.broker {
         Some(url) => Broker::external(url)?,
         None => Broker::embedded(&plan.programs, &dir.path().join("broker"), plan.port)?,
     };
@@ -79,16 +86,15 @@ pub fn run(args: &DemoArgs) -> Result<(), Error> {
         private: vec![plan.data.clone(), plan.photos.clone()],
     };
     greet(&plan, &broker, &rig);
-    let base: Vec<u32> =
-        broker.process().and_then(|p| p.pid()).into_iter().chain(rig.walls.process().and_then(|p| p.pid())).collect();
+    let ground = Ground { rig: &rig, broker: &broker, dir: &dir, interrupted, timeout: plan.timeout };
 
     say!("\n{}", show::heading("The job in short steps"));
-    let outcome = short_steps(&plan, &rig, &broker, &dir, &base, bounds)?;
+    let outcome = short_steps(&plan, ground)?;
     something_usable(&plan, &outcome)?;
     say!("\n{}", show::heading("The same photos in one long run, on an empty database"));
     // Its only step says nothing until it ends: about as long as all the short ones together took, on one node.
     let timeout = plan.timeout.max(Duration::from_secs_f64(outcome.wall_s * 4.0));
-    let long = long_run(&plan, &rig, &broker, &dir, &base, Bounds { timeout, ..bounds })?;
+    let long = long_run(&plan, Ground { timeout, ..ground })?;
 
     let summary = summarise(&plan, &rig, &broker, &outcome, &long);
     write_results(&plan, &summary, &outcome.tally)?;
@@ -151,12 +157,14 @@ impl Drop for Sweep<'_> {
 }
 
 fn camera_setup(plan: &Plan, site: &Name) -> Result<CameraSetup, Error> {
+    // A phone's picture passes as it is.
+    let frame = toml::Table::from_iter([("bytes-max".to_owned(), FRAME_BYTES_MAX.into())]);
     Ok(CameraSetup {
         site: site.clone(),
         camera: name("folder")?,
         photos: plan.photos.clone(),
         exit_when_done: true,
-        extra: toml::Table::new(),
+        extra: toml::Table::from_iter([("frame".to_owned(), frame.into())]),
     })
 }
 
@@ -178,26 +186,18 @@ fn fan_out(on: bool) -> toml::Table {
     toml::Table::from_iter([("fan-out".to_owned(), on.into())])
 }
 
-fn short_steps(
-    plan: &Plan,
-    rig: &Rig,
-    broker: &Broker,
-    dir: &RunDir,
-    base: &[u32],
-    bounds: Bounds<'_>,
-) -> Result<Outcome, Error> {
+fn short_steps(plan: &Plan, ground: Ground<'_>) -> Result<Outcome, Error> {
+    let Ground { rig, broker, .. } = ground;
     let site = site(plan, "")?;
     let _sweep = Sweep { broker, site: site.clone() };
     let observer = broker.observe(&site)?;
     let begun = Instant::now();
     let camera = rig.camera("camera", &camera_setup(plan, &site)?)?;
-    let mut job = Job::new(observer, camera, bounds, true);
-    dir.record(base.iter().copied().chain(job.pids()))?;
+    let mut job = Job::new(observer, camera, ground, true)?;
     for letter in ('a'..='z').take(plan.nodes.into()) {
         let node = name(&format!("node-{letter}"))?;
         let agent = rig.edge(node.as_str(), &edge_setup(plan, &site, &node, plan.r_limit_ms))?;
-        job.edges.push((node, agent));
-        dir.record(base.iter().copied().chain(job.pids()))?;
+        job.join(node, agent)?;
     }
     let kill = if plan.kill { Kill::Waiting(plan.photos_len.div_ceil(2)) } else { Kill::Off };
     let limits = Limits { r_limit_ms: plan.r_limit_ms, grace_ms: GRACE_MS };
@@ -206,30 +206,21 @@ fn short_steps(
 }
 
 /// One node whose limit is never reached. It starts when the spool is complete, so that nothing interrupts its step.
-fn long_run(
-    plan: &Plan,
-    rig: &Rig,
-    broker: &Broker,
-    dir: &RunDir,
-    base: &[u32],
-    bounds: Bounds<'_>,
-) -> Result<Outcome, Error> {
+fn long_run(plan: &Plan, ground: Ground<'_>) -> Result<Outcome, Error> {
+    let Ground { rig, broker, .. } = ground;
     let site = site(plan, "-long")?;
     let _sweep = Sweep { broker, site: site.clone() };
     let observer = broker.observe(&site)?;
     let camera = rig.camera("long-camera", &camera_setup(plan, &site)?)?;
-    let mut job = Job::new(observer, camera, bounds, true);
+    let mut job = Job::new(observer, camera, ground, true)?;
     job.named = None;
-    // The wait for the camera is long enough for a kill of this driver.
-    dir.record(base.iter().copied().chain(job.pids()))?;
     job.watch("the camera to read all photos", |_, news| {
         Ok(news.iter().any(|piece| matches!(piece, News::InputEnds(_))))
     })?;
     let begun = Instant::now();
     let node = name("long")?;
     let agent = rig.edge("long-node", &edge_setup(plan, &site, &node, UNLIMITED_MS))?;
-    job.edges.push((node, agent));
-    dir.record(base.iter().copied().chain(job.pids()))?;
+    job.join(node, agent)?;
     let limits = Limits { r_limit_ms: UNLIMITED_MS, grace_ms: GRACE_MS };
     let (digest, kill) = job.run(Kill::Off, limits)?;
     conclude(job, digest.to_string(), kill, begun)
@@ -279,9 +270,10 @@ fn conclude(mut job: Job<'_>, digest: String, kill: Kill, begun: Instant) -> Res
     })
 }
 
-/// True once a face and the event that it was new have both been seen on the bus.
+/// True once a face with its picture, and the event that it was new, have both been seen on the bus.
 fn complete(tally: &Tally, face: &Name) -> bool {
-    tally.faces.contains_key(face) && tally.events.values().any(|event| event.face == *face)
+    tally.faces.get(face).is_some_and(|known| !known.thumbnail.0.is_empty())
+        && tally.events.values().any(|event| event.face == *face)
 }
 
 fn known_faces(agent: &Agent) -> Result<Vec<KnownFace>, Error> {

@@ -23,33 +23,35 @@ const NAMESPACES: [&str; 4] = ["--mount", "--net", "--propagation", "private"];
 /// A Unix socket's path is no longer, bytes (`sun_path` of unix(7), less its end).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// Covers directories, puts the kept ones back, and becomes the relay. Arguments: number of covered directories,
-/// these, number of kept ones, these, and the program. `/mnt` holds the kept ones in between, in this namespace alone.
+/// Covers directories, puts the kept ones back, and becomes the relay. Arguments: a directory for its use, number of
+/// covered directories, these, number of kept ones, these, and the program. The first holds the kept ones in between, in
+/// this namespace alone. As it may be covered itself, it is entered before, and paths in it are taken as they are written.
 const SCRIPT: &str = r#"
 set -eu
 ip link set lo up
-mount -t tmpfs -o mode=0755 microlambda /mnt
+mkdir -p "$1"
+mount -t tmpfs -o mode=0755 microlambda "$1"
+cd "$1"; shift
 covered=$1; shift
-list=/mnt/covered
-: > $list
-while [ "$covered" -gt 0 ]; do printf '%s\n' "$1" >> $list; shift; covered=$((covered - 1)); done
+: > covered
+while [ "$covered" -gt 0 ]; do printf '%s\n' "$1" >> covered; shift; covered=$((covered - 1)); done
 kept=$1; shift
 number=0
 while [ "$number" -lt "$kept" ]; do
-    mkdir /mnt/$number
-    mount --bind "$1" /mnt/$number
-    printf '%s\n' "$1" > /mnt/$number.path
+    mkdir $number
+    mount --bind "$1" $number
+    printf '%s\n' "$1" > $number.path
     shift; number=$((number + 1))
 done
-while read -r path; do mount -t tmpfs -o mode=0755 microlambda "$path"; done < $list
+while IFS= read -r path; do mount -t tmpfs -o mode=0755 microlambda "$path"; done < covered
 number=0
 while [ "$number" -lt "$kept" ]; do
-    read -r path < /mnt/$number.path
+    IFS= read -r path < $number.path
     mkdir -p "$path"
-    mount --bind /mnt/$number "$path"
+    mount --no-canonicalize --bind ./$number "$path"
     number=$((number + 1))
 done
-umount -R -l /mnt
+cd /
 exec "$@"
 "#;
 
@@ -62,6 +64,13 @@ pub enum Isolation {
     Namespaces,
     /// Separate processes and directories alone.
     None,
+}
+
+impl Isolation {
+    /// What tests ask for: namespaces, which must be there where `CI` is set and nobody reads what was left out.
+    pub fn of_tests() -> Self {
+        if std::env::var_os("CI").is_some_and(|ci| !ci.is_empty()) { Self::Namespaces } else { Self::Auto }
+    }
 }
 
 /// What keeps the agents of one job apart.
@@ -112,7 +121,9 @@ impl Walls {
         std::fs::create_dir_all(&bus).map_err(|e| Error::file(&bus, e))?;
         // Tried once with nothing to do, so that a system without namespaces is known before any agent starts.
         let mut trial = unshare(&NAMESPACES);
-        trial.extend(["sh", "-c", SCRIPT, "sh", "0", "0", "true"].map(OsString::from));
+        trial.extend(["sh", "-c", SCRIPT, "sh"].map(OsString::from));
+        trial.push(scratch(&bus).into());
+        trial.extend(["0", "0", "true"].map(OsString::from));
         let output = Command::new(&trial[0])
             .args(&trial[1..])
             .stdin(Stdio::null())
@@ -146,6 +157,14 @@ impl Walls {
             Self::None(_) => None,
         }
     }
+
+    /// An error if that process has ended.
+    ///
+    /// # Errors
+    /// [`Error::Exited`] with the last lines of its log.
+    pub fn check(&self) -> Result<(), Error> {
+        self.process().map_or(Ok(()), Process::check_present)
+    }
 }
 
 /// The namespaces of one agent.
@@ -171,6 +190,7 @@ impl Sandbox {
         let keep: Vec<&PathBuf> = keep.iter().chain([&bus, &programs.dir]).collect();
         let mut argv = unshare(&NAMESPACES);
         argv.extend(["sh", "-c", SCRIPT, "sh"].map(OsString::from));
+        argv.push(scratch(&bus).into());
         argv.push(cover.len().to_string().into());
         argv.extend(cover.iter().map(OsString::from));
         argv.push(keep.len().to_string().into());
@@ -222,6 +242,11 @@ impl Drop for Sandbox {
         signal_pid(self.holder.id(), rustix::process::Signal::KILL);
         let _ = self.holder.wait();
     }
+}
+
+/// Where a sandbox puts its kept directories before it has covered others. `bus` is kept, which hides it in the end.
+fn scratch(bus: &Path) -> PathBuf {
+    bus.join("scratch")
 }
 
 /// `unshare` with these of its options, as root of a user namespace where the user is not root.

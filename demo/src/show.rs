@@ -66,6 +66,17 @@ pub fn deed(text: &str) -> String {
     styled(MARK, format!("* {text}"))
 }
 
+/// The line for a message that is not ours.
+pub fn refused(topic: &str, why: &str) -> String {
+    bad(&format!("! refused a message on {}: {}", printable(topic), printable(why)))
+}
+
+/// The line for a broker that has gone; one that is not ours may have bounds of its own.
+pub fn lost(why: &str, external: bool) -> String {
+    let hint = if external { "; if it goes at a large picture, let it take messages of 17 MiB" } else { "" };
+    bad(&format!("! the broker is gone: {}{hint}", printable(why)))
+}
+
 /// The line for a piece of news; `None` if it is not worth one.
 pub fn news(news: &News) -> Option<String> {
     Some(match news {
@@ -224,6 +235,8 @@ mod tests {
         let line = line.unwrap();
         let line = plain(&line);
         assert!(!line.contains(['\n', '\u{1b}', '\u{7}']), "{line:?}");
+        let foreign = refused("microlambda/demo/\u{1b}]0;x\u{7}", "not\u{1b}[2Jours");
+        assert!(foreign.contains("demo/\\u{1b}]0;x\\u{7}: not\\u{1b}[2Jours"), "{foreign:?}");
         assert!(line.contains("0.3.0") && line.contains("\\u{1b}[2Jthing"), "{line}");
     }
 

@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails it by panicking")]
 
+use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use microlambda_demo::{Broker, BrokerKind, Error, Note, Observer, Programs, Report};
+use microlambda_demo::{Broker, BrokerKind, Error, Note, Observer, Process, Programs, Report};
 use microlambda_wire::{EventKind, EventNote, FaceNote, Name, NodeStatus, Topic, TopicPrefix, to_payload};
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
@@ -134,6 +136,8 @@ fn a_restarted_broker_is_found_again(broker: &mut Broker) {
     broker.kill();
     let lost = std::iter::from_fn(|| observer.next(PATIENCE)).any(|report| matches!(report, Report::Lost(_)));
     assert!(lost, "the observer never noticed");
+    let again = observer.next(Duration::from_millis(300));
+    assert_eq!(again, None, "attempts that fail are not told");
     broker.restart().unwrap();
     assert_eq!(*broker.url(), address);
     let back = std::iter::from_fn(|| observer.next(PATIENCE)).any(|report| matches!(report, Report::Connected));
@@ -163,6 +167,31 @@ fn an_observer_works_on_mosquitto() {
     let mut broker = Broker::mosquitto(dir.path(), None).unwrap();
     assert_eq!(broker.kind(), BrokerKind::Mosquitto);
     everything(&mut broker);
+}
+
+#[test]
+fn a_wrong_password_is_named_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let passwords = dir.path().join("passwords");
+    let made = Command::new("mosquitto_passwd").args(["-b", "-c"]).arg(&passwords).args(["ann", "secret"]).output();
+    assert!(made.unwrap().status.success());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = dir.path().join("mosquitto.conf");
+    // As root it would become another user, who cannot read the passwords.
+    let text =
+        format!("listener {port} 127.0.0.1\nuser root\nallow_anonymous false\npassword_file {}\n", passwords.display());
+    std::fs::write(&config, text).unwrap();
+    let argv = ["/usr/sbin/mosquitto".into(), "-c".into(), config.into()];
+    let _mosquitto = Process::start("mosquitto", argv.into(), &dir.path().join("log")).unwrap();
+    let broker = Broker::external(&format!("mqtt://ann:secret@127.0.0.1:{port}")).unwrap();
+    assert!(broker.observe(&name("demo")).is_ok());
+    for wrong in ["ann:other@", "bob:secret@", ""] {
+        let begun = Instant::now();
+        let error = Broker::external(&format!("mqtt://{wrong}127.0.0.1:{port}")).unwrap_err().to_string();
+        assert!(error.contains("it refuses this user and password: give both in its address"), "{wrong}: {error}");
+        assert!(!error.contains("secret") && !error.contains("check that it runs"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "nothing is tried again");
+    }
 }
 
 #[test]

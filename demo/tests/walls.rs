@@ -42,9 +42,9 @@ fn setting() -> Option<Setting> {
         fs::write(root.join(path).join("secret"), path).unwrap();
     }
     let broker = Broker::embedded(&programs(), &root.join("broker"), None).unwrap();
-    let walls = Walls::new(Isolation::Auto, &programs(), &root.join("run"), broker.url()).unwrap();
+    let walls = Walls::new(Isolation::of_tests(), &programs(), &root.join("run"), broker.url()).unwrap();
     if let Walls::None(why) = &walls {
-        eprintln!("no namespaces on this system: {why}");
+        eprintln!("SKIPPED: no namespaces on this system: {why}");
         return None;
     }
     Some(Setting { _dir: dir, root, broker, walls })
@@ -52,9 +52,13 @@ fn setting() -> Option<Setting> {
 
 impl Setting {
     fn sandbox(&self, keep: &[&str]) -> Sandbox {
+        self.sandbox_over(&["run", "photos"], keep)
+    }
+
+    fn sandbox_over(&self, cover: &[&str], keep: &[&str]) -> Sandbox {
         let Walls::Namespaces { socket, .. } = &self.walls else { unreachable!("checked at the start") };
-        let cover = [self.root.join("run"), self.root.join("photos")];
-        let keep: Vec<PathBuf> = keep.iter().map(|path| self.root.join(path)).collect();
+        let [cover, keep] =
+            [cover, keep].map(|paths| paths.iter().map(|path| self.root.join(path)).collect::<Vec<_>>());
         Sandbox::new(&programs(), socket, &cover, &keep, &self.root.join("sandbox.log")).unwrap()
     }
 }
@@ -77,6 +81,28 @@ fn an_agent_sees_its_own_directory_and_what_it_was_given_alone() {
         "its directory is the real one"
     );
     assert_eq!(fs::read_to_string(setting.root.join("photos/secret")).unwrap(), "photos", "outside nothing is covered");
+}
+
+#[test]
+fn any_folder_can_be_kept_or_covered_wherever_it_lies_and_however_it_is_called() {
+    let Some(setting) = setting() else { return };
+    // Where people mount their disks; only root may make a folder there.
+    let disk = tempfile::tempdir_in("/mnt").or_else(|_| tempfile::tempdir()).unwrap();
+    let disk = disk.path().to_str().unwrap();
+    let (photos, secret) = (format!("{disk}/my \\photos "), format!("{disk}/secret"));
+    for path in [&photos, &secret] {
+        fs::create_dir(path).unwrap();
+        fs::write(Path::new(path).join("a.jpg"), "a photo").unwrap();
+    }
+    let node = setting.sandbox_over(&["run", &photos, &secret], &["run/own"]);
+    assert_eq!(inside(&node, &format!("ls '{photos}' '{secret}'")), format!("{photos}:\n\n{secret}:"));
+    let camera = setting.sandbox_over(&["run", &photos, &secret], &["run/other", &photos]);
+    assert_eq!(inside(&camera, &format!("cat '{photos}/a.jpg'; ls '{secret}'")), "a photo");
+    let inner = setting.sandbox_over(&["run", disk], &["run/other", &photos]);
+    assert_eq!(
+        inside(&inner, &format!("ls '{disk}' '{photos}'")),
+        format!("{disk}:\nmy \\photos \n\n{photos}:\na.jpg")
+    );
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! A site of real agents for end-to-end tests: mosquitto, a camera that plays real photos, edge nodes with dlib workers.
 //!
-//! Every agent is walled in where the system allows it: it sees its own state directory and the broker, the photos only
-//! the camera. Needs `make setup` (models and photos) and the programs, which `make test` builds first.
+//! Every agent is walled in where the system allows it, and must be where `CI` is set: it sees its own state directory
+//! and the broker, the photos only the camera. Needs `make setup` (models and photos) and the programs, which `make test`
+//! builds first.
 
 #![forbid(unsafe_code)]
 
@@ -103,7 +104,7 @@ impl Site {
         let programs = Programs::find().expect("the programs' folder");
         programs.check().expect("all programs: run `make test`, which builds them");
         let broker = Broker::mosquitto(&dir.path().join("broker"), None).expect("mosquitto");
-        let walls = Walls::new(Isolation::Auto, &programs, dir.path(), broker.url()).expect("walls");
+        let walls = Walls::new(Isolation::of_tests(), &programs, dir.path(), broker.url()).expect("walls");
         let name = name("test");
         let observer = broker.observe(&name).expect("an observer");
         let rig = Rig {
@@ -111,7 +112,7 @@ impl Site {
             dir: dir.path().join("agents"),
             broker: broker.url().clone(),
             walls,
-            private: vec![data_dir()],
+            private: vec![data_dir(), dir.path().to_path_buf()],
         };
         Self {
             nodes: Vec::new(),
@@ -126,6 +127,11 @@ impl Site {
             dir,
             _turn: turn,
         }
+    }
+
+    /// What keeps its agents apart.
+    pub fn walls(&self) -> &Walls {
+        &self.rig.walls
     }
 
     /// A folder for this test's own files.
@@ -293,7 +299,7 @@ impl Site {
                     }
                 }
                 Some(Report::Refused { .. }) => self.refused += 1,
-                Some(Report::Connected | Report::Lost(_)) | None => {}
+                Some(Report::Connected | Report::Lost(_) | Report::Denied(_)) | None => {}
             }
             assert!(Instant::now() < until, "no {what} within {PATIENCE:?}\n{}", self.logs());
         }

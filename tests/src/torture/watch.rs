@@ -104,7 +104,7 @@ impl Watch {
                 Some(Report::Seen(seen)) => self.take(&seen),
                 Some(Report::Refused { .. }) => self.refused += 1,
                 Some(Report::Lost(_)) => self.lost += 1,
-                Some(Report::Connected) => {}
+                Some(Report::Connected | Report::Denied(_)) => {}
                 None if left.is_zero() => return,
                 None => {}
             }
