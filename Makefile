@@ -1,6 +1,6 @@
 # Everything a person runs. The work is in scripts/; this file gives it names.
 .DEFAULT_GOAL := help
-.PHONY: help setup models calibration build package image demo test vm-test image-test image-reproducible soak model fuzz torture bench figure check-fast clean
+.PHONY: help setup models calibration build package image demo test vm-test image-test image-reproducible matrix soak model fuzz torture bench figure check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
 export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES SEED FRESH URL
@@ -43,6 +43,10 @@ image-test: ## the image booted in emulation: everything on it at work, power cu
 
 image-reproducible: ## two builds of the image from the same packages, compared bit for bit
 	image-build/reproducible
+
+matrix: ## all photos at four scales on one, two and three nodes, under limits from barely a unit up: nine people, one digest
+	scripts/setup test
+	scripts/matrix
 
 soak: ## the simulator with random seeds until one fails or MINUTES are up
 	scripts/soak

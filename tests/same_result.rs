@@ -5,17 +5,36 @@ use microlambda_demo::{Step, Tally};
 use microlambda_faces::FaceParams;
 use microlambda_faces::plan::Plan;
 use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, ENCODE_WORK, LOOK_WORK};
-use microlambda_tests::{Outcome, Site, UNLIMITED_MS, long_run, measured_long_run, name, photo};
+use microlambda_tests::{Outcome, Site, UNLIMITED_MS, long_run, measured_long_run, measured_long_run_at, name, photo};
 use microlambda_wire::NodeStatus;
 
 /// Four people, one of them twice, pictures of one and of several tiles, one without a face.
 const PHOTOS: [&str; 5] =
     ["people/obama2.jpg", "faceless/chelsea.png", "people/astronaut.png", "people/biden.jpg", "people/obama.jpg"];
 
-/// Runs a job over [`PHOTOS`] on `nodes` with `r_limit_ms`: what it came to, and its steps.
-fn job(nodes: &[&str], r_limit_ms: u64) -> (Outcome, Vec<Step>) {
+/// All photos of the set: nine people, and pictures without any.
+const ALL_PHOTOS: [&str; 15] = [
+    "people/32bit.png",
+    "people/astronaut.png",
+    "people/biden.jpg",
+    "people/obama.jpg",
+    "people/obama2.jpg",
+    "people/obama3.jpg",
+    "people/obama_partial_face.jpg",
+    "people/obama_partial_face2.jpg",
+    "people/t1.jpg",
+    "faceless/brick.png",
+    "faceless/chelsea.png",
+    "faceless/coffee.png",
+    "faceless/coins.png",
+    "faceless/grass.png",
+    "faceless/moon.png",
+];
+
+/// Runs a job over photos made smaller by a factor on `nodes` with `r_limit_ms`: what it came to, and its steps.
+fn job(paths: &[&str], scale: f64, nodes: &[&str], r_limit_ms: u64) -> (Outcome, Vec<Step>) {
     let mut site = Site::new();
-    let photos = site.photos(&PHOTOS);
+    let photos = site.photos_at(paths, scale);
     for node in nodes {
         site.start_node(node, r_limit_ms, "spread");
     }
@@ -25,11 +44,12 @@ fn job(nodes: &[&str], r_limit_ms: u64) -> (Outcome, Vec<Step>) {
     (outcome, std::mem::take(&mut site.tally.steps))
 }
 
-/// The shortest limit, ms, under which a node with these costs starts every unit of [`PHOTOS`]: the largest unit, which is a
+/// The shortest limit, ms, under which a node with these costs starts every unit of these photos: the largest unit, which is a
 /// tile or an encoding with the decoding that comes first in each step. Measured, so that it is as short on a fast machine.
-fn largest_unit_ms(costs: &Budget) -> u64 {
-    let units = PHOTOS.iter().flat_map(|path| {
+fn largest_unit_ms(paths: &[&str], scale: f64, costs: &Budget) -> u64 {
+    let units = paths.iter().flat_map(|path| {
         let (width, height) = image::image_dimensions(photo(path)).expect("a picture");
+        let [width, height] = [width, height].map(|px| (f64::from(px) * scale).round() as u32);
         let plan = Plan::of(width, height, FaceParams::default().picture_px_max);
         let tile = plan.tiles().iter().map(|tile| (CLASS_DETECT, tile.pixels())).max_by_key(|(_, pixels)| *pixels);
         let prepare = Some((CLASS_DECODE, u64::from(width) * u64::from(height)));
@@ -44,21 +64,38 @@ fn largest_unit_ms(costs: &Budget) -> u64 {
 fn steps_of_barely_one_unit_and_steps_without_a_limit_on_one_two_and_three_nodes_give_the_same_digest_and_events() {
     let (long, costs) = measured_long_run(&PHOTOS);
     assert_eq!(long.people, ["00_obama2.jpg", "02_astronaut.png", "03_biden.jpg"]);
-    let unit_ms = largest_unit_ms(&costs);
+    let unit_ms = largest_unit_ms(&PHOTOS, 1.0, &costs);
     for (nodes, units) in [(&["a"][..], 2), (&["a", "b"][..], 3), (&["a", "b", "c"][..], 5)] {
         let r_limit_ms = units * unit_ms;
-        let (outcome, steps) = job(nodes, r_limit_ms);
+        let (outcome, steps) = job(&PHOTOS, 1.0, nodes, r_limit_ms);
         assert_eq!(outcome, long, "{} nodes with r_limit {r_limit_ms} ms", nodes.len());
         assert!(steps.len() > 1, "the job was cut");
     }
-    let (outcome, _) = job(&["a", "b"], UNLIMITED_MS);
+    let (outcome, _) = job(&PHOTOS, 1.0, &["a", "b"], UNLIMITED_MS);
     assert_eq!(outcome, long, "two nodes without a limit");
     // A quarter more than the largest unit: where the machine is slower than that, a worker is killed and its unit tried again.
     let r_limit_ms = unit_ms * 5 / 4;
-    let (outcome, steps) = job(&["a", "b"], r_limit_ms);
+    let (outcome, steps) = job(&PHOTOS, 1.0, &["a", "b"], r_limit_ms);
     assert_eq!(outcome, long, "two nodes with r_limit {r_limit_ms} ms, barely more than one unit");
     assert!(steps.iter().any(|step| step.head.version.unit > 0), "frames were cut inside: {steps:?}");
     assert!(steps.iter().any(|step| step.timing.units == 1), "some units left no room for another: {steps:?}");
+}
+
+#[test]
+#[ignore = "takes minutes: make matrix"]
+fn all_photos_at_all_scales_are_nine_people_and_one_digest_however_they_are_cut() {
+    for scale in [1.0, 0.8, 0.65, 0.5] {
+        let (long, costs) = measured_long_run_at(&ALL_PHOTOS, scale);
+        assert_eq!(long.people.len(), 9, "at {scale}: {:?}", long.people);
+        let unit_ms = largest_unit_ms(&ALL_PHOTOS, scale, &costs);
+        for nodes in [&["a"][..], &["a", "b"][..], &["a", "b", "c"][..]] {
+            for r_limit_ms in [unit_ms * 5 / 4, unit_ms * 3, UNLIMITED_MS] {
+                let (outcome, steps) = job(&ALL_PHOTOS, scale, nodes, r_limit_ms);
+                println!("scale {scale}, {} nodes, r_limit {r_limit_ms} ms: {} steps", nodes.len(), steps.len());
+                assert_eq!(outcome, long, "at {scale}, {} nodes with r_limit {r_limit_ms} ms", nodes.len());
+            }
+        }
+    }
 }
 
 /// Units that a node's worker has done.

@@ -143,13 +143,27 @@ impl Site {
 
     /// Copies photos of the data set into a folder, numbered in this order.
     pub fn photos(&self, paths: &[&str]) -> PathBuf {
+        self.photos_at(paths, 1.0)
+    }
+
+    /// The same, made smaller by a factor.
+    pub fn photos_at(&self, paths: &[&str], scale: f64) -> PathBuf {
         let folder = self.folder("photos");
         for (number, path) in paths.iter().enumerate() {
             let source = photo(path);
             let file_name = source.file_name().expect("a file").to_string_lossy().into_owned();
             let target = folder.join(format!("{number:02}_{file_name}"));
-            fs::copy(&source, &target).expect("a copy of the photo");
+            if scale < 1.0 {
+                let photo = image::open(&source).expect("a photo").into_rgb8();
+                let side = |px: u32| (f64::from(px) * scale).round() as u32;
+                let (width, height) = (side(photo.width()), side(photo.height()));
+                let smaller = image::imageops::resize(&photo, width, height, image::imageops::FilterType::Triangle);
+                smaller.save(target.with_extension("png")).expect("a smaller photo");
+            } else {
+                fs::copy(&source, &target).expect("a copy of the photo");
+            }
             // The time of a file is part of its record: equal in all jobs that are compared.
+            let target = if scale < 1.0 { target.with_extension("png") } else { target };
             let time = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + number as u64);
             File::options().write(true).open(&target).and_then(|file| file.set_modified(time)).expect("its time");
         }
@@ -415,22 +429,27 @@ fn end_in_order(node: &str, agent: &mut Agent) {
 
 /// What the same photos come to on one node that runs them all in one long invocation.
 pub fn long_run(paths: &[&str]) -> Outcome {
-    let (mut site, outcome) = start_long_run(paths);
+    let (mut site, outcome) = start_long_run(paths, 1.0);
     site.stop_and_check();
     outcome
 }
 
 /// As [`long_run`], with what its units have cost.
 pub fn measured_long_run(paths: &[&str]) -> (Outcome, Budget) {
-    let (mut site, outcome) = start_long_run(paths);
+    measured_long_run_at(paths, 1.0)
+}
+
+/// The same over pictures made smaller by a factor.
+pub fn measured_long_run_at(paths: &[&str], scale: f64) -> (Outcome, Budget) {
+    let (mut site, outcome) = start_long_run(paths, scale);
     let costs = site.costs("long");
     site.stop_and_check();
     (outcome, costs)
 }
 
-fn start_long_run(paths: &[&str]) -> (Site, Outcome) {
+fn start_long_run(paths: &[&str], scale: f64) -> (Site, Outcome) {
     let mut site = Site::new();
-    let photos = site.photos(paths);
+    let photos = site.photos_at(paths, scale);
     site.start_node("long", UNLIMITED_MS, "stay");
     site.start_camera(&photos);
     let outcome = site.outcome(&["long"]);
