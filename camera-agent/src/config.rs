@@ -23,6 +23,8 @@ const FRAME_BYTES_LEAST: u64 = 16 << 10;
 const STILL_INTERVAL_S_MAX: u64 = 3_600;
 /// A command that gives nothing for longer than a day is not waited for: 0 says so.
 const SILENCE_S_MAX: u64 = 86_400;
+/// A live source that gives nothing for this long is in trouble, µs.
+pub const SILENT_US: u64 = 15_000_000;
 /// A program that reads a camera over the network tries for half a minute and more by itself, s.
 const SILENCE_S_DEFAULT: u64 = 60;
 /// Frames a spool must be able to hold.
@@ -78,12 +80,15 @@ impl SourceConfig {
         }
     }
 
-    /// Whether it is in trouble if it gives no picture for long: it is live, and not a command that writes when something moves.
-    pub fn may_not_be_silent(&self) -> bool {
+    /// After how long without a picture it is in trouble, µs; `None` if it may be silent: it is not live, or a command that writes when something moves.
+    pub fn silence_us_max(&self) -> Option<u64> {
         match self {
-            Self::V4l2(_) => true,
-            Self::Command(line) => !line.finite && line.silence_s > 0,
-            Self::Folder { .. } => false,
+            Self::V4l2(_) => Some(SILENT_US),
+            Self::Command(line) if line.finite || line.silence_s == 0 => None,
+            // Who has asked for more patience than usual knows of its pauses.
+            Self::Command(line) if line.silence_s > SILENCE_S_DEFAULT => Some(line.silence_s * 1_000_000),
+            Self::Command(_) => Some(SILENT_US),
+            Self::Folder { .. } => None,
         }
     }
 
@@ -342,12 +347,14 @@ fn check_source(raw: RawSource) -> Result<SourceConfig, ConfigError> {
             let example = "[\"rpicam-vid\", \"-t\", \"0\", \"--codec\", \"mjpeg\", \"-o\", \"-\"]";
             let argv = raw.command.filter(|argv| argv.first().is_some_and(|program| !program.is_empty()));
             let argv = argv.ok_or_else(|| missing("command", example))?;
-            let silence_s = raw.silence_s.unwrap_or(SILENCE_S_DEFAULT);
+            let finite = raw.finite.unwrap_or(false);
+            // A finite one begins anew when it is started again, and would be silent again at the same place.
+            let silence_s = raw.silence_s.unwrap_or(if finite { 0 } else { SILENCE_S_DEFAULT });
             if silence_s > SILENCE_S_MAX {
                 let why = format!("{silence_s} is more than a day: use at most {SILENCE_S_MAX}; 0 waits for ever");
                 return Err(ConfigError::value("source.silence-s", why));
             }
-            Ok(SourceConfig::Command(CommandLine { argv, finite: raw.finite.unwrap_or(false), silence_s }))
+            Ok(SourceConfig::Command(CommandLine { argv, finite, silence_s }))
         }
     }
 }

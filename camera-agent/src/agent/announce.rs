@@ -18,8 +18,6 @@ const HEAD_PAUSE: Duration = Duration::from_millis(100);
 const STATUS_PAUSE: Duration = Duration::from_secs(5);
 /// The status is repeated this often.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
-/// A live source that gives nothing for this long is in trouble, µs.
-const SILENT_US: u64 = 15_000_000;
 
 /// What was last published, and when.
 pub(super) struct Said<T> {
@@ -43,7 +41,12 @@ impl Agent {
         if !link.is_connected() {
             return wake;
         }
-        let pause = if self.config.source.class() == ChainClass::Live { Duration::ZERO } else { HEAD_PAUSE };
+        let pause = match self.config.source.class() {
+            // Nodes try anew with each head, and what they want is not sent.
+            _ if !self.hurdle.lets_pass(now) => HEAD_EVERY,
+            ChainClass::Live => Duration::ZERO,
+            ChainClass::Batch => HEAD_PAUSE,
+        };
         match self.head.due(&self.head_now(), pause, HEAD_EVERY) {
             Some(due) if due > now => wake = wake.min(due),
             _ => self.publish_head(link),
@@ -78,7 +81,9 @@ impl Agent {
         let desk = self.desk.borrow();
         let trouble = match &report.phase {
             Phase::Trouble(why) | Phase::Failed(why) => why.clone(),
-            Phase::Running if self.config.source.may_not_be_silent() && silent_us(report) > SILENT_US => {
+            Phase::Running
+                if self.config.source.silence_us_max().is_some_and(|most_us| silent_us(report) > most_us) =>
+            {
                 format!("no picture for {} s: check the camera", silent_us(report) / 10_000_000 * 10)
             }
             Phase::Starting | Phase::Running | Phase::Ended if !desk.trouble.is_empty() => desk.trouble.clone(),
@@ -182,6 +187,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::config::SILENT_US;
     use crate::run::Options;
     use crate::spool::clerk::Clerk;
     use crate::spool::{Identity, Spool};
@@ -208,6 +214,9 @@ mod tests {
             trouble("kind = \"v4l2\"\ndevice = \"/dev/video0\"\n", SILENT_US * 2),
             "no picture for 30 s: check the camera"
         );
+        let patient = format!("{LIVE}silence-s = 300\n");
+        assert_eq!(trouble(&patient, 250_000_000), "");
+        assert_eq!(trouble(&patient, 310_000_000), "no picture for 310 s: check the camera");
         for silent in ["silence-s = 0\n", "finite = true\n"] {
             assert_eq!(trouble(&format!("{LIVE}{silent}"), SILENT_US * 2), "");
         }

@@ -48,7 +48,7 @@ impl Folder {
         let away = if already.peek().is_some() { SourceError::Trouble } else { SourceError::Fatal };
         let listing = list(path, away)?;
         listing.tell(path);
-        let Listing { names, links, settled_in, .. } = listing;
+        let Listing { mut names, links, settled_in, .. } = listing;
         if names.is_empty() {
             let links =
                 if links > 0 { format!(" ({} passed over: copy the files)", links_were(links)) } else { String::new() };
@@ -59,6 +59,10 @@ impl Folder {
         }
         let mut read = 0;
         for (input, spooled) in already {
+            while let Some(late) = names.get(read).filter(|name| **name < input.label) {
+                tell_of_late(path, late);
+                names.remove(read);
+            }
             let name = names.get(read);
             if !spooled && name.is_none_or(|name| *name > input.label) {
                 continue;
@@ -108,8 +112,7 @@ impl Folder {
         let (before, behind) =
             names.split_at(names.partition_point(|name| known.last().is_some_and(|last| name <= last)));
         if let Some(late) = before.iter().find(|name| known.binary_search(name).is_err()) {
-            log::warn!(folder:% = self.path.display(), file = late.as_str();
-                "this file was added, and its name comes before what was read: it is not read. Run with --new-job to read the folder again");
+            tell_of_late(&self.path, late);
         }
         if !behind.is_empty() {
             listing.tell(&self.path);
@@ -122,6 +125,10 @@ impl Folder {
 
 impl Source for Folder {
     fn next(&mut self) -> Result<Next, SourceError> {
+        // What is not there any more is not read. If all of it has gone, so has the folder.
+        while self.names.get(self.read).is_some_and(|name| is_gone(&self.path.join(name))) {
+            self.names.remove(self.read);
+        }
         if (!self.settled || self.remaining() == 0)
             && let Some(pause) = self.look_again()?
         {
@@ -159,12 +166,21 @@ impl Source for Folder {
     }
 }
 
+fn tell_of_late(folder: &Path, name: &str) {
+    log::warn!(folder:% = folder.display(), file = name;
+        "this file was added, and its name comes before what was read: it is not read. Run with --new-job to read the folder again");
+}
+
 /// The medium may be away, the file deleted or damaged. Opening the folder again tells: what is not there any more is not read.
 fn unreadable(path: &Path, error: &std::io::Error) -> SourceError {
     SourceError::Trouble(format!(
         "cannot read {} ({error}): bring the folder back; if the file is broken, take it out of the folder",
         path.display()
     ))
+}
+
+fn is_gone(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 fn links_were(links: u64) -> String {
@@ -199,7 +215,7 @@ impl Listing {
 fn list(path: &Path, away: fn(String) -> SourceError) -> Result<Listing, SourceError> {
     let unreadable = |error: std::io::Error| {
         away(format!(
-            "cannot read the folder {}: {error}; correct `path` in [source] or the folder's permissions",
+            "cannot read the folder {}: {error}; bring the folder back, or correct `path` in [source] or the folder's permissions",
             path.display()
         ))
     };
@@ -400,7 +416,7 @@ mod tests {
             let error = open(&folder, &inputs).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("--new-job"), "{error}");
         };
-        changed(&|path| std::fs::write(path.join("a.jpg"), "new").unwrap(), "a.jpg stands in its place");
+        changed(&|path| std::fs::remove_file(path.join("b.jpg")).unwrap(), "c.jpg stands in its place");
         changed(&|path| std::fs::remove_file(path.join("c.jpg")).unwrap(), "c.jpg is gone");
         changed(&|path| std::fs::write(path.join("b.jpg"), "other").unwrap(), "b.jpg has another content");
     }
@@ -441,17 +457,21 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_deleted_before_it_is_read_is_not_read_once_the_folder_was_opened_again() {
-        let folder = folder_of(&["a.jpg", "b.jpg", "c.jpg"]);
+    fn a_file_that_is_deleted_or_renamed_before_it_is_read_costs_the_job_nothing() {
+        let folder = folder_of(&["b.jpg", "c.jpg", "d.jpg", "e.jpg"]);
         let mut source = open(&folder, &[]).unwrap();
         let Next::Frame(Captured { input, .. }) = source.next().unwrap() else { panic!() };
-        std::fs::remove_file(folder.path().join("b.jpg")).unwrap();
-        let error = source.next().unwrap_err();
-        assert!(matches!(&error, SourceError::Trouble(why) if why.contains("b.jpg")), "{error}");
+        std::fs::remove_file(folder.path().join("c.jpg")).unwrap();
+        std::fs::rename(folder.path().join("d.jpg"), folder.path().join("a.jpg")).unwrap();
         let mut already = vec![(input.unwrap(), true)];
-        already.extend(drain(&mut open(&folder, &already).unwrap()));
-        assert_eq!(labels(&already), ["a.jpg", "c.jpg"]);
-        assert_eq!(open(&folder, &already).unwrap().remaining(), 0);
+        already.extend(drain(&mut source));
+        assert_eq!(labels(&already), ["b.jpg", "e.jpg"]);
+        assert_eq!(
+            open(&folder, &already).unwrap().remaining(),
+            0,
+            "a name before what was read is left out after a restart too"
+        );
+        assert_eq!(labels(&drain(&mut open(&folder, &already[..1]).unwrap())), ["e.jpg"]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use crate::picture::{self, Picture};
 use crate::spool::clerk::{Intake, Outcome};
 use crate::spool::{Input, NewFrame};
 
+/// A source that has not begun for so long is in trouble, µs.
+const NOT_YET_TOLD_US: u64 = 60_000_000;
 /// The first pause before a failed source is opened again; it doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest pause.
@@ -233,13 +235,24 @@ impl Worker {
                 report.quiet_since_us = monotonic_us();
             }
         });
+        let mut waits_since_us = None;
         loop {
             if self.is_stopped_within(Duration::ZERO) {
                 return Ok(Finished::Stopped);
             }
-            match source.next()? {
+            let next = source.next()?;
+            if !matches!(next, Next::NotYet(_)) && waits_since_us.take().is_some() {
+                self.report.send_modify(|report| report.phase = Phase::Running);
+            }
+            match next {
                 Next::End => return Ok(Finished::End),
                 Next::NotYet(pause) => {
+                    let since_us = *waits_since_us.get_or_insert_with(monotonic_us);
+                    if monotonic_us().saturating_sub(since_us) >= NOT_YET_TOLD_US {
+                        let why = "the folder never stops changing, and nothing is read before: let a program write elsewhere, and move \
+                                   its files here";
+                        self.report.send_modify(|report| report.phase = Phase::Trouble(why.into()));
+                    }
                     if self.is_stopped_within(pause) {
                         return Ok(Finished::Stopped);
                     }
