@@ -383,6 +383,37 @@ fn live_cameras_take_turns_though_one_alone_would_keep_the_node_busy() {
 }
 
 #[test]
+fn a_step_that_only_prepared_keeps_its_turn_but_not_for_ever() {
+    let mut bench = Bench::new();
+    let mut cameras = [0, 1].map(|index| SimCamera::new(index, ChainClass::Live, 100, 200, None));
+    cameras.iter_mut().for_each(|camera| (0..100).for_each(|_| assert!(camera.take_picture(1_000_000))));
+    bench.serve_all(&mut cameras);
+    // Of which camera the worker got its last frame.
+    let camera_served = |bench: &Bench| {
+        let jpeg = bench.orders.iter().rev().find_map(|order| match order {
+            Order::Tell(message) => match &**message {
+                ToWorker::Frame { jpeg, .. } => Some(jpeg.clone()),
+                _ => None,
+            },
+            _ => None,
+        });
+        (0..2).find(|index| (0..100).any(|number| jpeg == Some(truth::jpeg(*index, number))))
+    };
+    let mut prepare = |bench: &mut Bench, step: u64| {
+        bench.pass_us(100_000);
+        bench.serve_all(&mut cameras);
+        bench.worker_says(FromWorker::Stopped { step, stop: Stop::Prepared, report: StepTimes::default() });
+        bench.pass_us(100_000);
+        bench.serve_all(&mut cameras);
+        camera_served(bench)
+    };
+    let first = prepare(&mut bench, 1);
+    let next: Vec<_> = (2..8).map(|step| prepare(&mut bench, step)).collect();
+    assert!(next.starts_with(&[first; 3]), "what it prepared is of use: {first:?}, {next:?}");
+    assert!(next.iter().any(|camera| *camera != first), "the other camera is not forgotten: {first:?}, {next:?}");
+}
+
+#[test]
 fn a_chain_whose_camera_began_another_one_is_not_tried_any_more() {
     let mut bench = Bench::open("a", disk_with(3, 0));
     let head = |chain: &str, next| {

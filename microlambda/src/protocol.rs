@@ -265,7 +265,7 @@ pub enum Effect {
 pub struct Context<'a> {
     /// Local monotonic clock, µs.
     pub now_us: u64,
-    /// Whether a worker could start this chain's step now: none runs another step, and no chain of a higher class wants it.
+    /// Whether a worker could start this chain's step now: none runs another step, and no chain that comes first wants it.
     pub worker_free: bool,
     /// All live nodes, this one included.
     pub peers: &'a [Peer],

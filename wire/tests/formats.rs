@@ -4,9 +4,9 @@
 use microlambda::{Claim, Digest, Head, Version};
 use microlambda_wire::{
     AheadNote, Areas, Blob, CameraHead, CameraStatus, ChainClass, ClaimNote, Continuation, DoneNote, EventNote,
-    FaceNote, FrameError, FrameMeta, Name, NodeStatus, Payload, PayloadError, Record, RecordNote, SyncHave, SyncWant,
-    Topic, TopicError, TopicPrefix, Want, from_payload, read_frame_meta, strip_frame_meta, to_payload,
-    write_frame_meta,
+    FaceNote, FrameError, FrameMeta, NAME_LEN_MAX, Name, NodeStatus, Payload, PayloadError, Record, RecordNote,
+    SyncHave, SyncWant, Topic, TopicError, TopicPrefix, UNPUBLISHED_LEN_MAX, Want, from_payload, read_frame_meta,
+    strip_frame_meta, to_payload, write_frame_meta,
 };
 use proptest::prelude::*;
 
@@ -162,7 +162,7 @@ fn a_largest_delta_fits_its_messages() {
         base: (0, Digest::default()),
         newest: head,
         delta: Blob(vec![0; 320 << 10]),
-        unpublished: Vec::new(),
+        unpublished: vec![name(&"e".repeat(NAME_LEN_MAX)); UNPUBLISHED_LEN_MAX],
     };
     assert!(to_payload(&have).is_ok());
 }

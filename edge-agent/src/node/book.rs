@@ -15,6 +15,8 @@ const NOTES_US: u64 = 2_000_000;
 /// Events waited for at most; the rest stays in the store and is loaded when these are done with.
 const WAITING_MAX: usize = 2_048;
 
+/// Events published in a peer's place at once: the connection takes so many with their faces.
+const RESCUES_MAX: usize = 64;
 /// Ids remembered to recognise repeats, and news that comes before its state.
 const RECENT_MAX: usize = 2_048;
 
@@ -115,16 +117,19 @@ impl<S: Store, W: World> Node<S, W> {
         if self.world.is_connected() && self.is_settled() {
             let again_us = now_us.saturating_add(self.lease_us());
             let mut due = Vec::new();
-            for (event, at_us) in self.book.waiting.values_mut() {
-                if *at_us <= now_us {
-                    *at_us = again_us;
-                    due.push(event.clone());
-                }
+            let is_due = |(_, at_us): &&mut (EventNote, u64)| *at_us <= now_us;
+            for (event, at_us) in self.book.waiting.values_mut().filter(is_due).take(RESCUES_MAX) {
+                *at_us = again_us;
+                due.push(event.clone());
+            }
+            if !due.is_empty() {
+                // Pictures that came from the bus belong to these faces.
+                self.write_notes()?;
             }
             for event in due {
                 self.counters.events_rescued += 1;
                 self.publish(&Topic::Event, &event, false);
-                self.publish_face_of(&event)?;
+                self.publish_new_face(&event)?;
             }
         }
         if self.book.notes_at_us <= now_us || self.book.seen.len() >= NOTES_MAX {

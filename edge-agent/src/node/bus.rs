@@ -153,14 +153,15 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     fn camera_head(&mut self, head: CameraHead) -> Result<(), NodeError> {
+        self.leave_former_chains(&head)?;
         if !self.chain_of(&head.chain, &head.camera, head.class)? {
             return Ok(());
         }
         let (chain, oldest, next) = (head.chain.clone(), head.oldest, head.next);
-        self.leave_former_chains(&head)?;
         let now_us = self.world.now_us();
         let Some(run) = self.chains.get_mut(&chain) else { return Ok(()) };
         run.touched_us = now_us;
+        run.is_left = false;
         run.camera_holds(oldest, now_us);
         let boundary = run.boundary();
         if sabotage::is_chosen(Sabotage::ReleasedIsGap) && oldest > boundary {
@@ -173,12 +174,13 @@ impl<S: Store, W: World> Node<S, W> {
 
     /// A camera that has begun another chain has no frames of its former ones any more: they end where they are, and nobody tries to go on.
     fn leave_former_chains(&mut self, head: &CameraHead) -> Result<(), NodeError> {
-        let is_former = |(name, run): &(&Name, &ChainRun)| {
-            **name != head.chain && run.camera == head.camera && (run.chain.has_work() || run.chain.is_behind_input())
-        };
-        let former = self.chains.iter().filter(is_former);
-        let former: Vec<(Name, u64)> =
-            former.map(|(name, run)| (name.clone(), run.chain.head().version.sequence)).collect();
+        let is_former =
+            |(name, run): &(&Name, &mut ChainRun)| **name != head.chain && run.camera == head.camera && !run.is_left;
+        let former = self.chains.iter_mut().filter(is_former).map(|(name, run)| {
+            run.is_left = true;
+            (name.clone(), run.chain.head().version.sequence)
+        });
+        let former: Vec<(Name, u64)> = former.collect();
         for (name, next) in former {
             self.drive(&name, Event::InputSeen { oldest: 0, next })?;
         }

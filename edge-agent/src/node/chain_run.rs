@@ -118,7 +118,9 @@ pub(super) struct ChainRun {
     pub open_since_us: u64,
     /// When its camera last spoke of it, or it moved, µs.
     pub touched_us: u64,
-    /// When the worker was last given to it, µs; 0 if never.
+    /// Whether its camera has begun another chain.
+    pub is_left: bool,
+    /// When it last had the worker and got on, or could not, µs; 0 if never.
     pub worked_at_us: u64,
     /// Frames a step took lately, times 16.
     pub frames_per_step_x16: u64,
@@ -160,6 +162,7 @@ impl ChainRun {
             done_on_bus: false,
             open_since_us: now_us,
             touched_us: now_us,
+            is_left: false,
             worked_at_us: 0,
             frames_per_step_x16: 16,
             frame_bytes: 0,

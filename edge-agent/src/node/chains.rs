@@ -10,7 +10,7 @@ use crate::store::{CHAINS_OPEN_MAX, Store, StoredChain};
 
 /// How long a claim needs to be heard by all, µs; from round trips of 0.3 ms on loopback and some 10 ms on Wi-Fi.
 const SLOT_US: u64 = 40_000;
-/// A chain without work is taken for left by its camera if that has not announced it for so long, µs: cameras do every few seconds.
+/// A chain is taken for left by its camera if that has not announced it for so long, µs: cameras do every few seconds.
 const LEFT_US: u64 = 600_000_000;
 /// State that was asked for is asked for again after this, µs.
 const FETCH_US: u64 = 1_000_000;
@@ -88,17 +88,14 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     /// Makes room for one more chain than may be open by closing the one that was not spoken of for longest: a finished one, one of which
-    /// nothing is known but that a camera announced it, or one whose camera has been silent and left nothing to do. Each is opened again when it is needed.
+    /// nothing is known but that a camera announced it, or one whose camera has long been silent. Each is opened again when it is needed.
     fn make_room(&mut self) -> bool {
         if self.chains.len() < CHAINS_OPEN_MAX {
             self.crowded.clear();
             return true;
         }
         let now_us = self.world.now_us();
-        let is_left = |run: &ChainRun| {
-            let idle = !run.chain.has_work() && !run.chain.is_behind_input();
-            idle && run.touched_us.saturating_add(LEFT_US) <= now_us
-        };
+        let is_left = |run: &ChainRun| run.touched_us.saturating_add(LEFT_US) <= now_us;
         let closable = |run: &ChainRun| {
             let needless = run.chain.is_done() || run.chain.head().version == Version::default() || is_left(run);
             *run.chain.phase() == Phase::Idle && needless

@@ -145,7 +145,8 @@ impl<S: Store, W: World> Node<S, W> {
     fn awaits_next_frame(&self, chain: &Name) -> bool {
         self.chains.get(chain).is_some_and(|run| {
             let holder = run.chain.holder().is_none_or(|holder| holder == self.name.as_str());
-            run.class == ChainClass::Live && holder && run.chain.leased_to().is_none() && !self.stopping
+            let live = run.class == ChainClass::Live && !run.is_left;
+            live && holder && run.chain.leased_to().is_none() && !self.stopping
         })
     }
 

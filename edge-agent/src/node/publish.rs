@@ -4,7 +4,8 @@ use microlambda::{Claim, Head, Version};
 use microlambda_faces::fold::event_id;
 use microlambda_runtime::Message;
 use microlambda_wire::{
-    Blob, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventNote, FaceNote, Name, Record, Topic, UnitFailure,
+    Blob, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventKind, EventNote, FaceNote, Name, Record, Topic,
+    UnitFailure,
 };
 
 use super::chain_run::ChainRun;
@@ -111,12 +112,15 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    /// The face of an event.
-    pub(super) fn publish_face_of(&mut self, event: &EventNote) -> Result<(), NodeError> {
-        let Some(run) = self.chains.get(&event.chain) else { return Ok(()) };
-        let is_it = |first: (u64, u32)| event_id(event.chain.as_str(), first.0, first.1) == event.face.as_str();
-        let known = run.fold.gallery().people.iter().find(|person| is_it(person.first())).map(|person| person.number);
-        known.map_or(Ok(()), |person| self.publish_face(&event.chain, person))
+    /// The face of an event that made somebody new; others' are on the bus.
+    pub(super) fn publish_new_face(&mut self, event: &EventNote) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get(&event.chain).filter(|_| event.kind == EventKind::NewFace) else {
+            return Ok(());
+        };
+        let first = (event.sequence, event.face_index);
+        let person = run.fold.gallery().people.iter().find(|person| person.first() == first);
+        let person = person.map(|person| person.number);
+        person.map_or(Ok(()), |person| self.publish_face(&event.chain, person))
     }
 
     /// Takes faces off the bus: a broker is not to keep those of all who ever passed.

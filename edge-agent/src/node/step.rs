@@ -55,7 +55,6 @@ impl<S: Store, W: World> Node<S, W> {
             // What is here is folded without the worker, which may be at something else.
             return self.end_step(chain, StepEnd::Finished, None);
         }
-        run.worked_at_us = now_us;
         self.worker.work = Some(Work::Step(chain.clone()));
         self.pump(chain)
     }
@@ -347,11 +346,13 @@ impl<S: Store, W: World> Node<S, W> {
 
     /// Ends the running step and folds what it reached. The event returned tells the chain.
     fn end_step(&mut self, chain: &Name, end: StepEnd, times: Option<StepTimes>) -> Result<Option<Event>, NodeError> {
-        if self.worker.step_of() == Some(chain) {
-            self.worker.work = None;
-        }
         let now_us = self.world.now_us();
+        let had_worker = self.worker.work.take_if(|work| *work == Work::Step(chain.clone())).is_some();
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
+        // What the worker has prepared is lost with its next step for another chain.
+        if had_worker && end != StepEnd::Prepared {
+            run.worked_at_us = now_us;
+        }
         if matches!(end, StepEnd::Finished) {
             run.take_what_needs_no_worker();
         }

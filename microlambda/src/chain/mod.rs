@@ -160,12 +160,12 @@ impl Chain {
         !self.done && self.head.version.sequence < self.input_oldest
     }
 
-    /// Whether only the worker, or its turn to bid, keeps it from starting a step: chains of a lower class leave it the worker.
+    /// Whether only the worker, or its turn to bid, keeps it from starting a step: chains that come after it leave it the worker.
     pub fn wants_worker(&self, now_us: u64) -> bool {
         self.may_bid()
             && self.lease.is_none()
             && self.refused_until_us <= now_us
-            && (self.starved == 0 || self.open_since_us <= now_us)
+            && (self.starved + self.refusals == 0 || self.open_since_us <= now_us)
     }
 
     /// One more than the newest record known to exist.
