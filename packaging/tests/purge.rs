@@ -14,8 +14,12 @@ const SECRETS: [&str; 7] = [
     "var/lib/microlambda-join/edge.toml",
     "var/lib/microlambda-provision/state.json",
 ];
-const OTHERS: [&str; 3] =
-    ["etc/mosquitto/mosquitto.conf", "etc/mosquitto/conf.d/mine.conf", "etc/microlambda/edge.toml"];
+const OTHERS: [&str; 4] = [
+    "etc/mosquitto/mosquitto.conf",
+    "etc/mosquitto/conf.d/mine.conf",
+    "etc/microlambda/edge.toml",
+    "etc/microlambda/site-ca.pem",
+];
 
 fn is_there(root: &Path, path: &str) -> bool {
     root.join(path).exists()

@@ -190,6 +190,7 @@ fn read_inputs(options: &Options, state: &State, problems: &mut Problems) -> Inp
         }
         inputs.texts.insert(appliance::FILE, text);
     }
+    let own = own_authority(&options.root);
     for name in join::FILES {
         let Found::New(text) = find(options, state, name, problems) else { continue };
         let join = join::read(&Document::read(name, &text, problems), problems);
@@ -197,13 +198,18 @@ fn read_inputs(options: &Options, state: &State, problems: &mut Problems) -> Inp
             inputs.wishes.changed = true;
             take_join(&mut inputs.wishes, join);
             inputs.texts.insert(name, text);
+        } else {
+            // A device with a join is to be no site of its own, but for one that is such a site already.
+            inputs.wishes.waits_for_join = own.is_none() && state.joins.is_empty();
         }
     }
     // With no roles named, a join alone makes a node of another's site; the one that this broker wrote itself shall not end it.
-    let own = own_authority(&options.root);
     let is_own = |join: &Join| own.as_deref() == Some(join.ca.as_bytes());
+    let names_roles = inputs.wishes.settings.as_ref().is_some_and(|settings| settings.roles.is_some());
+    let is_broker_without = !names_roles && state.joins.is_empty();
     let new_joins = &inputs.wishes.new_joins;
-    if !new_joins.is_empty() && (inputs.wishes.is_broker() || new_joins.iter().any(is_own)) {
+    let from_itself = is_broker_without && new_joins.iter().any(is_own);
+    if !new_joins.is_empty() && (inputs.wishes.is_broker() || from_itself) {
         problems.note(
             THIS_NODE,
             None,

@@ -45,6 +45,47 @@ fn a_card_as_it_comes_joins_with_nothing_but_the_file_that_the_broker_wrote() {
 }
 
 #[test]
+fn a_card_whose_join_file_cannot_be_used_makes_no_site_of_its_own() {
+    let hub = Machine::new();
+    hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
+    hub.start();
+    let join = hub.text("/var/lib/microlambda-join/edge.toml");
+    let node = Machine::new();
+    node.write_boot("microlambda.toml", EXAMPLE);
+    node.write_boot("microlambda-join.toml", join.replacen("MII", "XXX", 1));
+    for _ in 0..2 {
+        node.start();
+        assert!(node.problems().contains("`ca`: it is damaged"), "{}", node.problems());
+        for file in
+            ["/etc/mosquitto/conf.d/microlambda.conf", "/etc/microlambda/camera.toml", "/etc/microlambda/edge.toml"]
+        {
+            assert!(!node.has(file), "{file}");
+        }
+    }
+    node.write_boot("microlambda-join.toml", join);
+    assert_eq!(node.start().problems, [], "{}", node.problems());
+    assert!(node.has("/etc/microlambda/edge.toml"));
+}
+
+#[test]
+fn a_former_broker_joins_the_site_that_another_device_runs_with_its_authority() {
+    let (old, new) = (Machine::new(), Machine::new());
+    old.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
+    old.start();
+    for file in ["authority.pem", "credentials.json"] {
+        let path = format!("/etc/microlambda/authority/{file}");
+        new.write_root(path.trim_start_matches('/'), &old.text(&path));
+    }
+    new.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
+    new.start();
+    let join = new.text("/var/lib/microlambda-join/edge.toml");
+    old.write_boot("microlambda.toml", "roles = [\"edge\"]\n");
+    old.write_boot("microlambda-join.toml", join);
+    assert_eq!(old.start().problems, [], "{}", old.problems());
+    assert!(old.text("/etc/microlambda/edge.toml").contains("mqtts://"));
+}
+
+#[test]
 fn a_role_that_is_dropped_and_taken_again_takes_the_same_join_file() {
     let hub = Machine::new();
     hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");

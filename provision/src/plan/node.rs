@@ -31,6 +31,8 @@ pub struct Wishes {
     pub joins: BTreeMap<Member, Joined>,
     /// Joins of this boot, whose password and authority are to be kept.
     pub new_joins: Vec<Join>,
+    /// Whether it is to join with a file that cannot be used, and has nothing else to go by.
+    pub waits_for_join: bool,
 }
 
 impl Wishes {
@@ -39,7 +41,7 @@ impl Wishes {
         let joined = || self.joins.keys().filter_map(|&member| role_of(member)).collect();
         match &self.settings {
             Some(Settings { roles: Some(roles), .. }) => roles.clone(),
-            Some(_) if self.joins.is_empty() => Role::ALL.into_iter().collect(),
+            Some(_) if self.joins.is_empty() && !self.waits_for_join => Role::ALL.into_iter().collect(),
             Some(_) | None => joined(),
         }
     }
