@@ -147,20 +147,10 @@ impl<S: Store, W: World> Node<S, W> {
         let fresh: Vec<(Entry, Folded)> =
             entries.iter().map(|(entry, folded)| ((*entry).clone(), (*folded).clone())).collect();
         if sabotage::is_chosen(Sabotage::PublishBeforeCommit) && holder == self.name.as_str() {
-            let note = Continuation {
-                chain: chain.clone(),
-                node: self.name.clone(),
-                boot: self.boot.clone(),
-                lambda: self.lambda,
-                origin: None,
-                parent: delta.parent,
-                head: delta.head,
-                delta: None,
-                again: true,
-                timing: None,
-                frames: Vec::new(),
-            };
-            self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+            if let Some(again) = self.continuation_again(chain) {
+                let note = Continuation { parent: delta.parent, head: delta.head, ..again };
+                self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+            }
         }
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         let started_us = self.world.now_us();

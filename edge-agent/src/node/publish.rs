@@ -8,7 +8,7 @@ use microlambda_wire::{
     UnitFailure,
 };
 
-use super::chain_run::ChainRun;
+use super::chain_run::{Announcement, ChainRun};
 use super::{ASKED_US, Node, NodeError, World};
 use crate::store::Store;
 
@@ -16,21 +16,11 @@ impl<S: Store, W: World> Node<S, W> {
     /// Carries out [`microlambda::Effect::PublishHead`]: the continuation, then what the step found.
     pub(super) fn publish_head(&mut self, chain: &Name, parent: Head) -> Result<(), NodeError> {
         let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
-        let announcement = std::mem::take(&mut run.announcement);
-        let note = Continuation {
-            chain: chain.clone(),
-            node: self.name.clone(),
-            boot: self.boot.clone(),
-            lambda: self.lambda,
-            origin: Some(run.origin()),
-            parent,
-            head: run.chain.head(),
-            delta: (!announcement.delta.is_empty()).then_some(Blob(announcement.delta)),
-            again: false,
-            timing: announcement.timing,
-            frames: announcement.frames,
-        };
+        let Announcement { delta, timing, frames } = std::mem::take(&mut run.announcement);
         let done = run.chain.is_done();
+        let Some(again) = self.continuation_again(chain) else { return Ok(()) };
+        let delta = (!delta.is_empty()).then_some(Blob(delta));
+        let note = Continuation { parent, delta, again: false, timing, frames, ..again };
         let inline = note.delta.is_some();
         self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
         if !inline {
@@ -53,12 +43,11 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    /// Carries out [`microlambda::Effect::Reannounce`].
-    pub(super) fn reannounce(&mut self, chain: &Name) -> Result<(), NodeError> {
-        let Some(run) = self.chains.get(chain) else { return Ok(()) };
+    /// That a chain is where it is, without what led there.
+    pub(super) fn continuation_again(&self, chain: &Name) -> Option<Continuation> {
+        let run = self.chains.get(chain)?;
         let head = run.chain.head();
-        let (done, done_on_bus) = (run.chain.is_done(), run.done_on_bus);
-        let note = Continuation {
+        Some(Continuation {
             chain: chain.clone(),
             node: self.name.clone(),
             boot: self.boot.clone(),
@@ -70,9 +59,15 @@ impl<S: Store, W: World> Node<S, W> {
             again: true,
             timing: None,
             frames: Vec::new(),
-        };
+        })
+    }
+
+    /// Carries out [`microlambda::Effect::Reannounce`].
+    pub(super) fn reannounce(&mut self, chain: &Name) -> Result<(), NodeError> {
+        let Some(note) = self.continuation_again(chain) else { return Ok(()) };
+        let unsaid = self.chains.get(chain).is_some_and(|run| run.chain.is_done() && !run.done_on_bus);
         self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
-        if done && !done_on_bus {
+        if unsaid {
             self.publish_done(chain)?;
         }
         Ok(())
