@@ -1,6 +1,6 @@
 //! A site of real agents for end-to-end tests: mosquitto, a camera that plays real photos, edge nodes with dlib workers.
 //!
-//! Every agent is walled in where the system allows it, and must be where `CI` is set: it sees its own state directory
+//! Every agent is walled in where the system allows it (`make test` looks): it sees its own state directory
 //! and the broker, the photos only the camera. Needs `make setup` (models and photos) and the programs, which `make test`
 //! builds first.
 
