@@ -146,11 +146,12 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let fresh: Vec<(Entry, Folded)> =
             entries.iter().map(|(entry, folded)| ((*entry).clone(), (*folded).clone())).collect();
-        if sabotage::is_chosen(Sabotage::PublishBeforeCommit) && holder == self.name.as_str() {
-            if let Some(again) = self.continuation_again(chain) {
-                let note = Continuation { parent: delta.parent, head: delta.head, ..again };
-                self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
-            }
+        if sabotage::is_chosen(Sabotage::PublishBeforeCommit)
+            && holder == self.name.as_str()
+            && let Some(again) = self.continuation_again(chain)
+        {
+            let note = Continuation { parent: delta.parent, head: delta.head, ..again };
+            self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
         }
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         let started_us = self.world.now_us();
