@@ -5,7 +5,9 @@ use microlambda_demo::{Step, Tally};
 use microlambda_faces::FaceParams;
 use microlambda_faces::plan::Plan;
 use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, ENCODE_WORK, LOOK_WORK};
-use microlambda_tests::{Outcome, Site, UNLIMITED_MS, long_run, measured_long_run, measured_long_run_at, name, photo};
+use microlambda_tests::{
+    Outcome, Site, UNLIMITED_MS, data_dir, long_run, measured_long_run, measured_long_run_at, name, photo,
+};
 use microlambda_wire::NodeStatus;
 
 /// Four people, one of them twice, pictures of one and of several tiles, one without a face.
@@ -13,23 +15,17 @@ const PHOTOS: [&str; 5] =
     ["people/obama2.jpg", "faceless/chelsea.png", "people/astronaut.png", "people/biden.jpg", "people/obama.jpg"];
 
 /// All photos of the set: nine people, and pictures without any.
-const ALL_PHOTOS: [&str; 15] = [
-    "people/32bit.png",
-    "people/astronaut.png",
-    "people/biden.jpg",
-    "people/obama.jpg",
-    "people/obama2.jpg",
-    "people/obama3.jpg",
-    "people/obama_partial_face.jpg",
-    "people/obama_partial_face2.jpg",
-    "people/t1.jpg",
-    "faceless/brick.png",
-    "faceless/chelsea.png",
-    "faceless/coffee.png",
-    "faceless/coins.png",
-    "faceless/grass.png",
-    "faceless/moon.png",
-];
+fn all_photos() -> Vec<String> {
+    let names = ["people", "faceless"].into_iter().flat_map(|folder| {
+        let entries = std::fs::read_dir(data_dir().join("photos").join(folder))
+            .expect("the photos")
+            .map(|entry| entry.expect("a photo"));
+        entries.map(move |entry| format!("{folder}/{}", entry.file_name().to_str().expect("a name")))
+    });
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
+}
 
 /// Runs a job over photos made smaller by a factor on `nodes` with `r_limit_ms`: what it came to, and its steps.
 fn job(paths: &[&str], scale: f64, nodes: &[&str], r_limit_ms: u64) -> (Outcome, Vec<Step>) {
@@ -84,13 +80,16 @@ fn steps_of_barely_one_unit_and_steps_without_a_limit_on_one_two_and_three_nodes
 #[test]
 #[ignore = "takes minutes: make matrix"]
 fn all_photos_at_all_scales_are_nine_people_and_one_digest_however_they_are_cut() {
+    let names = all_photos();
+    let photos: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(photos.len(), 15);
     for scale in [1.0, 0.8, 0.65, 0.5] {
-        let (long, costs) = measured_long_run_at(&ALL_PHOTOS, scale);
+        let (long, costs) = measured_long_run_at(&photos, scale);
         assert_eq!(long.people.len(), 9, "at {scale}: {:?}", long.people);
-        let unit_ms = largest_unit_ms(&ALL_PHOTOS, scale, &costs);
+        let unit_ms = largest_unit_ms(&photos, scale, &costs);
         for nodes in [&["a"][..], &["a", "b"][..], &["a", "b", "c"][..]] {
             for r_limit_ms in [unit_ms * 5 / 4, unit_ms * 3, UNLIMITED_MS] {
-                let (outcome, steps) = job(&ALL_PHOTOS, scale, nodes, r_limit_ms);
+                let (outcome, steps) = job(&photos, scale, nodes, r_limit_ms);
                 println!("scale {scale}, {} nodes, r_limit {r_limit_ms} ms: {} steps", nodes.len(), steps.len());
                 // A machine that stands still for several times a unit, on two nodes, has it set aside: so the limits need a machine of their own.
                 assert_eq!(

@@ -8,16 +8,11 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 /// While a start takes long, the service manager is told that it goes on this often.
-pub const STARTING_EVERY: Duration = Duration::from_secs(30);
+const STARTING_EVERY: Duration = Duration::from_secs(30);
 
 /// The service is up.
 pub fn ready() {
     send(&[NotifyState::Ready]);
-}
-
-/// The start takes longer, but goes on: the service manager is to wait for so long from now at least.
-pub fn still_starting(wait: Duration) {
-    send(&[NotifyState::ExtendTimeoutUsec(u32::try_from(wait.as_micros()).unwrap_or(u32::MAX))]);
 }
 
 /// Does what the start has to wait for, however long it takes, while the service manager is told that the start goes on.
@@ -25,7 +20,8 @@ pub fn while_starting<T>(work: impl FnOnce() -> T) -> T {
     let (working, ended) = mpsc::channel::<()>();
     let tell = move || {
         while ended.recv_timeout(STARTING_EVERY) == Err(RecvTimeoutError::Timeout) {
-            still_starting(4 * STARTING_EVERY);
+            let wait_us = u32::try_from((4 * STARTING_EVERY).as_micros()).unwrap_or(u32::MAX);
+            send(&[NotifyState::ExtendTimeoutUsec(wait_us)]);
         }
     };
     std::thread::scope(|scope| {

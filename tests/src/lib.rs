@@ -152,18 +152,18 @@ impl Site {
         for (number, path) in paths.iter().enumerate() {
             let source = photo(path);
             let file_name = source.file_name().expect("a file").to_string_lossy().into_owned();
-            let target = folder.join(format!("{number:02}_{file_name}"));
+            let mut target = folder.join(format!("{number:02}_{file_name}"));
             if scale < 1.0 {
+                target.set_extension("png");
                 let photo = image::open(&source).expect("a photo").into_rgb8();
                 let side = |px: u32| (f64::from(px) * scale).round() as u32;
                 let (width, height) = (side(photo.width()), side(photo.height()));
                 let smaller = image::imageops::resize(&photo, width, height, image::imageops::FilterType::Triangle);
-                smaller.save(target.with_extension("png")).expect("a smaller photo");
+                smaller.save(&target).expect("a smaller photo");
             } else {
                 fs::copy(&source, &target).expect("a copy of the photo");
             }
             // The time of a file is part of its record: equal in all jobs that are compared.
-            let target = if scale < 1.0 { target.with_extension("png") } else { target };
             let time = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + number as u64);
             File::options().write(true).open(&target).and_then(|file| file.set_modified(time)).expect("its time");
         }

@@ -186,8 +186,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::Config;
-    use crate::config::SILENT_US;
+    use crate::config::{Config, SILENT_US};
     use crate::run::Options;
     use crate::spool::clerk::Clerk;
     use crate::spool::{Identity, Spool};

@@ -171,7 +171,7 @@ fn tell_of_late(folder: &Path, name: &str) {
         "this file was added, and its name comes before what was read: it is not read. Run with --new-job to read the folder again");
 }
 
-/// The medium may be away, the file deleted or damaged. Opening the folder again tells: what is not there any more is not read.
+/// The medium may be away, or the file damaged: who opens the folder again sees.
 fn unreadable(path: &Path, error: &std::io::Error) -> SourceError {
     SourceError::Trouble(format!(
         "cannot read {} ({error}): bring the folder back; if the file is broken, take it out of the folder",

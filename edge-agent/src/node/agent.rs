@@ -74,20 +74,17 @@ pub async fn run(
 
 /// Folds what was folded with other settings again, which may take long, on a thread of its own.
 async fn fold_again(store: SqliteStore, faces: FaceParams) -> Result<(SqliteStore, Vec<String>), NodeError> {
-    let (done, mut folded) = oneshot::channel();
-    let fold = move || drop(done.send(store.fold_again(&faces).map(|gone| (store, gone))));
+    let (done, folded) = oneshot::channel();
+    let fold = move || {
+        let gone = notify::while_starting(|| store.fold_again(&faces));
+        drop(done.send(gone.map(|gone| (store, gone))));
+    };
     std::thread::Builder::new()
         .name("fold".into())
         .spawn(fold)
         .map_err(|source| NodeError::System { what: "cannot start a thread", source })?;
     let ended = |_| NodeError::System { what: "cannot fold the records", source: ErrorKind::BrokenPipe.into() };
-    loop {
-        tokio::select! {
-            biased;
-            outcome = &mut folded => return Ok(outcome.map_err(ended)??),
-            () = tokio::time::sleep(notify::STARTING_EVERY) => notify::still_starting(4 * notify::STARTING_EVERY),
-        }
-    }
+    Ok(folded.await.map_err(ended)??)
 }
 
 /// Checks what the start had no time for, on a thread of its own that ends with the process at the latest, and resolves if that is damaged.

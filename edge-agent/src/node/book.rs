@@ -14,7 +14,6 @@ const NOTES_MAX: usize = 256;
 const NOTES_US: u64 = 2_000_000;
 /// Events waited for at most; the rest stays in the store and is loaded when these are done with.
 const WAITING_MAX: usize = 2_048;
-
 /// Events published in a peer's place at once: the connection takes so many with their faces.
 const RESCUES_MAX: usize = 64;
 /// Ids remembered to recognise repeats, and news that comes before its state.
@@ -65,7 +64,7 @@ impl EventBook {
     /// An event was committed here; it is published at `at_us` unless seen before then, or already.
     pub fn expect(&mut self, event: EventNote, now_us: u64, at_us: u64) {
         if self.recent.iter().any(|id| id == event.id.as_str()) {
-            self.is_on_bus(&event, now_us);
+            self.note_on_bus(&event, now_us);
         } else if self.waiting.len() < WAITING_MAX {
             self.waiting.insert(event.id.to_string(), (event, at_us));
         } else {
@@ -73,8 +72,8 @@ impl EventBook {
         }
     }
 
-    /// An event is noted to have been seen on the bus.
-    pub fn is_on_bus(&mut self, event: &EventNote, now_us: u64) {
+    /// Notes that an event was seen on the bus.
+    pub fn note_on_bus(&mut self, event: &EventNote, now_us: u64) {
         self.seen.push(event.id.to_string());
         self.notes_at_us = self.notes_at_us.min(now_us.saturating_add(NOTES_US));
     }
@@ -109,7 +108,7 @@ impl<S: Store, W: World> Node<S, W> {
         }
         book.recent.push_back(event.id.to_string());
         if book.waiting.remove(event.id.as_str()).is_some() {
-            book.is_on_bus(event, self.world.now_us());
+            book.note_on_bus(event, self.world.now_us());
         }
     }
 

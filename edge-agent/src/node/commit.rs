@@ -238,7 +238,7 @@ impl<S: Store, W: World> Node<S, W> {
                 EventKind::Recognised => self.counters.recognised += 1,
             }
             if unpublished.is_some_and(|ids| !ids.contains(&event.id)) {
-                self.book.is_on_bus(&event, now_us);
+                self.book.note_on_bus(&event, now_us);
             } else if own || !sabotage::is_chosen(Sabotage::EventsNotRescued) {
                 self.book.expect(event.clone(), now_us, at_us);
             }
