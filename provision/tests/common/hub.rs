@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -67,13 +68,25 @@ impl Hub {
         let log = fs::File::create(root.join("mosquitto.log")).unwrap();
         let broker = Command::new(mosquitto).arg("-c").arg(&path).stderr(log).spawn().unwrap();
         let mut hub = Self { machine, tls_port, local_port, broker };
-        // The last that it says when it starts: it listens, and handles signals.
+        // The last that it says when it starts: it listens.
         while !hub.machine.text("mosquitto.log").contains(" running") {
             let ended = hub.broker.try_wait().unwrap();
             assert!(ended.is_none(), "mosquitto does not start: {}", hub.machine.text("mosquitto.log"));
             std::thread::yield_now();
         }
+        hub.wait_for_main_loop();
         hub
+    }
+
+    /// Returns once the broker answers. mosquitto 2.0 sets its `run` after it says that it runs: a signal before that is forgotten.
+    fn wait_for_main_loop(&self) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.local_port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // No packet of MQTT: it hangs up, with or without a reset.
+        stream.write_all(&[0, 0]).unwrap();
+        let ended = stream.read(&mut [0; 1]);
+        let is_reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
+        assert!(ended.as_ref().is_ok_and(|&read| read == 0) || ended.as_ref().is_err_and(is_reset), "{ended:?}");
     }
 
     /// Asks the broker to end, which saves what it keeps, and waits for that.
