@@ -18,7 +18,7 @@ fn pictures_that_cannot_be_read_are_counted_and_the_others_are_searched() {
     let mut site = Site::new();
     let photos = site.photos(&["people/obama.jpg"]);
     let good = fs::read(photo("people/biden.jpg")).expect("a photo");
-    fs::write(photos.join("10_truncated.jpg"), &good[..good.len() / 3]).expect("a truncated photo");
+    fs::write(photos.join("10_truncated.jpg"), &good[..good.len() * 2 / 3]).expect("a truncated photo");
     fs::write(photos.join("11_text.jpg"), b"this is no picture").expect("a text");
     fs::write(photos.join("12_empty.jpg"), b"").expect("an empty file");
     save(&DynamicImage::ImageRgb8(RgbImage::new(1, 1)), &photos.join("13_one_pixel.jpg"));
@@ -27,18 +27,15 @@ fn pictures_that_cannot_be_read_are_counted_and_the_others_are_searched() {
     site.start_node("a", 4_000, "stay");
     site.start_camera(&photos);
     let outcome = site.outcome(&["a"]);
-    assert!(outcome.people.contains(&"00_obama.jpg".to_owned()), "{outcome:?}");
-    let biden = outcome.people.iter().filter(|label| label.contains("biden") || label.contains("truncated")).count();
-    assert_eq!(biden, 1, "{outcome:?}");
-    assert_eq!(outcome.people.len(), 2, "{outcome:?}");
+    assert_eq!(outcome.people, ["00_obama.jpg", "20_biden.jpg"], "{outcome:?}");
     let log = site.camera.as_ref().expect("a camera").log_tail(200);
-    let passed_over = ["11_text.jpg", "12_empty.jpg", "13_one_pixel.jpg"];
+    let passed_over = ["10_truncated.jpg", "11_text.jpg", "12_empty.jpg", "13_one_pixel.jpg"];
     for bad in passed_over {
         assert!(log.contains(bad), "{bad} is named: {log}");
     }
     let labels = site.tally.steps.iter().flat_map(|step| &step.frames).map(|frame| frame.label.as_str());
     let searched: BTreeSet<&str> = labels.collect();
-    assert_eq!(searched, ["00_obama.jpg", "10_truncated.jpg", "14_51_megapixels.jpg", "20_biden.jpg"].into());
+    assert_eq!(searched, ["00_obama.jpg", "14_51_megapixels.jpg", "20_biden.jpg"].into());
     assert_eq!(outcome.frames, searched.len() as u64, "{outcome:?}");
     // The camera tells its counters every few seconds.
     site.wait_for("count", |tally, _| tally.passed_over() == passed_over.len() as u64);
@@ -113,6 +110,19 @@ fn a_model_with_a_wrong_checksum_is_named_with_the_remedy() {
     assert!(!output.status.success());
     assert!(said.contains("shape_predictor_5_face_landmarks.dat"), "{said}");
     assert!(said.to_lowercase().contains("sha256") || said.contains("sum"), "{said}");
+    // A node that runs says so, tries again, and leaves the work to its peers.
+    let damaged = [("models-dir".to_owned(), models.display().to_string().into())].into_iter().collect();
+    site.start_node_set("damaged", 4_000, "spread", damaged);
+    site.wait_for_status("damaged", "what is wrong", |status| {
+        let restarts = status.counters.iter().any(|(name, count)| name == "worker-restarts" && *count > 0);
+        restarts
+            && status.trouble.contains("shape_predictor_5_face_landmarks.dat")
+            && status.trouble.contains("make models")
+    });
+    let photos = site.photos(&["people/obama.jpg", "people/biden.jpg"]);
+    site.start_node("sound", 4_000, "spread");
+    site.start_camera(&photos);
+    assert_eq!(site.outcome(&["damaged", "sound"]).people.len(), 2);
     site.stop_and_check();
 }
 

@@ -4,15 +4,15 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use edge_agent::store::{Advance, Store};
-use microlambda::{Budget, Claim, Digest, Head, Stop, UnitCost, Version};
+use microlambda::{Claim, Digest, Head, Stop, Version};
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, event_id};
 use microlambda_faces::plan::Plan;
-use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, FromWorker, StepTimes, ToWorker, UnitOutcome};
+use microlambda_faces::proto::{CLASS_ENCODE, FromWorker, StepTimes, ToWorker, UnitOutcome};
 use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace};
 use microlambda_runtime::Message;
 use microlambda_tests::name;
-use microlambda_tests::sim::bench::{Bench, peer_status};
+use microlambda_tests::sim::bench::{Bench, camera, peer_status};
 use microlambda_tests::sim::camera::SimCamera;
 use microlambda_tests::sim::disk::{Media, SimStore};
 use microlambda_tests::sim::prefix;
@@ -22,14 +22,6 @@ use microlambda_wire::{
     Blob, CameraHead, ChainClass, ClaimNote, EventNote, FaceNote, FrameMeta, Record, Topic, Want, from_payload,
     to_payload, write_frame_meta,
 };
-
-fn camera() -> SimCamera {
-    let mut camera = SimCamera::new(0, ChainClass::Batch, 3, 100, None);
-    for _ in 0..4 {
-        camera.take_picture(1_000_000);
-    }
-    camera
-}
 
 #[test]
 fn numbers_beyond_all_bounds_are_refused_and_crash_nobody() {
@@ -63,91 +55,6 @@ fn open_chains_are_bounded() {
         bench.hears_head(&format!("camera-{number}"), 0, 5);
     }
     assert_eq!(bench.status().chains.len(), 64);
-}
-
-#[test]
-fn a_unit_that_had_to_be_killed_is_told_with_the_remedy_and_not_tried_again_at_once() {
-    let mut bench = Bench::new();
-    let mut camera = camera();
-    bench.serve(&mut camera);
-    bench.pass_us(1_000_000);
-    bench.serve(&mut camera);
-    for step in 1..=2 {
-        assert_eq!(bench.starts(), step, "the first kill may be the computer's fault");
-        bench.worker_says(FromWorker::Begin { step: step as u64, part: (CLASS_DETECT, 320 * 240) });
-        bench.pass_us(1_100_000);
-        bench.worker_is_ready();
-        bench.pass_us(100_000);
-    }
-    assert_eq!(bench.starts(), 2, "after the second it waits");
-    let status = bench.status();
-    assert!(status.trouble.contains("raise it"), "{}", status.trouble);
-    let overruns = status.counters.iter().find(|(name, _)| name == "overruns");
-    assert_eq!(overruns.map(|(_, count)| *count), Some(2));
-    let costs = bench.orders.iter().rev().find_map(|order| match order {
-        Order::Tell(message) => match &**message {
-            ToWorker::Start { costs, .. } => Some(costs.clone()),
-            _ => None,
-        },
-        _ => None,
-    });
-    let budget = Budget::from_table(&costs.expect("a second try, some seconds later"));
-    let tile = UnitCost::run(CLASS_DETECT, 640 * 640);
-    assert!(!budget.fits_first(&tile, 0, 1_000_000), "the budget has learnt that a larger unit does not fit either");
-}
-
-/// Teaches the node what a search of 320×240 px takes: 20 ms.
-fn learn_short_searches(bench: &mut Bench) {
-    for _ in 0..3 {
-        // Of whatever step: costs are what they are.
-        let outcome = UnitOutcome::Done(Analysis::Unreadable { why: "costs only".into() });
-        let run = (CLASS_DETECT, 320 * 240, 20_000);
-        bench.worker_says(FromWorker::Unit { step: 0, sequence: 0, prepare: None, run, outcome, thumbnail: None });
-    }
-}
-
-#[test]
-fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
-    let mut bench = Bench::new();
-    learn_short_searches(&mut bench);
-    let mut camera = camera();
-    bench.serve(&mut camera);
-    bench.pass_us(100_000);
-    bench.serve(&mut camera);
-    for step in 1..=3 {
-        assert_eq!(bench.starts(), step);
-        bench.worker_says(FromWorker::Begin { step: step as u64, part: (CLASS_DETECT, 320 * 240) });
-        bench.pass_us(1_100_000);
-        bench.worker_is_ready();
-        bench.pass_us(100_000);
-        bench.serve(&mut camera);
-    }
-    let status = bench.status();
-    let count = |counter: &str| status.counters.iter().find(|(name, _)| name == counter).map(|(_, count)| *count);
-    assert_eq!(
-        [count("units-run-away"), count("unit-failures"), count("units-set-aside")],
-        [Some(3), Some(3), Some(1)]
-    );
-    let [unit] = status.set_aside.as_slice() else { panic!("{:?}", status.set_aside) };
-    assert!(unit.why.contains("a: 3 × killed after 1100 ms, where such units take 19 ms"), "{}", unit.why);
-    assert_eq!(status.trouble, "", "it is no matter of r-limit-ms");
-}
-
-#[test]
-fn an_agent_that_stood_still_itself_holds_nothing_against_the_unit() {
-    let mut bench = Bench::new();
-    learn_short_searches(&mut bench);
-    let mut camera = camera();
-    bench.serve(&mut camera);
-    bench.pass_us(1_000_000);
-    bench.serve(&mut camera);
-    bench.worker_says(FromWorker::Begin { step: 1, part: (CLASS_DETECT, 320 * 240) });
-    bench.pass_us(8_000_000);
-    let status = bench.status();
-    let count = |counter: &str| status.counters.iter().find(|(name, _)| name == counter).map(|(_, count)| *count);
-    assert_eq!([count("kills"), count("unit-failures"), count("units-run-away")], [Some(1), Some(0), Some(0)]);
-    let cost = status.costs.iter().find(|cost| cost.class == CLASS_DETECT).expect("what is known");
-    assert_eq!(cost.samples, 3, "nor does it say anything of costs");
 }
 
 #[test]
@@ -432,34 +339,6 @@ fn a_chain_whose_camera_began_another_one_is_not_tried_any_more() {
     assert_eq!(lag(&mut bench), 0, "its frames are gone");
     bench.hears(&head("door-1", 7));
     assert_eq!(lag(&mut bench), 4, "the camera has its former spool back");
-}
-
-#[test]
-fn a_unit_that_ends_the_whole_process_is_set_aside_too() {
-    let (media, mut camera): (Arc<Mutex<Media>>, _) = (Arc::default(), camera());
-    for life in 1..=5 {
-        let mut bench = Bench::open("a", media.clone());
-        camera.restart(1_000_000);
-        bench.serve(&mut camera);
-        bench.pass_us(100_000);
-        bench.serve(&mut camera);
-        if life < 5 {
-            // Here the computer goes down.
-            assert_eq!(bench.starts(), 1, "life {life}");
-        } else {
-            assert_eq!(bench.counter("units-set-aside"), 1);
-        }
-    }
-}
-
-#[test]
-fn a_worker_that_dies_before_it_was_given_anything_says_nothing_about_the_unit() {
-    let mut bench = Bench::new();
-    bench.hears_head("door", 0, 50);
-    bench.pass_us(100_000);
-    assert!(bench.said.iter().any(|message| message.topic.ends_with("/want")), "the step waits for its frames");
-    bench.worker_dies("no memory");
-    assert_eq!(bench.counter("unit-failures"), 0);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use microlambda_runtime::{Link, LinkConfig, LinkEvent, LinkEvents, Message, Watchdog, boot_id, monotonic_us, notify};
+use microlambda_runtime::{
+    Link, LinkConfig, LinkEvent, LinkEvents, Message, Seldom, Watchdog, boot_id, monotonic_us, notify,
+};
 use microlambda_wire::{
     CameraHead, CameraStatus, ChainClass, FrameMeta, Name, NodeStatus, RecordNote, Topic, TopicPrefix, Want,
     from_payload, to_payload, write_frame_meta,
@@ -52,6 +54,8 @@ pub(crate) struct Agent {
     hurdle: Hurdle,
     freed_on_one: u64,
     refused_messages: u64,
+    refusals: Seldom,
+    bus_connections: u64,
     /// Damaged spools kept in the state directory, and what to tell about them.
     kept_aside: (u32, String),
     /// Chains begun because the spool had been set back, and the last chain that is to be given up.
@@ -87,6 +91,8 @@ impl Agent {
             hurdle: Hurdle::default(),
             freed_on_one: 0,
             refused_messages: 0,
+            refusals: Seldom::default(),
+            bus_connections: 0,
             kept_aside,
             begun_anew: 0,
             given_up: None,
@@ -138,6 +144,8 @@ impl Agent {
         loop {
             let now = report.borrow().clone();
             if let Phase::Failed(why) = &now.phase {
+                // The source may be quicker than the broker, and whoever watches the bus is to learn why this agent ends.
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.reach_broker(link, events)).await;
                 self.publish_status(link, &now);
                 return Err(RunError::Run(why.clone()));
             }
@@ -235,9 +243,17 @@ impl Agent {
         };
     }
 
+    async fn reach_broker(&mut self, link: &Link, events: &mut LinkEvents) {
+        while self.bus_connections == 0 || !link.is_connected() {
+            let Some(event) = events.recv().await else { return };
+            self.on_link(link, event);
+        }
+    }
+
     fn on_link(&mut self, link: &Link, event: LinkEvent) {
         match event {
             LinkEvent::Connected => {
+                self.bus_connections += 1;
                 self.head.last = None;
                 self.status.last = None;
                 self.audience.on_connected(now_ms());
@@ -249,7 +265,8 @@ impl Agent {
             LinkEvent::Message { topic, payload, .. } => {
                 if let Err(why) = self.on_message(link, &topic, &payload) {
                     self.refused_messages += 1;
-                    log::debug!(topic = topic.as_str(), bytes = payload.len(), why = why.as_str(); "a message is refused");
+                    let level = if self.refusals.is_due(monotonic_us()) { log::Level::Warn } else { log::Level::Debug };
+                    log::log!(level, topic = topic.as_str(), bytes = payload.len(); "message refused: {why}; see who publishes on MicroLambda's topics");
                 }
             }
         }

@@ -5,6 +5,7 @@
 mod blocks;
 
 pub use blocks::{Blocks, luma_blocks};
+use microlambda_wire::{JpegScan, JpegScanner};
 
 /// Code of the marker that starts a picture.
 const SOI: u8 = 0xd8;
@@ -44,7 +45,7 @@ pub fn header(jpeg: &[u8]) -> Option<Header> {
             at += 1;
         }
         let code = *jpeg.get(at + 1)?;
-        if is_standalone(code) {
+        if JpegScanner::is_standalone(code) {
             at += 2;
             continue;
         }
@@ -90,77 +91,9 @@ pub fn whole_picture(buffer: &[u8]) -> Option<&[u8]> {
     if !buffer.starts_with(&[0xff, SOI]) {
         return None;
     }
-    match Scanner::default().advance(buffer) {
-        Scan::End(end) => Some(&buffer[..end]),
-        Scan::More | Scan::Bad(_) => None,
-    }
-}
-
-/// Markers without a segment behind them: TEM and the restart markers.
-fn is_standalone(code: u8) -> bool {
-    code == 0x01 || (0xd0..=0xd7).contains(&code)
-}
-
-/// How far a [`Scanner`] has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scan {
-    /// More bytes are needed.
-    More,
-    /// The picture ends before this position.
-    End(usize),
-    /// At this position stands something that no JPEG has there.
-    Bad(usize),
-}
-
-/// Walks the segments of one picture that grows at its end. The bytes begin with the start marker.
-#[derive(Debug, Clone, Copy)]
-pub struct Scanner {
-    at: usize,
-    in_scan: bool,
-}
-
-impl Default for Scanner {
-    /// At the start of a picture.
-    fn default() -> Self {
-        Self { at: 2, in_scan: false }
-    }
-}
-
-impl Scanner {
-    /// Goes on as far as `bytes` (from the picture's start, the former ones included) allow.
-    pub fn advance(&mut self, bytes: &[u8]) -> Scan {
-        loop {
-            if self.in_scan {
-                let Some(found) = bytes.get(self.at..).and_then(|rest| rest.iter().position(|&b| b == 0xff)) else {
-                    self.at = self.at.max(bytes.len());
-                    return Scan::More;
-                };
-                self.at += found;
-            }
-            let (Some(&first), Some(&code)) = (bytes.get(self.at), bytes.get(self.at + 1)) else { return Scan::More };
-            if first != 0xff {
-                return Scan::Bad(self.at);
-            }
-            match code {
-                // A stuffed zero is data inside a scan and nonsense outside.
-                0x00 if self.in_scan => self.at += 2,
-                0x00 | SOI => return Scan::Bad(self.at),
-                0xff => self.at += 1,
-                EOI => return Scan::End(self.at + 2),
-                code if is_standalone(code) => self.at += 2,
-                code => {
-                    let (Some(&high), Some(&low)) = (bytes.get(self.at + 2), bytes.get(self.at + 3)) else {
-                        return Scan::More;
-                    };
-                    let length = usize::from(u16::from_be_bytes([high, low]));
-                    if length < 2 {
-                        return Scan::Bad(self.at);
-                    }
-                    self.at += 2 + length;
-                    self.in_scan = code == SOS;
-                }
-            }
-        }
+    match JpegScanner::default().advance(buffer) {
+        JpegScan::End(end) => Some(&buffer[..end]),
+        JpegScan::More | JpegScan::Bad(_) => None,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Pictures are found by walking their segments: the end marker's two bytes also stand inside thumbnails, so that
 //! looking for them alone would cut pictures apart.
 
-use crate::jpeg::{Scan, Scanner};
+use microlambda_wire::{JpegScan, JpegScanner};
 
 /// The longest start of a picture that has to be kept to recognise it: `ff d8`, to be followed by `ff`.
 const START: [u8; 3] = [0xff, 0xd8, 0xff];
@@ -13,7 +13,7 @@ const START: [u8; 3] = [0xff, 0xd8, 0xff];
 pub struct Splitter {
     buffer: Vec<u8>,
     /// Set while a picture begins at the buffer's start.
-    scanner: Option<Scanner>,
+    scanner: Option<JpegScanner>,
     picture_bytes_max: usize,
     skipped_bytes: u64,
 }
@@ -40,16 +40,16 @@ impl Splitter {
                 return None;
             };
             match scanner.advance(&self.buffer) {
-                Scan::End(end) if end <= self.picture_bytes_max => {
+                JpegScan::End(end) if end <= self.picture_bytes_max => {
                     let rest = self.buffer.split_off(end);
                     self.scanner = None;
                     return Some(std::mem::replace(&mut self.buffer, rest));
                 }
-                Scan::End(end) => self.skip(end),
+                JpegScan::End(end) => self.skip(end),
                 // What stands there may be the start of the next picture.
-                Scan::Bad(at) => self.skip(at),
-                Scan::More if self.buffer.len() > self.picture_bytes_max => self.skip(self.buffer.len()),
-                Scan::More => return None,
+                JpegScan::Bad(at) => self.skip(at),
+                JpegScan::More if self.buffer.len() > self.picture_bytes_max => self.skip(self.buffer.len()),
+                JpegScan::More => return None,
             }
         }
     }
@@ -68,7 +68,7 @@ impl Splitter {
     fn find_start(&mut self) -> bool {
         if let Some(at) = self.buffer.windows(START.len()).position(|window| window == START) {
             self.skip(at);
-            self.scanner = Some(Scanner::default());
+            self.scanner = Some(JpegScanner::default());
             return true;
         }
         let kept = (0..START.len()).rev().find(|&n| self.buffer.ends_with(&START[..n])).unwrap_or(0);

@@ -6,6 +6,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use microlambda_wire::jpeg_is_cut_short;
 
 use crate::jpeg;
 
@@ -66,6 +67,9 @@ pub enum PictureError {
     /// The header is cut or damaged.
     #[error("its header is cut off or damaged: copy it again from where it came")]
     BadHeader,
+    /// The end is missing.
+    #[error("it is cut short, its end is missing: copy it again from where it came, or check the camera's cable")]
+    CutShort,
     /// Too few pixels.
     #[error("{width}×{height} pixels are too few to show anything: at least {SIDE_PIXELS_MIN} a side")]
     TooSmall {
@@ -126,6 +130,9 @@ fn prepare_any(picture: Picture, bytes_max: usize) -> Result<Prepared, PictureEr
 fn prepare_jpeg(bytes: Vec<u8>, bytes_max: usize) -> Result<Prepared, PictureError> {
     let header = jpeg::header(&bytes).ok_or(PictureError::BadHeader)?;
     check_size(header.width, header.height, PASS_PIXELS_MAX, "")?;
+    if jpeg_is_cut_short(&bytes) {
+        return Err(PictureError::CutShort);
+    }
     let bytes = jpeg::with_huffman_tables(bytes);
     if bytes.len() <= bytes_max {
         return Ok(Prepared { jpeg: bytes, reencoded: false, reshaped: false });
@@ -282,14 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn a_jpeg_cut_behind_its_header_passes_and_one_cut_inside_does_not() {
+    fn a_jpeg_that_is_cut_short_is_told_from_one_without_a_header() {
         let jpeg = photo_jpeg(320, 240, 1);
-        let cut = jpeg[..jpeg.len() / 2].to_vec();
-        assert_eq!(
-            file(cut.clone(), ROOMY),
-            Ok(Prepared { jpeg: cut, reencoded: false, reshaped: false }),
-            "the worker decides"
-        );
+        for length in [jpeg.len() / 2, jpeg.len() - 1] {
+            assert_eq!(file(jpeg[..length].to_vec(), ROOMY), Err(PictureError::CutShort));
+        }
         assert_eq!(file(jpeg[..100].to_vec(), ROOMY), Err(PictureError::BadHeader));
     }
 

@@ -336,7 +336,7 @@ fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: &
     let list = outcome.lists.first().map(|(_, list)| list.as_slice()).unwrap_or_default();
     let mut known: Vec<&KnownFace> = list.iter().collect();
     known.sort_by_key(|face| order.iter().position(|id| *id == face.face).unwrap_or(usize::MAX));
-    let overruns_us = tally.overruns_us();
+    let (overruns, overrun_max_us) = tally.overruns();
     Summary {
         ok: problems.is_empty(),
         problems,
@@ -353,8 +353,8 @@ fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: &
         takeovers: tally.takeovers,
         recovery_ms: kill.as_ref().map(|kill| kill.recovery_ms),
         kill,
-        overruns: overruns_us.len() as u64,
-        overrun_max_ms: ms(overruns_us.into_iter().max().unwrap_or(0)),
+        overruns,
+        overrun_max_ms: ms(overrun_max_us),
         worker_kills: tally.worker_kills(),
         r_limit_ms: plan.r_limit_ms,
         digest: outcome.digest.clone(),

@@ -124,11 +124,11 @@ pub struct Summary {
     pub recovery_ms: Option<f64>,
     /// More about the kill.
     pub kill: Option<Recovery>,
-    /// Steps that exceeded `r_limit`.
+    /// Steps that exceeded `r_limit`, those whose worker was killed for it included.
     pub overruns: u64,
     /// By how much at most, ms.
     pub overrun_max_ms: f64,
-    /// Workers that were killed because they ran beyond the limit: these steps have no result and count nowhere else.
+    /// Workers that were killed because they ran beyond the limit: of these steps there is no result.
     pub worker_kills: u64,
     /// The limit, ms.
     pub r_limit_ms: u64,

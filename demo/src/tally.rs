@@ -108,6 +108,8 @@ pub struct Tally {
     troubles: BTreeMap<Name, String>,
     sources: BTreeMap<(Name, Name), SourceCounters>,
     kills: BTreeMap<(Name, Name), u64>,
+    /// The longest time beyond the limit that a node's status has told, that of killed workers included, µs.
+    overrun_max_us: u64,
     announced: BTreeSet<(Name, Name, Version)>,
 }
 
@@ -157,10 +159,15 @@ impl Tally {
         self.steps.iter().filter(|step| step.moved).count() as u64
     }
 
-    /// By how much each step exceeded its limit, of those that did, µs.
-    pub fn overruns_us(&self) -> Vec<u64> {
+    /// How many steps exceeded their limit, and by how much at most, µs: those announced, and those whose worker was killed for it.
+    pub fn overruns(&self) -> (u64, u64) {
         let over = |step: &Step| step.timing.used_us.saturating_sub(step.timing.r_limit_us);
-        self.steps.iter().map(over).filter(|&us| us > 0).collect()
+        let announced = self.steps.iter().map(over).filter(|&us| us > 0);
+        let (count, max_us) = announced.fold((0, 0), |(count, max_us), us| (count + 1, us.max(max_us)));
+        match self.worker_kills() {
+            0 => (count, max_us),
+            kills => (count + kills, max_us.max(self.overrun_max_us)),
+        }
     }
 
     /// CPU time of all workers, µs: each node's own count, which begins again with a new worker.
@@ -178,8 +185,6 @@ impl Tally {
     }
 
     /// Workers that were killed because they ran beyond the limit, as far as the nodes' statuses (every few seconds) tell.
-    ///
-    /// Such a step has no result, so that it is not among [`Tally::overruns_us`].
     pub fn worker_kills(&self) -> u64 {
         self.kills.values().sum()
     }
@@ -270,9 +275,11 @@ impl Tally {
     }
 
     fn node_status(&mut self, status: &NodeStatus) -> Vec<News> {
-        if let Some((_, kills)) = status.counters.iter().find(|(name, _)| name == "kills") {
-            self.kills.insert((status.node.clone(), status.boot.clone()), *kills);
+        let counter = |wanted: &str| status.counters.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
+        if let Some(kills) = counter("kills") {
+            self.kills.insert((status.node.clone(), status.boot.clone()), kills);
         }
+        self.overrun_max_us = self.overrun_max_us.max(counter("overrun-max-us").unwrap_or(0));
         let before = self.nodes.insert(status.node.clone(), status.clone());
         let was_online = before.as_ref().is_some_and(|before| before.online && before.boot == status.boot);
         let mut news = match (was_online, status.online) {
@@ -373,7 +380,7 @@ pub(crate) mod tests {
         }
         assert_eq!(tally.steps.len(), 4);
         assert_eq!(tally.migrations(), 2);
-        assert_eq!(tally.overruns_us(), [1, 3_000]);
+        assert_eq!(tally.overruns(), (2, 3_000));
         assert_eq!(tally.steps_per_node(), [("a".to_string(), 2), ("b".to_string(), 2)].into());
         assert_eq!(tally.worker_cpu_us(), 50 + 20 + 90, "node a's second count is a new worker's");
         assert_eq!(tally.front(), Version::at(4));
@@ -451,7 +458,7 @@ pub(crate) mod tests {
         let mut tally = Tally::default();
         let status = |tally: &mut Tally, boot: &str, online: bool, trouble: &str| {
             let json = format!(
-                r#"{{"v":1,"node":"a","boot":"{boot}","online":{online},"trouble":"{trouble}","counters":[["kills",2]]}}"#
+                r#"{{"v":1,"node":"a","boot":"{boot}","online":{online},"trouble":"{trouble}","counters":[["kills",2],["overrun-max-us",7000]]}}"#
             );
             let note: NodeStatus = microlambda_wire::from_payload(json.as_bytes()).unwrap();
             tally.take(&seen(Note::NodeStatus(note)))
@@ -467,5 +474,6 @@ pub(crate) mod tests {
         status(&mut tally, "b2", true, "worker missing");
         assert_eq!(tally.troubles().collect::<Vec<_>>(), [(&name("a"), "worker missing")]);
         assert_eq!(tally.worker_kills(), 4, "each start of a node counts anew");
+        assert_eq!(tally.overruns(), (4, 7_000), "a step without a result is over its limit as well");
     }
 }

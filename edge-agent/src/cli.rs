@@ -37,7 +37,7 @@ enum Command {
     /// Run the node until SIGTERM or Ctrl-C
     #[command(after_help = "Example:\n  edge-agent run --config /etc/microlambda/edge.toml")]
     Run(ConfigArg),
-    /// Check a configuration and the files it names: worker, models, password, certificate
+    /// Check a configuration and that the files it names are there: worker, models, password, certificate
     #[command(after_help = "Example:\n  edge-agent validate --config edge.toml")]
     Validate {
         #[command(flatten)]

@@ -11,10 +11,12 @@ use serde_json::json;
 
 use crate::cli::CommandError;
 use crate::config::Config;
-use crate::store::{Depth, EventRow, FaceRow, Findings, SetAsideRow, SqliteStore, Store, StoreError};
+use crate::store::{Depth, EventRow, FaceRow, Findings, SetAsideRow, SqliteStore, Store, StoreError, UnreadableRow};
 
 /// Frames with units set aside that `status` shows at most, the newest.
 const SET_ASIDE_SHOWN_MAX: u32 = 50;
+/// `status` names at most so many of the frames that could not be read.
+const UNREADABLE_SHOWN_MAX: usize = 50;
 
 /// Prints text; a closed pipe (`| head`) is no error.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
@@ -127,19 +129,24 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
     let store = open(config)?;
     let running = SqliteStore::is_locked(&config.state_dir);
     let chains = store.chains()?;
-    let rows = chains
-        .iter()
-        .map(|chain| Ok((chain, store.totals(&chain.name)?, store.set_aside(chain, SET_ASIDE_SHOWN_MAX)?)));
+    let rows = chains.iter().map(|chain| {
+        let totals = store.totals(&chain.name)?;
+        let unreadable = match totals.unreadable {
+            0 => Vec::new(),
+            _ => store.unreadable(&chain.name, UNREADABLE_SHOWN_MAX)?,
+        };
+        Ok((chain, totals, store.set_aside(chain, SET_ASIDE_SHOWN_MAX)?, unreadable))
+    });
     let rows = rows.collect::<Result<Vec<_>, StoreError>>()?;
     // Whoever reads this may take long, and the agent's write-ahead log is not to grow meanwhile.
     drop(store);
     if as_json {
-        let chains = rows.iter().map(|(chain, totals, set_aside)| {
+        let chains = rows.iter().map(|(chain, totals, set_aside, unreadable)| {
             let failing = chain.failure.as_ref().map(|(times, why)| json!({ "times": times, "why": why }));
             json!({
                 "chain": chain.name, "camera": chain.camera, "class": chain.class, "head": chain.head, "done": chain.done,
                 "holder": chain.holder, "people": chain.gallery.ever, "totals": totals, "set-aside": set_aside,
-                "failing": failing,
+                "unreadable": unreadable, "failing": failing,
             })
         });
         let chains: Vec<_> = chains.collect();
@@ -149,7 +156,7 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
     }
     let state = if running { "running" } else { "not running: start it with `edge-agent run`" };
     let mut text = format!("node {} of site {}: {state}\n", config.node_name()?, config.site);
-    for (chain, totals, set_aside) in rows {
+    for (chain, totals, set_aside, unreadable) in rows {
         let end = if chain.done { "done" } else { "going on" };
         text += &format!(
             "chain {}  camera {}  {end} at {}  {}, {} unreadable, {}, {}  digest {}\n",
@@ -169,6 +176,7 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
             text += &format!("  failing here: {times} × {}\n", printable(why));
         }
         text += &set_aside.iter().map(set_aside_line).collect::<String>();
+        text += &unreadable.iter().map(unreadable_line).collect::<String>();
     }
     print(&text)
 }
@@ -176,6 +184,11 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
 fn set_aside_line(row: &SetAsideRow) -> String {
     let (label, why) = (printable(&row.label), printable(&row.why));
     format!("  set aside: {} of frame {}  {label}  {why}\n", row.unit, row.sequence)
+}
+
+fn unreadable_line(row: &UnreadableRow) -> String {
+    let (label, why) = (printable(&row.label), printable(&row.why));
+    format!("  cannot be read: frame {}  {label}  {why}\n", row.sequence)
 }
 
 pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), CommandError> {

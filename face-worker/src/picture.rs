@@ -5,6 +5,7 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use microlambda_faces::plan::halved;
+use microlambda_wire::jpeg_is_cut_short;
 
 /// Pictures of more pixels than this are refused before they are decoded.
 pub const DECODE_PX_MAX: u64 = 100_000_000;
@@ -28,7 +29,10 @@ pub enum PictureError {
         /// Rows.
         height_px: u32,
     },
-    /// Damaged or truncated, or of a kind that the decoder does not know.
+    /// A JPEG without its end.
+    #[error("it is cut short, its end is missing; copy the file again, or check the camera's cable")]
+    CutShort,
+    /// Damaged, or of a kind that the decoder does not know.
     #[error("cannot be decoded ({why}); check the file or the camera's cable")]
     Damaged {
         /// What the decoder says.
@@ -147,6 +151,9 @@ pub fn header(bytes: &[u8]) -> Result<Header, PictureError> {
 /// # Errors
 /// As [`header`], and if the pixels are damaged or cut short.
 pub fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
+    if jpeg_is_cut_short(bytes) {
+        return Err(PictureError::CutShort);
+    }
     let (decoder, orientation) = decoder(bytes)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     picture.apply_orientation(orientation);
@@ -326,7 +333,14 @@ mod tests {
         // A GIF is a picture, but of a kind that is not compiled in.
         assert!(header(b"GIF89a\x01\0\x01\0\0\0\0").is_err());
         let whole = jpeg(64, 32, 1);
-        assert!(matches!(decode(&whole[..60]), Err(PictureError::Damaged { .. })));
+        assert!(matches!(header(&whole[..60]), Err(PictureError::Damaged { .. })));
+        // What the decoder fills with grey is not what the camera saw.
+        for length in [60, whole.len() * 2 / 3, whole.len() - 1] {
+            assert_eq!(decode(&whole[..length]), Err(PictureError::CutShort));
+        }
+        let mut more = whole.clone();
+        more.extend_from_slice(b"a second picture, as some phones append one");
+        assert_eq!(decode(&more), decode(&whole));
     }
 
     #[test]

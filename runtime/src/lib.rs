@@ -17,6 +17,7 @@ pub mod last_end;
 mod link;
 pub mod logging;
 pub mod notify;
+mod seldom;
 mod text;
 
 pub use broker::{BrokerConfig, BrokerUrl, BrokerUrlError, PASSWORD_CREDENTIAL};
@@ -30,4 +31,5 @@ pub use link::{
 };
 pub use logging::{Level, Verbosity};
 pub use notify::Watchdog;
+pub use seldom::Seldom;
 pub use text::{counted, password_in, printable, without_passwords};

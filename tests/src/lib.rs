@@ -240,7 +240,8 @@ impl Site {
         self.start_node_set(node, r_limit_ms, placement, extra);
     }
 
-    fn start_node_set(&mut self, node: &str, r_limit_ms: u64, placement: &str, extra: toml::Table) {
+    /// As [`Site::start_node`], with settings laid over the usual ones.
+    pub fn start_node_set(&mut self, node: &str, r_limit_ms: u64, placement: &str, extra: toml::Table) {
         let setup = EdgeSetup {
             site: self.name.clone(),
             node: name(node),

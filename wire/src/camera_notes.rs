@@ -35,6 +35,9 @@ pub struct SourceCounters {
     pub reopened: u64,
     /// Messages on our topics that were not ours.
     pub refused_messages: u64,
+    /// Times the broker was reached.
+    #[serde(default)]
+    pub bus_connections: u64,
     /// Released frames whose results no node had any more: the chain went on without them, in a new generation.
     #[serde(default)]
     pub lost: u64,

@@ -287,7 +287,7 @@ pub struct NodeStatus {
     /// What makes this node's encodings comparable bit by bit.
     #[serde(default)]
     pub engine: String,
-    /// Part of the last minute its worker was busy, 0 to 1000.
+    /// Part of some five seconds that its worker was busy, 0 to 1000.
     #[serde(default)]
     pub load_permille: u32,
     /// What units cost here.

@@ -107,6 +107,7 @@ impl Agent {
                 freed_on_one: self.freed_on_one,
                 reopened: report.reopened,
                 refused_messages: self.refused_messages,
+                bus_connections: self.bus_connections,
                 spools_kept_aside: u64::from(self.kept_aside.0),
                 begun_anew: self.begun_anew,
                 lost: desk.lost,
@@ -155,7 +156,8 @@ impl Agent {
 
     /// Says good-bye, with the last word on the counters, and closes the connection.
     pub(crate) async fn leave(&mut self, link: &Link, report: Report) {
-        let report = Report { phase: Phase::Ended, ..report };
+        let phase = if let Phase::Failed(_) = report.phase { report.phase } else { Phase::Ended };
+        let report = Report { phase, ..report };
         let status = CameraStatus { online: false, ..self.status_now(&report) };
         let topic = Topic::CameraStatus { camera: self.config.camera.clone() };
         self.publish(link, &topic, to_payload(&status));

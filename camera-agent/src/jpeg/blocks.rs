@@ -3,6 +3,8 @@
 //! ITU-T T.81, annexes B and F, for sequential pictures with Huffman coding and all components in one scan, as cameras send them. A decoder
 //! that scales keeps rows of coefficients of all components, more than a camera agent's memory has room for.
 
+use microlambda_wire::JpegScanner;
+
 use super::{DHT, SOS, header};
 
 const DQT: u8 = 0xdb;
@@ -91,7 +93,7 @@ impl Tables {
                 at += 1;
             }
             let code = *jpeg.get(at + 1)?;
-            if super::is_standalone(code) {
+            if JpegScanner::is_standalone(code) {
                 at += 2;
                 continue;
             }

@@ -212,7 +212,7 @@ async fn what_is_not_ours_on_our_topics_is_counted_and_changes_nothing() {
     let broker = Broker::start();
     let setup = Setup::new(broker.port, FOLDER);
     setup.pictures(&[("a.jpg", jpeg(64, 48, 1))]);
-    let _agent = setup.run(&[]);
+    let agent = setup.run(&[]);
     let mut observer = Observer::new(broker.port).await;
     observer.head(|head| head.end.is_some()).await;
     let want = Topic::CameraWant { camera: name("door") };
@@ -227,6 +227,8 @@ async fn what_is_not_ours_on_our_topics_is_counted_and_changes_nothing() {
     observer.want("n1", 0, 1, 0);
     observer.frame("n1", 0).await;
     observer.status(|status| status.counters.refused_messages == 8).await;
+    let told = agent.log().matches("see who publishes on MicroLambda's topics").count();
+    assert_eq!(told, 1, "one in ten seconds: {}", agent.log());
 }
 
 #[tokio::test]

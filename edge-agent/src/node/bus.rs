@@ -19,8 +19,6 @@ const SYNC_BYTES_MAX: usize = 256 << 10;
 
 /// Records of a branch kept until it beats the local head, at most: some 10 MB.
 const STAGED_ENTRIES_MAX: usize = 10_000;
-/// A refused message is a warning at most this often, µs.
-const REFUSAL_TOLD_US: u64 = 10_000_000;
 
 impl<S: Store, W: World> Node<S, W> {
     /// Handles a message; one that is not ours is counted and changes nothing.
@@ -142,10 +140,7 @@ impl<S: Store, W: World> Node<S, W> {
 
     pub(super) fn refuse(&mut self, what: &str, error: &dyn std::error::Error) {
         self.counters.refused_messages += 1;
-        let now_us = self.world.now_us();
-        // A stranger must not fill the log.
-        if self.refusal_told_us == 0 || self.refusal_told_us.saturating_add(REFUSAL_TOLD_US) <= now_us {
-            self.refusal_told_us = now_us;
+        if self.refusals.is_due(self.world.now_us()) {
             log::warn!(topic:% = what; "message refused: {error}; see who publishes on MicroLambda's topics");
         } else {
             log::debug!(topic:% = what; "message refused: {error}");

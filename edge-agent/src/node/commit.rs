@@ -5,6 +5,7 @@ use microlambda::{Attempt, Commit, Event, Head};
 use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, event_id};
 use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis};
+use microlambda_runtime::printable;
 use microlambda_wire::{Continuation, EventKind, EventNote, FrameSummary, Name, Record, SetAsideNote, Topic};
 
 use super::chain_run::{Announcement, Pending};
@@ -256,6 +257,15 @@ impl<S: Store, W: World> Node<S, W> {
         self.status_at_us = 0;
     }
 
+    fn tell_unreadable(&mut self, chain: &Name, entry: &Entry) {
+        let (Record::Frame { label, .. }, Some(Analysis::Unreadable { why })) = (&entry.record, &entry.analysis) else {
+            return;
+        };
+        self.counters.frames_unreadable += 1;
+        let level = if self.unreadable.is_due(self.world.now_us()) { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, chain:% = chain, sequence = entry.sequence; "frame {} cannot be read: {}", printable(label), printable(why));
+    }
+
     /// Builds the content that sets the unit at the head aside.
     fn fold_without_unit(&mut self, chain: &Name, why: &str) -> Result<bool, NodeError> {
         let Some(run) = self.chains.get(chain) else { return Ok(false) };
@@ -303,6 +313,7 @@ impl<S: Store, W: World> Node<S, W> {
         match fold {
             Ok(pending) => {
                 let head = pending.delta.head;
+                pending.delta.entries.iter().for_each(|entry| self.tell_unreadable(chain, entry));
                 let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
                 run.pending = Some(pending);
                 Ok(Some(head))

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use microlambda::{Budget, Context, Effect, Event, Phase, TimerReason};
 use microlambda_faces::FaceParams;
 use microlambda_faces::fold::lambda_digest;
-use microlambda_runtime::{ConfigError, Message};
+use microlambda_runtime::{ConfigError, Message, Seldom};
 use microlambda_wire::{ChainClass, EventNote, Name, SetAsideNote, Topic, TopicPrefix, to_payload};
 
 use crate::config::Config;
@@ -94,8 +94,10 @@ pub struct Node<S, W> {
     crowded: String,
     /// Units set aside since the start, the newest last.
     set_aside: VecDeque<SetAsideNote>,
-    /// When a refused message was last logged for people to see, µs.
-    refusal_told_us: u64,
+    /// Refused messages, as the log tells them.
+    refusals: Seldom,
+    /// Frames that could not be read, as the log tells them.
+    unreadable: Seldom,
     /// No bids before this: peers may hold newer heads.
     settled_at_us: u64,
     status_at_us: u64,
@@ -134,7 +136,8 @@ impl<S: Store, W: World> Node<S, W> {
             kept_aside: String::new(),
             crowded: String::new(),
             set_aside: VecDeque::new(),
-            refusal_told_us: 0,
+            refusals: Seldom::default(),
+            unreadable: Seldom::default(),
             settled_at_us: u64::MAX,
             status_at_us: 0,
             stopping: false,

@@ -12,6 +12,9 @@ use super::chain_run::{Announcement, ChainRun};
 use super::{ASKED_US, Node, NodeError, World};
 use crate::store::Store;
 
+/// With `done` at most so many faces are said again, those seen last: half of what the connection takes at once, so that `done` always fits behind them.
+const FACES_WITH_DONE_MAX: usize = 512;
+
 impl<S: Store, W: World> Node<S, W> {
     /// Carries out [`microlambda::Effect::PublishHead`]: the continuation, then what the step found.
     pub(super) fn publish_head(&mut self, chain: &Name, parent: Head) -> Result<(), NodeError> {
@@ -153,8 +156,11 @@ impl<S: Store, W: World> Node<S, W> {
                 .filter_map(|id| Name::new(id).ok())
                 .collect(),
         };
-        let known: Vec<usize> = run.fold.gallery().people.iter().map(|person| person.number).collect();
-        known.into_iter().try_for_each(|person| self.publish_face(chain, person))?;
+        let mut known: Vec<(u64, usize)> =
+            run.fold.gallery().people.iter().map(|person| (person.last_sequence, person.number)).collect();
+        known.sort_unstable_by(|a, b| b.cmp(a));
+        known.truncate(FACES_WITH_DONE_MAX);
+        known.into_iter().try_for_each(|(_, person)| self.publish_face(chain, person))?;
         self.publish(&Topic::Done { chain: chain.clone() }, &note, true);
         Ok(())
     }

@@ -43,8 +43,11 @@ pub(super) struct WorkerSlot {
     pub trouble: String,
     /// That a unit is too much for `r_limit` here, for people; empty once one was done.
     pub too_slow: String,
-    /// Time of steps since the last status, µs.
+    /// Time of steps since `load_since_us`, µs.
     pub busy_us: u64,
+    load_since_us: u64,
+    /// Part of the last whole window that the worker was busy.
+    load_permille: u32,
     pub cpu_us: u64,
 }
 
@@ -64,6 +67,8 @@ impl Default for WorkerSlot {
             trouble: String::new(),
             too_slow: String::new(),
             busy_us: 0,
+            load_since_us: 0,
+            load_permille: 0,
             cpu_us: 0,
         }
     }
@@ -80,6 +85,17 @@ impl WorkerSlot {
 
     pub fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// Part of the last `window_us` or a little more that the worker was busy, 0 to 1000. A status that is said early repeats the former one.
+    pub fn load_permille(&mut self, now_us: u64, window_us: u64) -> u32 {
+        let since_us = now_us.saturating_sub(self.load_since_us);
+        if since_us >= window_us.max(1) {
+            let permille = self.busy_us.saturating_mul(1_000) / since_us;
+            self.load_permille = u32::try_from(permille).unwrap_or(u32::MAX).min(1_000);
+            (self.busy_us, self.load_since_us) = (0, now_us);
+        }
+        self.load_permille
     }
 
     /// The chain whose step runs.
@@ -125,5 +141,24 @@ impl<S: Store, W: World> Node<S, W> {
                 slot.retry_later(now_us);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_is_of_a_whole_window_however_often_it_is_said() {
+        let mut slot = WorkerSlot::default();
+        assert_eq!(slot.load_permille(10, 1_000), 0);
+        slot.busy_us = 600;
+        assert_eq!(slot.load_permille(400, 1_000), 0, "not a whole one yet");
+        assert_eq!(slot.load_permille(1_000, 1_000), 600);
+        slot.busy_us = 300;
+        assert_eq!(slot.load_permille(1_100, 1_000), 600);
+        assert_eq!(slot.load_permille(2_500, 1_000), 200);
+        slot.busy_us = 9_000;
+        assert_eq!(slot.load_permille(3_500, 1_000), 1_000);
     }
 }

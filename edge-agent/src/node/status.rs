@@ -15,6 +15,8 @@ const SILENCE_US: u64 = 3 * STATUS_US;
 const BEHIND_RECORDS: u64 = 30;
 /// Of what is wrong with a database so much is told, characters.
 const WHY_CHARS_MAX: usize = 200;
+/// … and of anything that is wrong so much, characters of at most four bytes: a status of more is no payload.
+const TROUBLE_CHARS_MAX: usize = 250;
 
 /// Another node as last heard.
 pub(super) struct PeerView {
@@ -70,6 +72,8 @@ counters! {
     units_too_large,
     /// Units set aside.
     units_set_aside,
+    /// Frames that the worker could not read.
+    frames_unreadable,
     /// Transactions that moved a head.
     commits,
     /// Forks that lost against a peer's branch.
@@ -156,20 +160,19 @@ impl<S: Store, W: World> Node<S, W> {
             return;
         }
         self.status_at_us = now_us.saturating_add(STATUS_US);
-        let load_permille = u32::try_from(self.worker.busy_us.saturating_mul(1_000) / STATUS_US).unwrap_or(u32::MAX);
-        self.worker.busy_us = 0;
+        let load_permille = self.worker.load_permille(now_us, STATUS_US);
         let mut counters = self.counters.list();
         let link = self.world.bus_counters();
         counters.push(("bus-messages-dropped".into(), link.inbox_dropped));
         counters.push(("bus-connections".into(), link.connected));
         let status = NodeStatus {
             engine: self.worker.engine.clone(),
-            load_permille: load_permille.min(1_000),
+            load_permille,
             costs: self.budget.table(),
             chains: self.chains.keys().map(|name| self.chain_lag(name)).collect(),
             counters,
             set_aside: self.set_aside.iter().cloned().collect(),
-            trouble: self.trouble(),
+            trouble: self.trouble().chars().take(TROUBLE_CHARS_MAX).collect(),
             ..status_of(&self.name, &self.boot, true)
         };
         let line = self.status_line(&status);

@@ -421,6 +421,12 @@ impl<S: Store, W: World> Node<S, W> {
         if self.worker.respawn_at_us <= now_us {
             self.spawn_worker(now_us);
         }
+        if self.worker.kill_at_us <= now_us && !self.worker.ready {
+            self.world.kill_worker();
+            // That it ends is known.
+            self.worker.incarnation += 1;
+            self.worker_gone("it took too long to load its models")?;
+        }
         if self.worker.kill_at_us <= now_us {
             log::warn!(work:? = self.worker.work; "the worker is killed: it ran beyond its limit");
             self.counters.kills += 1;

@@ -225,6 +225,17 @@ pub struct SetAsideRow {
     pub why: String,
 }
 
+/// A frame that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnreadableRow {
+    /// The frame's number.
+    pub sequence: u64,
+    /// What the camera calls it.
+    pub label: String,
+    /// Why, and what to do.
+    pub why: String,
+}
+
 /// Counts over a chain's records, for `done` and `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct ChainTotals {

@@ -1,5 +1,7 @@
 //! SQLite as a store: reads.
 
+use std::collections::VecDeque;
+
 use microlambda::{Attempt, Digest, Head, StepMode, Version};
 use microlambda_faces::content::{Entry, PartialEntry, from_bytes};
 use microlambda_faces::{Analysis, ENCODING_LEN, Encoding, Face, FaceOutcome, Tile, Unusable};
@@ -7,7 +9,9 @@ use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::sqlite::{SqliteStore, chain_id, identity, integer};
-use super::{ChainTotals, EVENTS_MAX, EventRow, FaceRow, FrameRow, SetAsideRow, StoreError, StoredChain};
+use super::{
+    ChainTotals, EVENTS_MAX, EventRow, FaceRow, FrameRow, SetAsideRow, StoreError, StoredChain, UnreadableRow,
+};
 
 const CHAIN_COLUMNS: &str =
     "id, name, camera, batch, lambda, generation, boundary_sequence, boundary_digest, boundary_set_aside,
@@ -326,20 +330,43 @@ impl SqliteStore {
 
     pub(super) fn read_totals(&self, chain: &Name) -> Result<ChainTotals, StoreError> {
         let mut totals = ChainTotals::default();
+        self.for_each_entry(chain, |entry| {
+            totals.frames += u64::from(matches!(entry.record, Record::Frame { .. }));
+            match &entry.analysis {
+                Some(Analysis::Frame(analysis)) => totals.faces_seen += analysis.faces.len() as u64,
+                Some(Analysis::Unreadable { .. } | Analysis::SetAside { .. }) => totals.unreadable += 1,
+                None => {}
+            }
+        })?;
+        Ok(totals)
+    }
+
+    fn for_each_entry(&self, chain: &Name, mut see: impl FnMut(&Entry)) -> Result<(), StoreError> {
         let mut sequence = 0;
         loop {
             let (entries, _) = self.read_entries(chain, sequence, 1 << 20)?;
-            let Some(last) = entries.last() else { return Ok(totals) };
+            let Some(last) = entries.last() else { return Ok(()) };
             sequence = last.next_sequence();
-            for entry in &entries {
-                totals.frames += u64::from(matches!(entry.record, Record::Frame { .. }));
-                match &entry.analysis {
-                    Some(Analysis::Frame(analysis)) => totals.faces_seen += analysis.faces.len() as u64,
-                    Some(Analysis::Unreadable { .. } | Analysis::SetAside { .. }) => totals.unreadable += 1,
-                    None => {}
+            entries.iter().for_each(&mut see);
+        }
+    }
+
+    /// The newest `frames_max` frames that could not be read, and why; the latest last.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub fn unreadable(&self, chain: &Name, frames_max: usize) -> Result<Vec<UnreadableRow>, StoreError> {
+        let mut rows = VecDeque::new();
+        self.for_each_entry(chain, |entry| {
+            if let (Record::Frame { label, .. }, Some(Analysis::Unreadable { why })) = (&entry.record, &entry.analysis)
+            {
+                rows.push_back(UnreadableRow { sequence: entry.sequence, label: label.clone(), why: why.clone() });
+                if rows.len() > frames_max {
+                    rows.pop_front();
                 }
             }
-        }
+        })?;
+        Ok(rows.into())
     }
 
     /// The units set aside in the newest `frames_max` records that have any, and in the record under way; the latest last.

@@ -1,9 +1,10 @@
 //! JPEG as a camera's bytes: headers, missing tables, and pictures in a stream.
 
-use camera_agent::jpeg::{Scan, Scanner, header, whole_picture, with_huffman_tables};
+use camera_agent::jpeg::{header, whole_picture, with_huffman_tables};
 use camera_agent::luma::{CELL_PIXELS, Cells};
 use camera_agent::mjpeg::Splitter;
 use camera_agent::picture::Picture;
+use microlambda_wire::{JpegScan, JpegScanner};
 
 /// The standard Huffman tables with their marker, bytes (T.81, K.3).
 const TABLES_BYTES: usize = 2 + 0x1a2;
@@ -34,10 +35,10 @@ pub fn jpeg(bytes: &[u8]) {
         assert!(cells.means().iter().all(|mean| (0.0..=255.0).contains(mean)), "brighter than white");
     }
     if jpeg.starts_with(&[0xff, 0xd8]) {
-        let mut scanner = Scanner::default();
+        let mut scanner = JpegScanner::default();
         let pieces = (2..jpeg.len()).step_by(usize::from(*piece).max(1)).chain([jpeg.len()]);
-        let found = pieces.map(|end| scanner.advance(&jpeg[..end])).find(|found| *found != Scan::More);
-        assert_eq!(found.unwrap_or(Scan::More), Scanner::default().advance(jpeg), "in pieces and at once");
+        let found = pieces.map(|end| scanner.advance(&jpeg[..end])).find(|found| *found != JpegScan::More);
+        assert_eq!(found.unwrap_or(JpegScan::More), JpegScanner::default().advance(jpeg), "in pieces and at once");
     }
 }
 

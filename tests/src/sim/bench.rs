@@ -31,6 +31,15 @@ pub struct Bench {
     spawned: u64,
 }
 
+/// A camera whose job is four pictures.
+pub fn camera() -> SimCamera {
+    let mut camera = SimCamera::new(0, ChainClass::Batch, 3, 100, None);
+    for _ in 0..4 {
+        camera.take_picture(1_000_000);
+    }
+    camera
+}
+
 impl Bench {
     /// Node `a` with an empty disk, connected, its worker ready.
     #[expect(clippy::new_without_default, reason = "a node that runs is no default")]

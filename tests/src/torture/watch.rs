@@ -147,6 +147,7 @@ impl Watch {
             reencoded: sum.reencoded + one.reencoded,
             reopened: sum.reopened + one.reopened,
             refused_messages: sum.refused_messages + one.refused_messages,
+            bus_connections: sum.bus_connections + one.bus_connections,
             begun_anew: sum.begun_anew + one.begun_anew,
             lost: sum.lost + one.lost,
             spools_kept_aside: sum.spools_kept_aside + one.spools_kept_aside,

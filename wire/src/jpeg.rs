@@ -1,0 +1,81 @@
+//! Where a JPEG ends (ITU-T T.81, annex B). Its end marker's two bytes also stand inside thumbnails, so that segments are walked.
+
+const SOI: u8 = 0xd8;
+const EOI: u8 = 0xd9;
+const SOS: u8 = 0xda;
+
+/// Whether the end of a JPEG is missing, as where a copy or a transfer was cut off. Decoders fill the rest with grey, and a face cut in half is nobody's.
+/// `false` for what is no JPEG, or goes wrong earlier: a decoder says why.
+pub fn jpeg_is_cut_short(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xff, SOI]) && JpegScanner::default().advance(bytes) == JpegScan::More
+}
+
+/// How far a [`JpegScanner`] has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JpegScan {
+    /// More bytes are needed.
+    More,
+    /// The picture ends before this position.
+    End(usize),
+    /// At this position stands something that no JPEG has there.
+    Bad(usize),
+}
+
+/// Walks the segments of one picture that grows at its end. The bytes begin with the start marker.
+#[derive(Debug, Clone, Copy)]
+pub struct JpegScanner {
+    at: usize,
+    in_scan: bool,
+}
+
+impl Default for JpegScanner {
+    /// At the start of a picture.
+    fn default() -> Self {
+        Self { at: 2, in_scan: false }
+    }
+}
+
+impl JpegScanner {
+    /// Whether no segment follows a marker of this code: TEM and the restart markers.
+    pub fn is_standalone(code: u8) -> bool {
+        code == 0x01 || (0xd0..=0xd7).contains(&code)
+    }
+
+    /// Goes on as far as `bytes` (from the picture's start, the former ones included) allow.
+    pub fn advance(&mut self, bytes: &[u8]) -> JpegScan {
+        loop {
+            if self.in_scan {
+                let Some(found) = bytes.get(self.at..).and_then(|rest| rest.iter().position(|&b| b == 0xff)) else {
+                    self.at = self.at.max(bytes.len());
+                    return JpegScan::More;
+                };
+                self.at += found;
+            }
+            let (Some(&first), Some(&code)) = (bytes.get(self.at), bytes.get(self.at + 1)) else {
+                return JpegScan::More;
+            };
+            if first != 0xff {
+                return JpegScan::Bad(self.at);
+            }
+            match code {
+                // A stuffed zero is data inside a scan and nonsense outside.
+                0x00 if self.in_scan => self.at += 2,
+                0x00 | SOI => return JpegScan::Bad(self.at),
+                0xff => self.at += 1,
+                EOI => return JpegScan::End(self.at + 2),
+                code if Self::is_standalone(code) => self.at += 2,
+                code => {
+                    let (Some(&high), Some(&low)) = (bytes.get(self.at + 2), bytes.get(self.at + 3)) else {
+                        return JpegScan::More;
+                    };
+                    let length = usize::from(u16::from_be_bytes([high, low]));
+                    if length < 2 {
+                        return JpegScan::Bad(self.at);
+                    }
+                    self.at += 2 + length;
+                    self.in_scan = code == SOS;
+                }
+            }
+        }
+    }
+}
