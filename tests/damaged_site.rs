@@ -42,7 +42,7 @@ fn a_node_whose_database_is_damaged_or_destroyed_gets_everything_from_its_peer()
     site.start_camera(&photos);
 
     // In the middle of the job: pages of the database are overwritten while the node is down.
-    site.claimer_from(Version::at(2));
+    site.wait_for("the middle of the job", |tally, _| tally.front() >= Version::at(2));
     let before = boot(&site, "b");
     // A node that ends in order leaves everything in the database and nothing in its log.
     site.end_node("b");

@@ -85,7 +85,7 @@ fn nodes_whose_settings_change_in_the_middle_of_a_job_come_to_what_they_had_come
     }
     site.wait_for("both nodes", |tally, _| tally.nodes.len() == 2);
     site.start_camera(&photos);
-    site.claimer_from(Version::at(2));
+    site.wait_for("the middle of the job", |tally, _| tally.front() >= Version::at(2));
     for node in ["a", "b"] {
         site.end_node(node);
         let config = site.node(node).config().to_owned();
