@@ -78,6 +78,23 @@ fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
 }
 
 #[test]
+fn a_unit_that_waited_for_a_processor_has_not_failed() {
+    let mut bench = Bench::new();
+    learn_short_searches(&mut bench);
+    let mut camera = camera();
+    bench.serve(&mut camera);
+    bench.pass_us(100_000);
+    bench.serve(&mut camera);
+    bench.io.borrow_mut().worker_waited_us = 5_000_000;
+    bench.worker_says(FromWorker::Begin { step: 1, part: (CLASS_DETECT, 320 * 240) });
+    bench.io.borrow_mut().worker_waited_us += 1_040_000;
+    bench.pass_us(1_100_000);
+    let status = bench.status();
+    let count = |counter: &str| status.counters.iter().find(|(name, _)| name == counter).map(|(_, count)| *count);
+    assert_eq!([count("kills"), count("units-run-away"), count("unit-failures")], [Some(1), Some(0), Some(0)]);
+}
+
+#[test]
 fn an_agent_that_stood_still_itself_holds_nothing_against_the_unit() {
     let mut bench = Bench::new();
     learn_short_searches(&mut bench);

@@ -105,6 +105,12 @@ impl Worker {
         self.queue.try_send(bytes).is_ok()
     }
 
+    /// How long it has waited for a processor since its start, while others used them, µs; 0 where the kernel does not tell (proc(5), `schedstat`).
+    pub fn waited_us(&self) -> u64 {
+        // Of its main thread, which does the work.
+        self.child.id().and_then(waited_us).unwrap_or(0)
+    }
+
     /// Ends the process at once, whatever it is doing.
     pub fn kill(&mut self) {
         if let Err(error) = self.child.start_kill() {
@@ -116,6 +122,12 @@ impl Worker {
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
+}
+
+fn waited_us(pid: u32) -> Option<u64> {
+    // Time on a processor, time in wait for one, turns; ns.
+    let told = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    told.split_ascii_whitespace().nth(1)?.parse::<u64>().ok().map(|waited_ns| waited_ns / 1_000)
 }
 
 async fn write_queued(write: Arc<OwnedWriteHalf>, mut queue: mpsc::Receiver<Vec<u8>>, queued: Arc<AtomicUsize>) {
@@ -157,4 +169,28 @@ async fn read_message(read: &mut tokio::net::unix::OwnedReadHalf) -> Result<From
     let mut body = vec![0; bytes];
     read.read_exact(&mut body).await.map_err(|_| "the worker process ended in the middle of a message".to_owned())?;
     decode(&body).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_to_share_a_processor_has_waited() {
+        let busy = || std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("sh");
+        // One more than there are processors.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut children: Vec<_> = (0..=processors).map(|_| busy()).collect();
+        let began = std::time::Instant::now();
+        let waited = || children.iter().filter_map(|child| waited_us(child.id())).max();
+        let mut most_us = waited();
+        while most_us.is_some_and(|us| us < 1_000) && began.elapsed().as_secs() < 60 {
+            std::thread::yield_now();
+            most_us = waited();
+        }
+        for child in &mut children {
+            child.kill().and_then(|()| child.wait()).expect("its end");
+        }
+        assert!(most_us.is_some_and(|us| us >= 1_000), "{most_us:?}");
+    }
 }

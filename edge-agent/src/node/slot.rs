@@ -31,6 +31,8 @@ pub(super) struct WorkerSlot {
     pub work: Option<Work>,
     /// What the running unit consists of, its preparation first: class, work, and when it began, µs.
     pub parts: Vec<((CostClass, u64), u64)>,
+    /// How long the worker had waited for a processor when its unit began, µs.
+    pub waited_us: u64,
     /// Workers killed at the limit since a unit last ended.
     pub kills_in_a_row: u32,
     /// When the running step reaches its limit, µs.
@@ -58,6 +60,7 @@ impl Default for WorkerSlot {
             ready: false,
             work: None,
             parts: Vec::new(),
+            waited_us: 0,
             kills_in_a_row: 0,
             limit_at_us: 0,
             kill_at_us: u64::MAX,

@@ -156,6 +156,7 @@ impl<S: Store, W: World> Node<S, W> {
                 // A preparation and its unit; more is nonsense.
                 if self.worker.parts.len() < 2 {
                     self.worker.parts.push((part, self.world.now_us()));
+                    self.worker.waited_us = self.world.worker_waited_us();
                 }
                 Ok(())
             }
@@ -311,8 +312,8 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     /// The worker ran beyond its limit and was killed: that is an overrun. Its unit is slow, which says how much it costs at
-    /// least; or it is out of hand, which is a failure like a worker's death and says nothing of costs.
-    fn judge_kill(&mut self, now_us: u64) -> StepEnd {
+    /// least; or it is out of hand, which is a failure like a worker's death and says nothing of costs. `waited_us` of its time it had no processor.
+    fn judge_kill(&mut self, now_us: u64, waited_us: u64) -> StepEnd {
         let over_us = now_us.saturating_sub(self.worker.limit_at_us);
         self.counters.overruns += 1;
         self.counters.overrun_max_us = self.counters.overrun_max_us.max(over_us);
@@ -323,7 +324,8 @@ impl<S: Store, W: World> Node<S, W> {
             self.budget.observe(*class, *work, until_us.saturating_sub(*from_us));
         }
         let unit_us = now_us.saturating_sub(began_us);
-        if self.budget.is_runaway(class, work, unit_us) {
+        // While it waited for a processor it was not out of hand, but the computer busy.
+        if self.budget.is_runaway(class, work, unit_us.saturating_sub(waited_us)) {
             // An agent that comes too late to its own deadline stood still, and its worker may have stood still with it.
             if over_us > KILL_SLACK_US + LATE_US {
                 return StepEnd::Overran;
@@ -430,11 +432,12 @@ impl<S: Store, W: World> Node<S, W> {
         if self.worker.kill_at_us <= now_us {
             log::warn!(work:? = self.worker.work; "the worker is killed: it ran beyond its limit");
             self.counters.kills += 1;
+            let waited_us = self.world.worker_waited_us().saturating_sub(self.worker.waited_us);
             self.world.kill_worker();
             // What the worker still says belongs to a step that is over.
             self.spawn_worker(now_us);
             if self.worker.work.is_some() {
-                let end = self.judge_kill(now_us);
+                let end = self.judge_kill(now_us, waited_us);
                 self.end_work(end)?;
             }
         }

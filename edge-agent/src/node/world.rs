@@ -32,6 +32,11 @@ pub trait World {
     /// Queues a message for the worker; false if it is gone or takes none.
     fn send_to_worker(&mut self, message: &ToWorker) -> bool;
 
+    /// How long the worker has waited for a processor since its start, µs.
+    fn worker_waited_us(&self) -> u64 {
+        0
+    }
+
     /// Ends the worker at once, whatever it is doing.
     fn kill_worker(&mut self);
 
@@ -74,6 +79,10 @@ impl World for Agent {
 
     fn send_to_worker(&mut self, message: &ToWorker) -> bool {
         self.worker.as_ref().is_some_and(|worker| worker.send(message))
+    }
+
+    fn worker_waited_us(&self) -> u64 {
+        self.worker.as_ref().map_or(0, Worker::waited_us)
     }
 
     fn kill_worker(&mut self) {

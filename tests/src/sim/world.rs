@@ -39,6 +39,8 @@ pub struct Io {
     pub stopping: bool,
     /// Whether the worker has just said something that gives every reason to end it.
     pub worker_is_mad: bool,
+    /// How long the worker has waited for a processor, µs.
+    pub worker_waited_us: u64,
     /// When the running step began and its limit, µs.
     step: Option<(u64, u64)>,
     paused: bool,
@@ -124,6 +126,10 @@ impl World for SimWorld {
         }
         io.orders.push(Order::Tell(Box::new(message.clone())));
         true
+    }
+
+    fn worker_waited_us(&self) -> u64 {
+        self.io.borrow().worker_waited_us
     }
 
     fn kill_worker(&mut self) {
