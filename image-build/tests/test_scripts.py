@@ -1,0 +1,54 @@
+"""The scripts that make the image, with programs in their way that say what they were called with."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Scripts(unittest.TestCase):
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="microlambda-scripts-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.calls = self.folder / "calls"
+        self.calls.touch()
+
+    def put(self, path, script):
+        """A program that notes its call, and then does as the script says."""
+        path = self.folder / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'#!/bin/bash\necho "${{0##*/}} $*" >>{self.calls}\n{script}\n')
+        path.chmod(0o755)
+
+    def run_script(self, script, *arguments):
+        """Runs a script with the programs of the folder `bin` before the system's; its status, and what it printed."""
+        environment = dict(os.environ, PATH=f"{self.folder}/bin:{os.environ['PATH']}", CARGO_TARGET_DIR=str(self.folder / "target"))
+        environment |= {"XDG_CACHE_HOME": str(self.folder / "cache"), "CARGO_HOME": str(self.folder / "cargo")}
+        ran = subprocess.run([script, *arguments], env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
+        return ran.returncode, ran.stdout + ran.stderr
+
+    def test_on_an_arm64_computer_the_image_has_the_packages_of_its_own_tools(self):
+        for name in ["Cargo.toml", "scripts/common.sh", "scripts/package", "image-build/common.sh", "image-build/image", "image-build/recipe/settings"]:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, self.folder / name)
+        self.put("bin/dpkg", "echo arm64")
+        self.put("bin/cargo", "")
+        self.put("bin/cargo-deb", "")
+        self.put("scripts/setup", "")
+        self.put("image-build/cross-build", "")
+        # Ends it where packages are to be written.
+        self.put("image-build/tools-root", '[[ $* != *" deb "* ]]')
+        status, text = self.run_script(self.folder / "image-build/image")
+        self.assertEqual(status, 1, text)
+        calls = self.calls.read_text()
+        self.assertIn("\ncross-build \n", calls)
+        self.assertRegex(calls, r"\ntools-root run env .*cargo-deb deb --target aarch64-unknown-linux-gnu .*--package camera-agent")
+        self.assertNotIn("\ncargo build", calls)
+
+
+if __name__ == "__main__":
+    unittest.main()
