@@ -49,6 +49,29 @@ class Scripts(unittest.TestCase):
         self.assertRegex(calls, r"\ntools-root run env .*cargo-deb deb --target aarch64-unknown-linux-gnu .*--package camera-agent")
         self.assertNotIn("\ncargo build", calls)
 
+    def test_where_users_cannot_have_namespaces_the_reason_and_the_remedy_are_named(self):
+        said = "unshare: write failed /proc/self/uid_map: Operation not permitted"
+        common = {
+            "id": "case $1 in -u) echo 1000 ;; *) echo tester ;; esac",
+            "unshare": f'if [ "$*" = --help ]; then echo " --map-auto"; else echo "{said}" >&2; exit 1; fi',
+            "newuidmap": "",
+            "grep": 'case $* in */etc/sub*) ;; *) exec /bin/grep "$@" ;; esac',
+            "cat": 'case $1 in /proc/*) false ;; *) exec /bin/cat "$@" ;; esac',
+        }
+        for lacks, remedy in [
+            ({"unshare": f'echo "{said}"; exit 1'}, "util-linux 2.38 or newer is needed"),
+            ({"grep": 'case $* in */etc/sub*) false ;; *) exec /bin/grep "$@" ;; esac'}, "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 tester"),
+            ({"cat": 'case $1 in *apparmor*) echo 1 ;; *) exec /bin/cat "$@" ;; esac'}, "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"),
+            ({}, "In a container"),
+        ]:
+            with self.subTest(remedy):
+                for name, script in (common | lacks).items():
+                    self.put(f"bin/{name}", script)
+                status, text = self.run_script(ROOT / "image-build/tools-root")
+                self.assertEqual(status, 1, text)
+                for part in [said, remedy, "Or run it as root"]:
+                    self.assertIn(part, text)
+
 
 if __name__ == "__main__":
     unittest.main()
