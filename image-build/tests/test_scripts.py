@@ -24,6 +24,12 @@ class Scripts(unittest.TestCase):
         path.write_text(f'#!/bin/bash\necho "${{0##*/}} $*" >>{self.calls}\n{script}\n')
         path.chmod(0o755)
 
+    def copy(self, *names):
+        """Files of the project, with what they all read, into a tree in which the rest can be put."""
+        for name in ["scripts/common.sh", "image-build/common.sh", "image-build/recipe/settings", *names]:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, self.folder / name)
+
     def run_script(self, script, *arguments):
         """Runs a script with the programs of the folder `bin` before the system's; its status, and what it printed."""
         environment = dict(os.environ, PATH=f"{self.folder}/bin:{os.environ['PATH']}", CARGO_TARGET_DIR=str(self.folder / "target"))
@@ -32,9 +38,7 @@ class Scripts(unittest.TestCase):
         return ran.returncode, ran.stdout + ran.stderr
 
     def test_on_an_arm64_computer_the_image_has_the_packages_of_its_own_tools(self):
-        for name in ["Cargo.toml", "scripts/common.sh", "scripts/package", "image-build/common.sh", "image-build/image", "image-build/recipe/settings"]:
-            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, self.folder / name)
+        self.copy("Cargo.toml", "scripts/package", "image-build/image")
         self.put("bin/dpkg", "echo arm64")
         self.put("bin/cargo", "")
         self.put("bin/cargo-deb", "")
@@ -71,6 +75,28 @@ class Scripts(unittest.TestCase):
                 self.assertEqual(status, 1, text)
                 for part in [said, remedy, "Or run it as root"]:
                     self.assertIn(part, text)
+
+    def test_a_check_fails_for_a_mistake_of_ours_and_for_nothing_else(self):
+        self.copy("image-build/check")
+        self.put("scripts/setup", "")
+        self.put("image-build/image-test", 'echo "boots $SCENARIO"')
+        apt = "E: Failed to fetch http://deb.debian.org/debian/dists/trixie/InRelease  Could not resolve 'deb.debian.org'"
+        cargo = "warning: spurious network error (1 try remaining): [7] Could not connect to server"
+        for name, script, code, said in [
+            ("image-build/image", "", 0, "boots ready"),
+            ("image-build/image", "echo 'error[E0425]: cannot find value'; exit 1", 1, "E0425"),
+            ("image-build/image", "echo 'E: Unable to locate package no-such-package'; exit 1", 1, "no-such-package"),
+            ("image-build/image", f'echo "{apt}"; echo "image: the base could not be made"; exit 1', 0, "SKIPPED: the boot of the image: it could not be built here: E: Failed"),
+            ("image-build/image", f'echo "{cargo}"; exit 1', 0, "SKIPPED"),
+            ("image-build/image", "echo 'binfmt: line 3: /proc/sys/fs/binfmt_misc/register: Permission denied'; exit 1", 0, "SKIPPED"),
+            ("image-build/image", "exit 124", 0, "SKIPPED: the boot of the image: it was not built in 52 minutes"),
+            ("scripts/setup", "echo 'E: Unable to locate package zstd'; exit 1", 0, "SKIPPED: the boot of the image: what builds it cannot be installed here: E: Unable"),
+        ]:
+            with self.subTest(script):
+                self.put(name, script)
+                status, text = self.run_script(self.folder / "image-build/check", "60")
+                self.assertEqual(status, code, text)
+                self.assertIn(said, text)
 
 
 if __name__ == "__main__":
