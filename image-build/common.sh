@@ -14,9 +14,21 @@ image_cache=$cache/image
 out=$target/image
 work=$target/image/work
 host_architecture=$(dpkg --print-architecture)
+# The image's files are called this, and end differently.
+image_name=microlambda-$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"$/\1/p' Cargo.toml)-arm64
+# What git has and no image is made of.
+not_in_image=(docs benches fuzz tests '*.md' image-build/{scenarios,vm,tests,check,image-test,reproducible,count-instructions})
 
 # The first 16 digits of a sum over files and words, as the name of something made from them.
 sum_of() { { cat "$1"; shift; printf '%s\n' "$@"; } | sha256sum | cut -c 1-16; }
+
+# A sum over the files that an image is made of, as they are here; nothing where git does not tell which.
+sources_sum() {
+  local files
+  files=$(git ls-files -- . "${not_in_image[@]/#/:(exclude)}" 2>/dev/null) || return 0
+  # One that is gone is part of it by what is said about it.
+  { xargs --delimiter '\n' sha256sum <<<"$files" 2>&1 || true; } | sha256sum | cut -d ' ' -f 1
+}
 
 # The lines of a list without comments.
 list() { sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$1"; }

@@ -26,7 +26,7 @@ class Scripts(unittest.TestCase):
 
     def copy(self, *names):
         """Files of the project, with what they all read, into a tree in which the rest can be put."""
-        for name in ["scripts/common.sh", "image-build/common.sh", "image-build/recipe/settings", *names]:
+        for name in ["Cargo.toml", "scripts/common.sh", "image-build/common.sh", "image-build/recipe/settings", *names]:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.folder / name)
 
@@ -38,7 +38,7 @@ class Scripts(unittest.TestCase):
         return ran.returncode, ran.stdout + ran.stderr
 
     def test_on_an_arm64_computer_the_image_has_the_packages_of_its_own_tools(self):
-        self.copy("Cargo.toml", "scripts/package", "image-build/image")
+        self.copy("scripts/package", "image-build/image")
         self.put("bin/dpkg", "echo arm64")
         self.put("bin/cargo", "")
         self.put("bin/cargo-deb", "")
@@ -97,6 +97,39 @@ class Scripts(unittest.TestCase):
                 status, text = self.run_script(self.folder / "image-build/check", "60")
                 self.assertEqual(status, code, text)
                 self.assertIn(said, text)
+
+    @unittest.skipUnless(shutil.which("git"), "git is not installed")
+    def test_an_image_of_other_sources_is_built_anew_before_it_is_tested(self):
+        self.copy("image-build/image", "image-build/image-test", "image-build/scenarios/ready.toml")
+        for name in ["scripts/setup", "scripts/package", "image-build/root"]:
+            self.put(name, "")
+        self.put("image-build/disk-image", 'mkdir -p "${2%/*}"; echo an image >"$2"')
+        self.put("image-build/tools-root", 'if [ "$2" = zstd ]; then truncate -s "${SIZE:-1M}" "${@: -1}"; fi')
+        for arguments in [["init", "--quiet"], ["add", "--all"]]:
+            subprocess.run(["git", "-C", self.folder, *arguments], check=True)
+
+        def is_built(expected_status=0):
+            self.calls.write_text("\n")
+            status, text = self.run_script(self.folder / "image-build/image-test")
+            self.assertEqual(status, expected_status, text)
+            self.assertRegex(text, r"testing .*/target/image/microlambda-[0-9.]+-arm64\.img, built 2")
+            self.assertRegex(text, r"image, compressed: [0-9.]+ MB of 450 MB at most; packages:.* time: 0 min")
+            self.assertRegex(self.calls.read_text(), r"\ntools-root run .*image-run --image .*ready\.toml")
+            return "\ndisk-image " in self.calls.read_text()
+
+        def change(name):
+            with (self.folder / name).open("a") as file:
+                file.write("\n# changed\n")
+
+        self.assertTrue(is_built())
+        self.assertFalse(is_built())
+        change("image-build/scenarios/ready.toml")
+        self.assertFalse(is_built(), "a scenario is in no image")
+        change("image-build/recipe/settings")
+        self.assertTrue(is_built())
+        (image,) = (self.folder / "target/image").glob("*.zst")
+        os.truncate(image, 450_000_001)
+        self.assertFalse(is_built(expected_status=1), "too large")
 
 
 if __name__ == "__main__":
