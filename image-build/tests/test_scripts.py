@@ -53,6 +53,17 @@ class Scripts(unittest.TestCase):
         self.assertRegex(calls, r"\ntools-root run env .*cargo-deb deb --target aarch64-unknown-linux-gnu .*--package camera-agent")
         self.assertNotIn("\ncargo build", calls)
 
+    def test_packages_that_lintian_calls_wrong_are_a_failure(self):
+        self.copy("scripts/package")
+        for name in ["bin/cargo", "bin/cargo-deb", "scripts/setup", "image-build/cross-build"]:
+            self.put(name, "")
+        self.put("image-build/tools-root", f'[[ $* != *" deb "* ]] || touch {self.folder}/target/debian/microlambda-{{edge,node}}_0.1.0-1_arm64.deb')
+        for code in [0, 2]:
+            self.put("bin/lintian", f"exit {code}")
+            status, text = self.run_script(self.folder / "scripts/package", "image")
+            self.assertEqual(status, code, text)
+            self.assertRegex(self.calls.read_text(), r"\nlintian .*--fail-on error .*microlambda-edge_0.1.0-1_arm64.deb \S*microlambda-node_0.1.0-1_arm64.deb\n$")
+
     def test_where_users_cannot_have_namespaces_the_reason_and_the_remedy_are_named(self):
         said = "unshare: write failed /proc/self/uid_map: Operation not permitted"
         common = {
