@@ -33,6 +33,8 @@ class Scripts(unittest.TestCase):
     def run_script(self, script, *arguments):
         """Runs a script with the programs of the folder `bin` before the system's; its status, and what it printed."""
         environment = dict(os.environ, PATH=f"{self.folder}/bin:{os.environ['PATH']}", CARGO_TARGET_DIR=str(self.folder / "target"))
+        for name in ["SCENARIO", "FRESH", "URL", "REVISION"]:
+            environment.pop(name, None)
         environment |= {"XDG_CACHE_HOME": str(self.folder / "cache"), "CARGO_HOME": str(self.folder / "cargo")}
         ran = subprocess.run([script, *arguments], env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
         return ran.returncode, ran.stdout + ran.stderr
@@ -89,6 +91,7 @@ class Scripts(unittest.TestCase):
 
     def test_a_check_fails_for_a_mistake_of_ours_and_for_nothing_else(self):
         self.copy("image-build/check")
+        self.put("bin/dpkg", "echo amd64")
         self.put("scripts/setup", "")
         self.put("image-build/image-test", 'echo "boots $SCENARIO"')
         apt = "E: Failed to fetch http://deb.debian.org/debian/dists/trixie/InRelease  Could not resolve 'deb.debian.org'"
@@ -112,11 +115,12 @@ class Scripts(unittest.TestCase):
     @unittest.skipUnless(shutil.which("git"), "git is not installed")
     def test_an_image_of_other_sources_is_built_anew_before_it_is_tested(self):
         self.copy("image-build/image", "image-build/image-test", "image-build/scenarios/ready.toml")
+        self.put("bin/dpkg", "echo amd64")
         for name in ["scripts/setup", "scripts/package", "image-build/root"]:
             self.put(name, "")
         self.put("image-build/disk-image", 'mkdir -p "${2%/*}"; echo an image >"$2"')
-        self.put("image-build/tools-root", 'if [ "$2" = zstd ]; then truncate -s "${SIZE:-1M}" "${@: -1}"; fi')
-        for arguments in [["init", "--quiet"], ["add", "--all"]]:
+        self.put("image-build/tools-root", 'if [ "$2" = zstd ]; then truncate -s 1M "${@: -1}"; fi')
+        for arguments in [["init", "--quiet"], ["add", "Cargo.toml", "image-build", "scripts"]]:
             subprocess.run(["git", "-C", self.folder, *arguments], check=True)
 
         def is_built(expected_status=0):
