@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use microlambda_runtime::sync_folder;
+use microlambda_runtime::{sync_folder, without_passwords};
 use rustix::fs::{Gid, Uid, fchown};
 
 use crate::facts::{accounts, under};
@@ -189,7 +189,9 @@ fn run(command: &mut Command, name: &str, stdin: &[u8]) -> Result<(), String> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let said: String = said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SAID_CHARS_MAX).collect();
+    // Before it is cut, as a part of an address is not known as one.
+    let said = without_passwords(&said.split_whitespace().collect::<Vec<_>>().join(" "));
+    let said: String = said.chars().take(SAID_CHARS_MAX).collect();
     let code = output.status.code();
     Err(match code {
         Some(124) => format!("{name} did not end within {PROGRAM_S_MAX} s and was stopped"),

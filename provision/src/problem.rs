@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use microlambda_runtime::printable;
+use microlambda_runtime::{printable, without_passwords};
 use serde::{Deserialize, Serialize};
 
 /// No more mistakes are told; whoever has made more will look at the file as a whole.
@@ -38,13 +38,15 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Notes one; beyond [`PROBLEMS_MAX`] they are only counted.
+    /// Notes one, without the passwords of addresses in it: everybody who logs in reads it, and the log keeps it. Beyond [`PROBLEMS_MAX`] they are
+    /// only counted.
     pub fn note(&mut self, file: &str, line: Option<usize>, what: impl fmt::Display) {
         if self.found.len() >= PROBLEMS_MAX {
             self.more += 1;
             return;
         }
-        let shown = printable(what);
+        // Before it is cut, as a part of an address is not known as one.
+        let shown = without_passwords(&printable(what));
         let mut what: String = shown.chars().take(TEXT_CHARS_MAX).collect();
         if shown.chars().nth(TEXT_CHARS_MAX).is_some() {
             what.push('…');
@@ -99,6 +101,16 @@ mod tests {
         }
         assert_eq!((problems.iter().count(), problems.count()), (PROBLEMS_MAX, PROBLEMS_MAX + 3));
         assert!(problems.iter().all(|problem| problem.what.chars().count() == TEXT_CHARS_MAX + 1));
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_not_noted_wherever_the_text_is_cut() {
+        for before in 0..TEXT_CHARS_MAX {
+            let mut problems = Problems::default();
+            problems.note("f", None, format!("{} rtsp://me:secret99@cam/x", "x".repeat(before)));
+            let what = &problems.iter().next().unwrap().what;
+            assert!(!what.contains("sec"), "{what}");
+        }
     }
 
     #[test]

@@ -69,7 +69,9 @@ impl State {
     /// # Errors
     /// Why it cannot be used.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let state: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let state: Self = serde_json::from_slice(bytes)
+            // Its own words may repeat a part of the file, which holds a camera's password.
+            .map_err(|error| format!("line {}, column {} is damaged", error.line(), error.column()))?;
         if state.version == VERSION { Ok(state) } else { Err(format!("version {} is not known", state.version)) }
     }
 

@@ -203,9 +203,9 @@ fn roles(given: Vec<String>) -> Checked<BTreeSet<Role>> {
 /// A broker's address. Over the network only TLS is used, so that nobody can listen or take the broker's place.
 pub fn address(text: String) -> Checked<String> {
     let with_scheme = if text.contains("://") { text.clone() } else { format!("mqtts://{text}") };
-    let url: microlambda_runtime::BrokerUrl = with_scheme
-        .parse()
-        .map_err(|_| format!("{text:?} is not a broker's address: write its host, or mqtts://host:8883"))?;
+    let url: microlambda_runtime::BrokerUrl = with_scheme.parse().map_err(|_| {
+        format!("{} is not a broker's address: write its host, or mqtts://host:8883", check::told(&text))
+    })?;
     check::host(url.host.clone())?;
     if !url.tls {
         return Err("a broker is only reached over TLS: write mqtts:// and give its authority with a join file".into());

@@ -28,6 +28,11 @@ const KEY_KINDS: [&str; 7] = [
 /// What a check returns.
 pub type Checked<T> = Result<T, String>;
 
+/// A text as it is told in a note: as it is written, or only that it is meant, if it may be an address with a password.
+pub fn told(text: &str) -> String {
+    if text.contains('@') { "this".to_owned() } else { format!("{text:?}") }
+}
+
 /// A host name: one label, in lower case.
 pub fn host_name(text: String) -> Checked<String> {
     let name = text.trim().to_ascii_lowercase();
@@ -242,7 +247,8 @@ pub fn host(text: String) -> Checked<String> {
     };
     if name.len() > 253 || !name.split('.').all(label) {
         return Err(format!(
-            "{text:?} is not a host: write a name such as hub.local, or an address such as 192.168.1.7"
+            "{} is not a host: write a name such as hub.local, or an address such as 192.168.1.7",
+            told(&text)
         ));
     }
     Ok(name)

@@ -15,6 +15,29 @@ const SIMILAR: f64 = 0.8;
 /// A mistake of syntax is told so often; those that follow are mostly its echo.
 const SYNTAX_ERRORS_TOLD: usize = 3;
 
+/// A type of value that a key may have. What is told about a value of another type is this alone: the parser's own words repeat the value,
+/// which may be a password.
+pub trait Kind: for<'de> Deserialize<'de> {
+    /// What the value has to be, in plain words.
+    const WANTED: &'static str;
+}
+
+impl Kind for String {
+    const WANTED: &'static str = "a text in quotes";
+}
+
+impl Kind for bool {
+    const WANTED: &'static str = "true or false, without quotes";
+}
+
+impl Kind for u64 {
+    const WANTED: &'static str = "a whole number, 0 or more, without quotes";
+}
+
+impl Kind for Vec<String> {
+    const WANTED: &'static str = "a list of texts in quotes, such as [\"one\", \"two\"]";
+}
+
 /// What a file says about a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Given<T> {
@@ -121,7 +144,8 @@ impl<'d, 'i> Section<'d, 'i> {
         self.table.is_some()
     }
 
-    /// The value of `key`, if it is of this type and `check` takes it; the check says what is wrong and what to do.
+    /// The value of `key`, if it is of this type and `check` takes it; the check says what is wrong and what to do, and repeats no value
+    /// that may be a password.
     pub fn get<T, U>(
         &mut self,
         key: &'static str,
@@ -129,7 +153,7 @@ impl<'d, 'i> Section<'d, 'i> {
         check: impl FnOnce(T) -> Result<U, String>,
     ) -> Given<U>
     where
-        T: for<'de> Deserialize<'de>,
+        T: Kind,
     {
         self.seen.insert(key);
         let Some(value) = self.table.and_then(|table| table.get(key)) else { return Given::Absent };
@@ -139,7 +163,7 @@ impl<'d, 'i> Section<'d, 'i> {
             return Given::Wrong;
         }
         let deserializer = value.clone().into_deserializer();
-        let read = T::deserialize(deserializer).map_err(|error| error.message().replace('\n', " "));
+        let read = T::deserialize(deserializer).map_err(|_| format!("it has to be {}", T::WANTED));
         match read.and_then(check) {
             Ok(value) => Given::Right(value),
             Err(why) => {
@@ -153,7 +177,7 @@ impl<'d, 'i> Section<'d, 'i> {
     /// As [`get`](Self::get), taking every value of the type.
     pub fn plain<T>(&mut self, key: &'static str, problems: &mut Problems) -> Given<T>
     where
-        T: for<'de> Deserialize<'de>,
+        T: Kind,
     {
         self.get(key, problems, Ok)
     }
@@ -274,7 +298,7 @@ mod tests {
         let mut root = document.root();
         let mut camera = root.section("camera", &mut problems);
         assert_eq!(camera.plain::<String>("source", &mut problems), Given::Absent);
-        assert_eq!(camera.plain::<u32>("r-limit-ms", &mut problems), Given::Absent);
+        assert_eq!(camera.plain::<u64>("r-limit-ms", &mut problems), Given::Absent);
         camera.finish(&mut problems);
         let told = told(&problems);
         assert!(told.contains("line 2: `sorce` in [camera] is not known: did you mean `source`?"), "{told}");

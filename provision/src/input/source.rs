@@ -61,7 +61,7 @@ pub fn read(mut section: Section<'_, '_>, former: Option<&Source>, problems: &mu
     let before = problems.count();
     let kind = section.get("kind", problems, |kind: String| match kind.as_str() {
         "v4l2" | "folder" | "command" => Ok(kind),
-        _ => Err(format!("{kind:?} is no kind of source: choose of v4l2, folder and command")),
+        _ => Err(format!("{} is no kind of source: choose of v4l2, folder and command", check::told(&kind))),
     });
     let device = section.get("device", problems, |path: String| absolute(path, "/dev/"));
     let width = section.get("width", problems, |px| check::within(px, 1, 16_384));
@@ -122,7 +122,7 @@ pub fn read(mut section: Section<'_, '_>, former: Option<&Source>, problems: &mu
 
 fn absolute(path: String, below: &str) -> check::Checked<String> {
     let sound = path.starts_with(below) && path.len() <= WORD_BYTES_MAX && !path.chars().any(char::is_control);
-    if sound { Ok(path) } else { Err(format!("{path:?} is not a path below {below}")) }
+    if sound { Ok(path) } else { Err(format!("{} is not a path below {below}", check::told(&path))) }
 }
 
 fn words_of(words: Vec<String>, former: Option<&Source>) -> check::Checked<Vec<String>> {
