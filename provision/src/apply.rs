@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::authority::Authority;
 use crate::broker::Credentials;
-use crate::execute::{Outcome, execute, write_boot, write_root};
+use crate::execute::{Outcome, execute, remove_boot, write_boot, write_root};
 use crate::facts::{Facts, read_small, under};
 use crate::input::appliance::{self, Settings};
 use crate::input::document::{Document, Given};
@@ -100,6 +100,7 @@ pub fn apply(options: &Options) -> Result<Report, String> {
     }
     // Learn first whether anything can be remembered.
     save_state(&options.root, &state)?;
+    remove_recovered(&options.boot, &mut problems);
     let outcome = execute(&plan, &options.root);
     note_failures(&outcome, &inputs, &mut problems);
     remember(&mut state, &plan, &outcome, &inputs);
@@ -114,6 +115,27 @@ pub fn apply(options: &Options) -> Result<Report, String> {
     let problems = state.all_problems();
     tell_problems(options, &problems);
     Ok(Report { actions, changed: outcome.changed, problems })
+}
+
+/// Removes the pieces of files that the check of the boot partition recovered after a loss of power: one may be a file from before its passwords were
+/// taken out.
+fn remove_recovered(boot: &Path, problems: &mut Problems) {
+    for entry in std::fs::read_dir(boot).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if let Some(name) = name.to_str().filter(|name| is_recovered(name))
+            && let Err(error) = remove_boot(&entry.path())
+        {
+            let what = format!("a piece of a lost file, which may hold a password, cannot be removed: {error}");
+            problems.note(name, None, what);
+        }
+    }
+}
+
+/// Whether `fsck.fat` gave this name: `FSCK0000.REC` and on.
+fn is_recovered(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    let number = name.strip_prefix("FSCK").and_then(|rest| rest.strip_suffix(".REC"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn load_state(root: &Path, problems: &mut Problems) -> State {
@@ -375,11 +397,11 @@ fn keep_problems(state: &mut State, inputs: &Inputs, problems: &Problems) {
 fn tell_problems(options: &Options, problems: &[Problem]) {
     let (boot, kept) = (options.boot.join(paths::BOOT_PROBLEMS), under(&options.root, paths::PROBLEMS));
     let told = if problems.is_empty() {
-        let gone = [&boot, &kept].map(|path| match std::fs::remove_file(path) {
+        let kept = match std::fs::remove_file(&kept) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
-        });
-        gone.into_iter().collect::<Result<Vec<()>, _>>().map(|_| ())
+        };
+        remove_boot(&boot).and(kept)
     } else {
         let text = report(problems);
         let same = std::fs::read(&boot).is_ok_and(|found| found == text.as_bytes());

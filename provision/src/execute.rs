@@ -256,12 +256,25 @@ pub fn write_boot(at: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     drop(file);
     put_in_place(&new, at)?;
-    if let Ok(mut former) = former {
-        let length = former.metadata()?.len();
-        io::copy(&mut io::Read::take(io::repeat(0), length), &mut former)?;
-        former.sync_all()?;
+    former.map_or(Ok(()), overwrite)
+}
+
+/// Removes a file of the boot partition, if it is there, and overwrites its blocks before, which may hold secrets.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_boot(at: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).open(at) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        file => file.and_then(overwrite).and_then(|()| fs::remove_file(at)),
     }
-    Ok(())
+}
+
+/// Puts zeros in the place of a file's content.
+fn overwrite(mut file: File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    io::copy(&mut io::Read::take(io::repeat(0), length), &mut file)?;
+    file.sync_all()
 }
 
 /// Writes a file of root's, unless it is so already.

@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::fs::{self, File};
+use std::io::Read as _;
+
 use common::Machine;
 
 /// Nothing but the file that its owner wrote holds the secret after a start: not the report, not a note, not what is remembered.
@@ -80,4 +83,36 @@ fn a_password_in_a_brokers_address_is_not_repeated() {
         let text = format!("[broker]\nnames = [\"{address}\"]\n");
         assert_told_without("microlambda.toml", &text, "pass1234", "`broker.names`");
     }
+}
+
+#[test]
+fn pieces_of_files_that_a_check_recovered_are_overwritten_and_removed() {
+    let machine = Machine::new();
+    let pieces = ["FSCK0000.REC", "FSCK0001.REC", "fsck0012.rec"];
+    let others = ["FSCK.REC", "FSCK00a1.REC", "FSCK0000.txt", "notes.rec"];
+    for name in pieces.into_iter().chain(others) {
+        machine.write_boot(name, "password = \"hunter2hunter2\"\n");
+    }
+    machine.start_with(true);
+    assert!(machine.boot().join(pieces[0]).exists(), "a dry run does nothing");
+    let mut open = pieces.map(|name| File::open(machine.boot().join(name)).unwrap());
+    assert_eq!(machine.start().problems, []);
+    for (name, file) in pieces.into_iter().zip(&mut open) {
+        assert!(!machine.boot().join(name).exists(), "{name}");
+        let mut blocks = Vec::new();
+        file.read_to_end(&mut blocks).unwrap();
+        assert!(!blocks.is_empty() && blocks.iter().all(|&byte| byte == 0), "{name}");
+    }
+    assert!(others.into_iter().all(|name| machine.boot().join(name).exists()));
+}
+
+#[test]
+fn a_piece_that_cannot_be_removed_is_told() {
+    let machine = Machine::new();
+    fs::create_dir(machine.boot().join("FSCK0000.REC")).unwrap();
+    machine.start();
+    assert!(machine.problems().contains("FSCK0000.REC: a piece of a lost file"), "{}", machine.problems());
+    fs::remove_dir(machine.boot().join("FSCK0000.REC")).unwrap();
+    machine.start();
+    assert_eq!(machine.problems(), "");
 }
