@@ -1,5 +1,7 @@
 //! What a purge of the package for a device of its own takes away, below another root.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -25,24 +27,51 @@ fn is_there(root: &Path, path: &str) -> bool {
     root.join(path).exists()
 }
 
-#[test]
-fn a_purge_leaves_no_key_of_the_site_and_a_removal_all_of_them() {
+/// A root on which the device was set up.
+fn set_up() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for path in SECRETS.into_iter().chain(OTHERS) {
         let at = root.path().join(path);
         fs::create_dir_all(at.parent().unwrap()).unwrap();
         fs::write(at, "").unwrap();
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/debian/appliance/postrm");
-    let run = |what: &str| {
-        let status = Command::new("sh").args([script, what]).env("DPKG_ROOT", root.path()).status().unwrap();
-        assert!(status.success(), "{what}");
-    };
-    run("remove");
-    assert!(SECRETS.into_iter().all(|path| is_there(root.path(), path)));
-    run("purge");
-    assert_eq!(SECRETS.into_iter().find(|path| is_there(root.path(), path)), None);
-    assert!(OTHERS.into_iter().all(|path| is_there(root.path(), path)));
+    root
+}
+
+fn postrm(package: &str, what: &str, root: &Path) {
+    let script = format!("{}/debian/{package}/postrm", env!("CARGO_MANIFEST_DIR"));
+    let status = Command::new("sh").args([&script, what]).env("DPKG_ROOT", root).status().unwrap();
+    assert!(status.success(), "{package} {what}");
+}
+
+#[test]
+fn a_purge_leaves_no_key_of_the_site_and_a_removal_all_of_them() {
+    let root = set_up();
+    let root = root.path();
+    postrm("appliance", "remove", root);
+    assert!(SECRETS.into_iter().all(|path| is_there(root, path)));
+    postrm("appliance", "purge", root);
+    assert_eq!(SECRETS.into_iter().find(|path| is_there(root, path)), None);
+    assert!(OTHERS.into_iter().all(|path| is_there(root, path)));
+}
+
+#[test]
+fn a_purge_of_everything_leaves_nothing_of_the_site_in_any_order() {
+    for packages in [
+        ["appliance", "camera-agent", "edge-agent"],
+        ["edge-agent", "appliance", "camera-agent"],
+        ["camera-agent", "edge-agent", "appliance"],
+    ] {
+        let root = set_up();
+        let root = root.path();
+        fs::write(root.join("etc/microlambda/camera.toml"), "").unwrap();
+        for (at, package) in packages.into_iter().enumerate() {
+            assert!(is_there(root, "etc/microlambda/site-ca.pem"), "{package} is the {at}. of {packages:?}");
+            postrm(package, "purge", root);
+        }
+        assert!(!is_there(root, "etc/microlambda"), "{packages:?}");
+        assert!(is_there(root, "etc/mosquitto/conf.d/mine.conf"), "{packages:?}");
+    }
 }
 
 #[test]
