@@ -94,6 +94,12 @@ class Scripts(unittest.TestCase):
         self.put("bin/dpkg", "echo amd64")
         self.put("scripts/setup", "")
         self.put("image-build/image-test", 'echo "boots $SCENARIO"')
+        self.put("image-build/image", "echo 'unshare: Operation not permitted'; exit 1")
+        status, text = self.run_script(self.folder / "image-build/check", "60")
+        self.assertEqual(status, 0, text)
+        self.assertIn("SKIPPED: the boot of the image: it could not be built here: unshare: Operation", text)
+        # Where its base could be made, the computer is not to blame.
+        self.put("cache/microlambda/image/root-trixie-0123.tar", "")
         apt = "E: Failed to fetch http://deb.debian.org/debian/dists/trixie/InRelease  Could not resolve 'deb.debian.org'"
         cargo = "warning: spurious network error (1 try remaining): [7] Could not connect to server"
         for name, script, code, said in [
