@@ -100,7 +100,7 @@ class Scripts(unittest.TestCase):
         self.assertIn("SKIPPED: the boot of the image: it could not be built here: unshare: Operation", text)
         # Where its base could be made, the computer is not to blame.
         self.put("cache/microlambda/image/root-trixie-0123.tar", "")
-        apt = "E: Failed to fetch http://deb.debian.org/debian/dists/trixie/InRelease  Could not resolve 'deb.debian.org'"
+        apt = "E: Failed to fetch http://an.example/dists/trixie/InRelease  Could not resolve 'an.example'"
         cargo = "warning: spurious network error (1 try remaining): [7] Could not connect to server"
         for name, script, code, said in [
             ("image-build/image", "", 0, "boots ready"),
