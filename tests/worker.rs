@@ -6,16 +6,28 @@ use microlambda::{Budget, UnitCost};
 use microlambda_faces::Analysis;
 use microlambda_faces::proto::{CLASS_DETECT, FromWorker, ToWorker, UnitOutcome};
 use microlambda_tests::sim::bench::{Bench, camera};
+use microlambda_tests::sim::camera::SimCamera;
 use microlambda_tests::sim::disk::Media;
 use microlambda_tests::sim::world::Order;
+use microlambda_wire::NodeStatus;
+
+/// A camera whose first frames the node has; it claimed a step `pass_us` after it had heard of them.
+fn camera_served(bench: &mut Bench, pass_us: u64) -> SimCamera {
+    let mut camera = camera();
+    bench.serve(&mut camera);
+    bench.pass_us(pass_us);
+    bench.serve(&mut camera);
+    camera
+}
+
+fn count(status: &NodeStatus, counter: &str) -> Option<u64> {
+    status.counters.iter().find(|(name, _)| name == counter).map(|(_, count)| *count)
+}
 
 #[test]
 fn a_unit_that_had_to_be_killed_is_told_with_the_remedy_and_not_tried_again_at_once() {
     let mut bench = Bench::new();
-    let mut camera = camera();
-    bench.serve(&mut camera);
-    bench.pass_us(1_000_000);
-    bench.serve(&mut camera);
+    camera_served(&mut bench, 1_000_000);
     for step in 1..=2 {
         assert_eq!(bench.starts(), step, "the first kill may be the computer's fault");
         bench.worker_says(FromWorker::Begin { step: step as u64, part: (CLASS_DETECT, 320 * 240) });
@@ -26,8 +38,7 @@ fn a_unit_that_had_to_be_killed_is_told_with_the_remedy_and_not_tried_again_at_o
     assert_eq!(bench.starts(), 2, "after the second it waits");
     let status = bench.status();
     assert!(status.trouble.contains("raise it"), "{}", status.trouble);
-    let overruns = status.counters.iter().find(|(name, _)| name == "overruns");
-    assert_eq!(overruns.map(|(_, count)| *count), Some(2));
+    assert_eq!(count(&status, "overruns"), Some(2));
     let costs = bench.orders.iter().rev().find_map(|order| match order {
         Order::Tell(message) => match &**message {
             ToWorker::Start { costs, .. } => Some(costs.clone()),
@@ -54,10 +65,7 @@ fn learn_short_searches(bench: &mut Bench) {
 fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
     let mut bench = Bench::new();
     learn_short_searches(&mut bench);
-    let mut camera = camera();
-    bench.serve(&mut camera);
-    bench.pass_us(100_000);
-    bench.serve(&mut camera);
+    let mut camera = camera_served(&mut bench, 100_000);
     for step in 1..=3 {
         assert_eq!(bench.starts(), step);
         bench.worker_says(FromWorker::Begin { step: step as u64, part: (CLASS_DETECT, 320 * 240) });
@@ -67,7 +75,7 @@ fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
         bench.serve(&mut camera);
     }
     let status = bench.status();
-    let count = |counter: &str| status.counters.iter().find(|(name, _)| name == counter).map(|(_, count)| *count);
+    let count = |counter: &str| count(&status, counter);
     assert_eq!(
         [count("units-run-away"), count("unit-failures"), count("units-set-aside")],
         [Some(3), Some(3), Some(1)]
@@ -81,16 +89,13 @@ fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
 fn a_unit_that_waited_for_a_processor_has_not_failed() {
     let mut bench = Bench::new();
     learn_short_searches(&mut bench);
-    let mut camera = camera();
-    bench.serve(&mut camera);
-    bench.pass_us(100_000);
-    bench.serve(&mut camera);
+    camera_served(&mut bench, 100_000);
     bench.io.borrow_mut().worker_waited_us = 5_000_000;
     bench.worker_says(FromWorker::Begin { step: 1, part: (CLASS_DETECT, 320 * 240) });
     bench.io.borrow_mut().worker_waited_us += 1_040_000;
     bench.pass_us(1_100_000);
     let status = bench.status();
-    let count = |counter: &str| status.counters.iter().find(|(name, _)| name == counter).map(|(_, count)| *count);
+    let count = |counter: &str| count(&status, counter);
     assert_eq!([count("kills"), count("units-run-away"), count("unit-failures")], [Some(1), Some(0), Some(0)]);
 }
 
@@ -98,14 +103,11 @@ fn a_unit_that_waited_for_a_processor_has_not_failed() {
 fn an_agent_that_stood_still_itself_holds_nothing_against_the_unit() {
     let mut bench = Bench::new();
     learn_short_searches(&mut bench);
-    let mut camera = camera();
-    bench.serve(&mut camera);
-    bench.pass_us(1_000_000);
-    bench.serve(&mut camera);
+    camera_served(&mut bench, 1_000_000);
     bench.worker_says(FromWorker::Begin { step: 1, part: (CLASS_DETECT, 320 * 240) });
     bench.pass_us(8_000_000);
     let status = bench.status();
-    let count = |counter: &str| status.counters.iter().find(|(name, _)| name == counter).map(|(_, count)| *count);
+    let count = |counter: &str| count(&status, counter);
     assert_eq!([count("kills"), count("unit-failures"), count("units-run-away")], [Some(1), Some(0), Some(0)]);
     let cost = status.costs.iter().find(|cost| cost.class == CLASS_DETECT).expect("what is known");
     assert_eq!(cost.samples, 3, "nor does it say anything of costs");
@@ -142,10 +144,7 @@ fn a_worker_that_dies_before_it_was_given_anything_says_nothing_about_the_unit()
 #[test]
 fn frames_that_the_worker_cannot_read_are_counted() {
     let mut bench = Bench::new();
-    let mut camera = camera();
-    bench.serve(&mut camera);
-    bench.pass_us(1_000_000);
-    bench.serve(&mut camera);
+    camera_served(&mut bench, 1_000_000);
     bench.end_step();
     assert_eq!(bench.counter("frames-unreadable"), 1);
 }
