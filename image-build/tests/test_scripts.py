@@ -120,7 +120,7 @@ class Scripts(unittest.TestCase):
 
     @unittest.skipUnless(shutil.which("git"), "git is not installed")
     def test_an_image_of_other_sources_is_built_anew_before_it_is_tested(self):
-        self.copy("image-build/image", "image-build/image-test", "image-build/scenarios/ready.toml")
+        self.copy("image-build/image", "image-build/image-test", "image-build/scenarios/ready.toml", "image-build/scenarios/boot.toml")
         self.put("bin/dpkg", "echo amd64")
         for name in ["scripts/setup", "scripts/package", "image-build/root"]:
             self.put(name, "")
@@ -135,7 +135,7 @@ class Scripts(unittest.TestCase):
             self.assertEqual(status, expected_status, text)
             self.assertRegex(text, r"testing .*/target/image/microlambda-[0-9.]+-arm64\.img, built 2")
             self.assertRegex(text, r"image, compressed: [0-9.]+ MB of 450 MB at most; packages:.* time: 0 min")
-            self.assertRegex(self.calls.read_text(), r"\ntools-root run .*image-run --image .*ready\.toml")
+            self.assertRegex(self.calls.read_text(), r"(?m)\ntools-root run .*image-run --image .*/boot\.toml$")
             return "\ndisk-image " in self.calls.read_text()
 
         def change(name):
@@ -144,7 +144,7 @@ class Scripts(unittest.TestCase):
 
         self.assertTrue(is_built())
         self.assertFalse(is_built())
-        change("image-build/scenarios/ready.toml")
+        change("image-build/scenarios/boot.toml")
         self.assertFalse(is_built(), "a scenario is in no image")
         change("image-build/recipe/settings")
         self.assertTrue(is_built())
