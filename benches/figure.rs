@@ -30,7 +30,8 @@ const IMAGES_QUICK: [usize; 3] = [2, 5, 10];
 const TRIALS: usize = 40;
 /// … of a quick run.
 const TRIALS_QUICK: usize = 6;
-/// Trials of the long invocation over each workload in a block: every ratio of the block is taken to their mean, so that its noise is in all of them.
+/// Sites with the long invocation, each of which runs every workload once in a block: every ratio of the block is taken to their mean, as its noise is in
+/// all of them. No site runs more trials than another, so that none is older.
 const LONG_TRIALS: usize = 3;
 /// No block begins that would probably end later than this, minutes.
 const MINUTES: f64 = 110.0;
@@ -101,7 +102,7 @@ fn parameters(args: &Args, machine: &Machine) -> Result<Parameters, Error> {
     let programs = Programs::find()?;
     programs.check()?;
     let mut digest = DigestBuilder::new("figure");
-    for path in [&programs.camera, &programs.edge, &programs.worker] {
+    for path in [&programs.camera, &programs.edge, &programs.worker, Path::new(KEEPER)] {
         digest = digest.field(&fs::read(path)?);
     }
     Ok(Parameters {
@@ -204,6 +205,9 @@ impl Bench {
         };
         eprintln!("an image costs {:.1} ms", calibration.image_ms);
         let mut stands = vec![(Line::of(LONG)?, long)];
+        for _ in 1..LONG_TRIALS {
+            stands.push((Line::of(LONG)?, Stand::new(Line::of(LONG)?, UNLIMITED_MS, &warm_up, Path::new(KEEPER))?));
+        }
         for line in LINES.iter().filter(|line| line.key != LONG) {
             let r_limit_ms = calibration.r_limit_ms.get(line.key).copied().ok_or("no limit for a line")?;
             let warm_up = if line.end == LimitEnd::Killed { folders.least() } else { most };
@@ -218,10 +222,10 @@ impl Bench {
         Ok(Self { stands, calibration, folders })
     }
 
-    fn trial(&mut self, line: usize, images: usize) -> Result<Trial, Error> {
+    fn trial(&mut self, stand: usize, images: usize) -> Result<Trial, Error> {
         let Calibration { image_ms, beside_ms, .. } = &self.calibration;
         let cut_off_ms = CUT_OFF * (image_ms * images as f64 + beside_ms);
-        let (line, stand) = &mut self.stands[line];
+        let (line, stand) = &mut self.stands[stand];
         let trial = stand.trial(&self.folders.of(images), cut_off_ms);
         trial.map_err(|why| format!("line {}, {images} images: {why}", line.key).into())
     }
@@ -229,10 +233,9 @@ impl Bench {
     /// Every line at every workload, in an order of the block's own.
     fn block(&mut self, parameters: &Parameters, block: usize) -> Result<Vec<Row>, Error> {
         let mut random = Random::new(parameters.seed.wrapping_add(block as u64));
-        let stands = self.stands.iter().enumerate();
-        let lines = stands.flat_map(|(place, (line, _))| std::iter::repeat_n(place, parameters.trials_of(line.key)));
+        let stands = 0..self.stands.len();
         let mut order: Vec<(usize, usize)> =
-            lines.flat_map(|line| parameters.images.iter().map(move |&images| (line, images))).collect();
+            stands.flat_map(|stand| parameters.images.iter().map(move |&images| (stand, images))).collect();
         for last in (1..order.len()).rev() {
             order.swap(last, random.below(last as u64 + 1) as usize);
         }
@@ -241,10 +244,10 @@ impl Bench {
             stand.renew()?;
         }
         let mut rows = Vec::new();
-        for (turn, (line, images)) in order.into_iter().enumerate() {
+        for (turn, (stand, images)) in order.into_iter().enumerate() {
             let load = load_average();
-            let trial = self.trial(line, images)?;
-            let line = self.stands[line].0.key.to_owned();
+            let trial = self.trial(stand, images)?;
+            let line = self.stands[stand].0.key.to_owned();
             rows.push(Row { block, turn, line, images, trial, load });
         }
         Ok(rows)

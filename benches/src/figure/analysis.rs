@@ -144,10 +144,10 @@ fn point(line: &'static Line, images: usize, pairs: &[Pair<'_>]) -> Option<Point
     })
 }
 
-/// A line's time by that of the long invocation, as the mean over all workloads in each block; `None` if there is no trial.
-pub fn ratio_over_all(rows: &[Row], line: &str) -> Option<Interval> {
+/// A line's time by that of the long invocation, as the mean over the workloads of so many images in each block; `None` if there is no trial.
+pub fn ratio_over(rows: &[Row], line: &str, wanted: &dyn Fn(usize) -> bool) -> Option<Interval> {
     let mut of_blocks: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-    for Pair { row, long } in pairs(rows).iter().filter(|pair| pair.row.line == line) {
+    for Pair { row, long } in pairs(rows).iter().filter(|pair| pair.row.line == line && wanted(pair.row.images)) {
         of_blocks.entry(row.block).or_default().push(row.trial.total_ms / long.total_ms);
     }
     let mean = |ratios: &Vec<f64>| ratios.iter().sum::<f64>() / ratios.len() as f64;
@@ -231,13 +231,15 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_over_all_workloads_is_a_mean_for_each_block() {
+    fn the_ratio_over_workloads_is_a_mean_for_each_block() {
         let mut small = [row(0, LONG, 10.0, 1), row(0, "r50", 12.0, 1)];
         small.iter_mut().for_each(|row| row.images = 2);
         let [long, control] = small;
         let rows = [row(0, LONG, 100.0, 1), row(0, "r50", 100.0, 1), long, control];
-        let ratio = ratio_over_all(&rows, "r50").expect("a ratio");
+        let ratio = ratio_over(&rows, "r50", &|_| true).expect("a ratio");
         assert!(ratio.count == 1 && (ratio.mean - 1.1).abs() < 1e-12, "{ratio:?}");
+        let small = ratio_over(&rows, "r50", &|images| images == 2).expect("a ratio");
+        assert!((small.mean - 1.2).abs() < 1e-12, "{small:?}");
     }
 
     #[test]

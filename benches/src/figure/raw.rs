@@ -39,13 +39,9 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// How often a block runs each workload under a line.
-    pub fn trials_of(&self, line: &str) -> usize {
-        if line == LONG { self.long_trials } else { 1 }
-    }
-
     fn trials_per_block(&self) -> usize {
-        self.images.len() * self.lines.iter().map(|line| self.trials_of(line)).sum::<usize>()
+        let trials_of = |line: &String| if line == LONG { self.long_trials } else { 1 };
+        self.images.len() * self.lines.iter().map(trials_of).sum::<usize>()
     }
 }
 

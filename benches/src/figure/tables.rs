@@ -1,6 +1,6 @@
 //! The section of the report.
 
-use super::analysis::{CONFIDENCE, Kind, Model, Point, model, points, ratio_over_all, same_result};
+use super::analysis::{CONFIDENCE, Kind, Model, Point, model, points, ratio_over, same_result};
 use super::line::{CONTROL, LINES, LONG, Line};
 use super::raw::{Calibration, Raw, Row};
 use super::trial::PARTS;
@@ -13,6 +13,19 @@ pub(super) const RATIO_AIM: f64 = 1.01;
 pub(super) const RATIO_AIM_SHORT: f64 = 1.03;
 /// Images an invocation from which on the first of them holds.
 const LONG_ENOUGH: u32 = 5;
+
+/// A workload counts as split from so many invocations on, in the mean.
+const SPLIT_MIN: f64 = 1.5;
+
+/// The lines that an aim is about.
+#[derive(Clone, Copy)]
+struct Which {
+    title: &'static str,
+    nodes: usize,
+    /// Whether they hold less than [`LONG_ENOUGH`].
+    short: bool,
+    aim: f64,
+}
 
 /// What follows from the trials.
 #[derive(Debug, serde::Serialize)]
@@ -38,10 +51,15 @@ impl Results {
             measured: format!("{same} of {finished}"),
             met: same == finished,
         };
-        let short = |holds: u32| holds < LONG_ENOUGH;
+        let ratio = |title, nodes, short| {
+            let aim = if short { RATIO_AIM_SHORT } else { RATIO_AIM };
+            ratio_aim(&raw.rows, &points, Which { title, nodes, short, aim })
+        };
         let aims = [
-            ratio_aim(&points, "from 5 images an invocation on", RATIO_AIM, &|holds| !short(holds)),
-            ratio_aim(&points, "with 2 or 3 images an invocation", RATIO_AIM_SHORT, &short),
+            ratio("on one node from 5 images an invocation on", 1, false),
+            ratio("on one node with 2 or 3 images an invocation", 1, true),
+            ratio("on two nodes from 5 images an invocation on", 2, false),
+            ratio("on two nodes with 2 images an invocation", 2, true),
             control(&raw.rows),
             Some(digests),
         ];
@@ -49,25 +67,43 @@ impl Results {
     }
 }
 
-/// Whether the mean ratio of all lines on one node with so many images an invocation stays below.
-fn ratio_aim(points: &[Point], which: &str, aim: f64, wanted: &dyn Fn(u32) -> bool) -> Option<Aim> {
-    let is_wanted = |point: &&Point| {
-        let line = Line::of(point.line).ok().filter(|line| line.is_limited() && line.nodes == 1);
-        line.filter(|line| line.key != CONTROL).and_then(|line| line.holds).is_some_and(wanted)
+/// Whether the ratio of every such line stays below over the workloads that it splits, together, and no single one is surely above. The largest of
+/// many means is told and not judged, as it grows with their noise and number; and workloads that are not split cannot make up for those that are.
+fn ratio_aim(rows: &[Row], points: &[Point], wanted: Which) -> Option<Aim> {
+    let Which { title, nodes, short, aim } = wanted;
+    let is_wanted = |line: &&Line| {
+        let holds = line.holds.filter(|_| line.is_limited() && line.nodes == nodes && line.key != CONTROL);
+        holds.is_some_and(|holds| (holds < LONG_ENOUGH) == short)
     };
-    let ratios = points.iter().filter(is_wanted).filter_map(|point| Some((point, point.ratio?)));
-    let (point, worst) = ratios.max_by(|a, b| a.1.mean.total_cmp(&b.1.mean))?;
-    let title = Line::of(point.line).map_or("", |line| line.title);
+    let split = |line: &Line| {
+        let of_line = points.iter().filter(|point| point.line == line.key && point.invocations >= SPLIT_MIN);
+        of_line.filter_map(|point| Some((point.images, point.ratio?))).collect::<Vec<_>>()
+    };
+    let (mut worst, mut single): (Option<(&str, Interval)>, Vec<Interval>) = (None, Vec::new());
+    for line in LINES.iter().filter(is_wanted) {
+        let of_line = split(line);
+        let is_split = |images: usize| of_line.iter().any(|(split, _)| *split == images);
+        let Some(ratio) = ratio_over(rows, line.key, &is_split) else { continue };
+        single.extend(of_line.iter().map(|(_, ratio)| *ratio));
+        if worst.is_none_or(|(_, worst)| worst.mean < ratio.mean) {
+            worst = Some((line.title, ratio));
+        }
+    }
+    let (line, worst) = worst?;
+    let above = single.iter().filter(|ratio| ratio.low() > aim).count();
+    let most = single.iter().map(|ratio| ratio.mean).fold(0.0, f64::max);
     Some(Aim {
-        aim: format!("on one node {which}, a mean ratio of at most {aim:.2} for every number of images"),
+        aim: format!(
+            "{title}, a ratio of at most {aim:.2} over the workloads that are split, and none of them surely above"
+        ),
         measured: format!(
-            "at most {:.4}, interval {:.4} to {:.4}: {title}, {} images",
+            "at most {:.4}, interval {:.4} to {:.4}: {line}; of single workloads at most {most:.4}, and {above} of {} with the whole interval above",
             worst.mean,
             worst.low(),
             worst.high(),
-            point.images
+            single.len()
         ),
-        met: worst.mean <= aim,
+        met: worst.mean <= aim && above == 0,
     })
 }
 
@@ -80,9 +116,9 @@ pub fn text(raw: &Raw, calibration: &Calibration, results: &Results, note: &str)
         "{note}![Mean time and ratio against the number of images](figure.svg)\n\n\
          A workload is a folder of so many pictures of {width_px}×{height_px} px, cut from the real photos of the data set (a picture with people, one\n\
          without, by turns), on the spool of a camera agent. Camera agent, edge agents, their workers and mosquitto are the real processes, on\n\
-         loopback. Each line has a broker and agents of its own, with warm workers; they wait while another line is measured and then use\n\
-         {:.1} % of one core all together. All of them are started anew in every block, so that one process's luck is no line's. A trial is a\n\
-         new job of a new camera agent whose spool was filled before.\n\
+         loopback. Each line has a broker and agents of its own, and the long invocation {} times that, with warm workers; they wait while another\n\
+         line is measured and then use {:.1} % of one core all together. All of them are started anew in every block, so that one process's luck is\n\
+         no line's. A trial is a new job of a new camera agent whose spool was filled before.\n\
          **Its time** is, for all lines, from the receipt of the camera's first head, which makes the job visible, to the receipt of the job's\n\
          output, which a node says once the final state is durable, by one observer on the same broker.\n\n\
          One image costs {image_ms:.1} ms on average (in the median of five long invocations before the first block); `r_limit` is that times the\n\
@@ -94,12 +130,12 @@ pub fn text(raw: &Raw, calibration: &Calibration, results: &Results, note: &str)
          `r_limit` what is new to an edge agent's database and goes on: the product has no such setting. A node alone goes on itself\n\
          (placement *stay*); two nodes draw lots for each step (*spread*). States are small and go along with the continuation; where they are\n\
          *asked for*, `chain.inline-kb` is 0. Lines are drawn a little beside each other.\n\n\
-         {} blocks (seed {}): in each every line at every number of images once, the long invocation {} times, in random order. Intervals are at\n\
+         {} blocks (seed {}): in each every site runs every number of images once, in random order. Intervals are at\n\
          {:.0} % (Student's t); a ratio is taken to the mean of the long invocations of the same block. Raw data: [figure.csv](figure.csv).\n\n{}\n{}\n{}\n{}",
+        raw.parameters.long_trials,
         idle_share * 100.0,
         results.blocks,
         raw.parameters.seed,
-        raw.parameters.long_trials,
         CONFIDENCE * 100.0,
         by_images("mean time, ms", calibration, results, images, &|point| cell(point, point.time_ms.as_ref(), 1)),
         by_images("by the long invocation", calibration, results, images, &|point| cell(
@@ -123,7 +159,7 @@ fn cell(point: &Point, interval: Option<&Interval>, digits: usize) -> String {
 
 /// Whether the line that is limited and yet never split differs from the long invocation: if it does, so does noise.
 fn control(rows: &[Row]) -> Option<Aim> {
-    let ratio = ratio_over_all(rows, CONTROL)?;
+    let ratio = ratio_over(rows, CONTROL, &|_| true)?;
     Some(Aim {
         aim: "the control, which is never split, does not differ from the long invocation over all workloads".into(),
         measured: format!("ratio {:.4}, interval {:.4} to {:.4}", ratio.mean, ratio.low(), ratio.high()),
@@ -208,4 +244,55 @@ fn models_text(results: &Results) -> String {
 /// The mean ratio of the long line to itself is 1 by definition and is not drawn.
 pub fn has_ratio(point: &Point) -> bool {
     point.line != LONG && point.ratio.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figure::trial::Trial;
+
+    /// Blocks in which a line takes `ratio` times the long invocation's time over a workload of so many images, in so many invocations.
+    fn rows(ratios: &[(usize, u32, [f64; 2])]) -> Vec<Row> {
+        let row = |block, line: &str, images, invocations, total_ms| {
+            let parts_ms = [0.0; PARTS.len()];
+            let trial = Trial { finished: true, total_ms, invocations, units: 1, parts_ms, digest: "d".into() };
+            Row { block, turn: 0, line: line.into(), images, trial, load: 0.0 }
+        };
+        let of = |&(images, invocations, of_blocks): &(usize, u32, [f64; 2])| {
+            let pair = move |(block, ratio)| {
+                [row(block, LONG, images, 1, 100.0), row(block, "r5", images, invocations, 100.0 * ratio)]
+            };
+            of_blocks.into_iter().enumerate().flat_map(pair)
+        };
+        ratios.iter().flat_map(of).collect()
+    }
+
+    fn aim(ratios: &[(usize, u32, [f64; 2])]) -> Option<Aim> {
+        let (rows, images): (_, Vec<usize>) = (rows(ratios), ratios.iter().map(|(images, ..)| *images).collect());
+        let which = Which { title: "in a test", nodes: 1, short: false, aim: 1.01 };
+        ratio_aim(&rows, &points(&rows, &images), which)
+    }
+
+    #[test]
+    fn one_noisy_workload_does_not_miss_the_aim_and_is_told() {
+        let noisy = aim(&[(10, 2, [0.99, 1.05]), (40, 8, [1.0, 0.99])]).expect("an aim");
+        assert!(noisy.met && noisy.measured.contains("of single workloads at most 1.0200, and 0 of 2"), "{noisy:?}");
+    }
+
+    #[test]
+    fn one_workload_that_is_surely_above_misses_it() {
+        let above = aim(&[(10, 2, [0.98, 0.98]), (40, 8, [1.03, 1.03])]).expect("an aim");
+        assert!(!above.met && above.measured.contains("1 of 2 with the whole interval above"), "{above:?}");
+    }
+
+    #[test]
+    fn a_line_that_is_above_over_its_workloads_misses_it() {
+        assert!(!aim(&[(10, 2, [0.9, 1.2]), (40, 8, [0.9, 1.2])]).expect("an aim").met);
+    }
+
+    #[test]
+    fn a_workload_that_is_not_split_makes_up_for_nothing() {
+        assert!(!aim(&[(2, 1, [0.8, 0.8]), (40, 8, [0.95, 1.15])]).expect("an aim").met);
+        assert!(aim(&[(2, 1, [1.2, 1.2])]).is_none());
+    }
 }
