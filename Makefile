@@ -65,7 +65,7 @@ bench: ## all measurements of benches/ into docs/benchmarks.md, in at most three
 	scripts/setup test
 	scripts/bench $(if $(QUICK),--quick)
 
-figure: ## of these only split work against one long run, in about an hour; QUICK=1 ten minutes, FRESH=1 anew, MINUTES= stops early
+figure: ## of these only split work against one long run, in one to two hours; QUICK=1 ten minutes, FRESH=1 anew, MINUTES= stops early
 	scripts/setup test
 	scripts/bench --bench figure -- $(if $(QUICK),--quick) $(if $(FRESH),--fresh) $(if $(MINUTES),--minutes $(MINUTES))
 
