@@ -20,6 +20,8 @@
 
 extern "C" char* openblas_get_corename(void);
 extern "C" int openblas_get_num_threads(void);
+extern "C" void dgemm_(const char* transa, const char* transb, const int* m, const int* n, const int* k, const double* alpha, const double* a,
+                       const int* lda, const double* b, const int* ldb, const double* beta, double* c, const int* ldc);
 
 namespace {
 
@@ -81,6 +83,8 @@ template <typename work>
 int guarded(char* error, work run) {
     try {
         return run();
+    } catch (const std::bad_alloc&) {
+        return fail(error, "out of memory: raise worker-memory-mb, or send smaller pictures");
     } catch (const std::exception& e) {
         return fail(error, e.what());
     } catch (...) {
@@ -103,6 +107,16 @@ inline long width_step(const rgb_view& v) { return v.columns * static_cast<long>
 }  // namespace
 
 extern "C" {
+
+// Makes OpenBLAS take its buffer, more than 100 MB of addresses, which it keeps. Where it cannot have it, it asks again for ever: so this comes
+// before memory is limited.
+void fw_reserve_blas(void) {
+    constexpr int SIDE = 64;
+    const std::vector<double> a(SIDE * SIDE, 1.0);
+    std::vector<double> product(SIDE * SIDE);
+    const double one = 1, zero = 0;
+    dgemm_("N", "N", &SIDE, &SIDE, &SIDE, &one, a.data(), &SIDE, a.data(), &SIDE, &zero, product.data(), &SIDE);
+}
 
 // Builds dlib's frontal face detector from its own serialized form. dlib holds the same bytes as packed text, and
 // takes a quarter of a second to unpack it.

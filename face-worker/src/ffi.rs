@@ -31,6 +31,7 @@ struct RawDetection {
 }
 
 unsafe extern "C" {
+    fn fw_reserve_blas();
     fn fw_detector_new(
         serialized: *const u8,
         bytes: usize,
@@ -75,6 +76,12 @@ unsafe extern "C" {
     fn fw_versions(major: *mut c_int, minor: *mut c_int, patch: *mut c_int);
     fn fw_blas_kernel() -> *const c_char;
     fn fw_blas_threads() -> c_int;
+}
+
+/// Makes OpenBLAS take the buffer that it keeps. To be called before memory is limited: where OpenBLAS cannot have it, it asks again for ever.
+pub fn reserve_blas() {
+    // SAFETY: it takes nothing and touches only memory of its own.
+    unsafe { fw_reserve_blas() }
 }
 
 /// What the C++ side threw.

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage};
 use microlambda_faces::plan::halved;
 use microlambda_wire::jpeg_is_cut_short;
 
@@ -19,8 +19,17 @@ const DECODER_BYTES_MAX: u64 = 512 << 20;
 #[non_exhaustive]
 pub enum PictureError {
     /// Not a JPEG or PNG file at all.
-    #[error("neither JPEG nor PNG; send one of the two")]
+    #[error("neither JPEG nor PNG; convert it to one of the two")]
     NotAPicture,
+    /// No bytes.
+    #[error("it is empty; copy the file again")]
+    Empty,
+    /// A picture, of a kind that is not read.
+    #[error("{kind}, and only JPEG and PNG are read; convert it to one of the two")]
+    OtherKind {
+        /// Which.
+        kind: String,
+    },
     /// More pixels than the worker decodes.
     #[error("{width_px}×{height_px} is above the bound of 100 megapixels; scale it down before sending")]
     TooLarge {
@@ -157,15 +166,33 @@ pub fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
     let (decoder, orientation) = decoder(bytes)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     picture.apply_orientation(orientation);
-    let rgb = picture.into_rgb8();
+    let rgb = if picture.color().has_alpha() { on_white(picture.into_rgba8()) } else { picture.into_rgb8() };
     let (width_px, height_px) = rgb.dimensions();
     Pixels::new(width_px, height_px, rgb.into_raw()).ok_or(PictureError::NotAPicture)
 }
 
+/// A picture that lets something through, on white: what a camera agent sends of it.
+fn on_white(picture: RgbaImage) -> RgbImage {
+    let mix = |value: u8, alpha: u8| {
+        let (value, alpha) = (u32::from(value), u32::from(alpha));
+        // At most 255.
+        ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+    };
+    RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
+        let image::Rgba([red, green, blue, alpha]) = *picture.get_pixel(x, y);
+        image::Rgb([red, green, blue].map(|value| mix(value, alpha)))
+    })
+}
+
 fn decoder(bytes: &[u8]) -> Result<(impl ImageDecoder, Orientation), PictureError> {
+    if bytes.is_empty() {
+        return Err(PictureError::Empty);
+    }
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|_| PictureError::NotAPicture)?;
-    if reader.format().is_none() {
-        return Err(PictureError::NotAPicture);
+    match reader.format() {
+        Some(ImageFormat::Jpeg | ImageFormat::Png) => {}
+        Some(other) => return Err(PictureError::OtherKind { kind: format!("it is a {other:?} picture") }),
+        None => return Err(PictureError::NotAPicture),
     }
     let mut reader = reader;
     reader.no_limits();
@@ -184,7 +211,8 @@ fn decoder(bytes: &[u8]) -> Result<(impl ImageDecoder, Orientation), PictureErro
 }
 
 fn damaged(error: image::ImageError) -> PictureError {
-    PictureError::Damaged { why: error.to_string() }
+    // Some of the decoder's messages end with a line break, or have one in them.
+    PictureError::Damaged { why: error.to_string().split_whitespace().collect::<Vec<_>>().join(" ") }
 }
 
 /// A picture and its halves, as far as its plan goes.
@@ -226,8 +254,8 @@ impl Pyramid {
 mod tests {
     use std::io::Cursor;
 
+    use image::ImageEncoder;
     use image::codecs::jpeg::JpegEncoder;
-    use image::{ImageEncoder, ImageFormat, RgbImage};
 
     use super::*;
 
@@ -329,9 +357,9 @@ mod tests {
     #[test]
     fn what_is_no_picture_or_is_cut_short_is_refused_with_a_reason() {
         assert_eq!(header(b"hello"), Err(PictureError::NotAPicture));
-        assert_eq!(header(b""), Err(PictureError::NotAPicture));
-        // A GIF is a picture, but of a kind that is not compiled in.
-        assert!(header(b"GIF89a\x01\0\x01\0\0\0\0").is_err());
+        assert_eq!(header(b""), Err(PictureError::Empty));
+        let gif = header(b"GIF89a\x01\0\x01\0\0\0\0").expect_err("of a kind that is not compiled in").to_string();
+        assert!(gif.contains("Gif") && gif.contains("convert it"), "{gif}");
         let whole = jpeg(64, 32, 1);
         assert!(matches!(header(&whole[..60]), Err(PictureError::Damaged { .. })));
         // What the decoder fills with grey is not what the camera saw.
@@ -341,6 +369,16 @@ mod tests {
         let mut more = whole.clone();
         more.extend_from_slice(b"a second picture, as some phones append one");
         assert_eq!(decode(&more), decode(&whole));
+    }
+
+    #[test]
+    fn what_a_picture_lets_through_is_white() {
+        let mut png = Cursor::new(Vec::new());
+        let pixels = [[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 128]];
+        let picture = RgbaImage::from_fn(3, 1, |x, _| image::Rgba(pixels[x as usize]));
+        picture.write_to(&mut png, ImageFormat::Png).expect("a PNG");
+        let decoded = decode(png.get_ref()).expect("decodes");
+        assert_eq!(decoded.rgb(), [10, 20, 30, 255, 255, 255, 127, 177, 255]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::engine::{Dlib, EngineChoice, LoadError};
+use crate::ffi;
 use crate::inbox::inbox;
 use crate::sandbox::{self, SandboxError};
 use crate::session::{self, Clocks, SessionError};
@@ -102,6 +103,7 @@ pub fn run(args: &Args) -> Result<(), RunError> {
     let stream = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
     let mut out =
         stream.and_then(|stream| stream.local_addr().map(|_| stream)).map_err(|source| RunError::NoAgent { source })?;
+    ffi::reserve_blas();
     sandbox::limit(args.memory_max_mb)?;
     let mut engine = Dlib::load_for(&args.models, args.engine).inspect_err(|error| {
         // The reason goes to the agent as well, if it still listens.
