@@ -289,7 +289,7 @@ impl Session {
 
     /// How long the worker's main thread has waited for a core so far, µs.
     fn waited_us(&self) -> u64 {
-        let pid = self.worker.pid().unwrap_or(0);
+        let pid = self.worker.pid();
         let [_, waited_us] = schedstat_us(pid, pid);
         waited_us
     }

@@ -1,7 +1,11 @@
 //! The programs from outside: what they link, how they answer mistakes, what they print.
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use edge_agent::store::SqliteStore;
 use microlambda_demo::Programs;
@@ -12,8 +16,12 @@ fn run(program: &Path, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().expect("a program: run `make test`, which builds it")
 }
 
+fn edge_program() -> PathBuf {
+    Programs::find().expect("programs").edge
+}
+
 fn edge(arguments: &[&str]) -> Output {
-    run(&Programs::find().expect("programs").edge, arguments)
+    run(&edge_program(), arguments)
 }
 
 fn libraries(program: &Path) -> String {
@@ -45,7 +53,7 @@ fn a_mistake_in_a_configuration_names_line_key_and_remedy() {
         ("node = \"Küche\"\n", "Küche"),
         ("[broker]\nurl = \"http://x\"\n", "http"),
     ] {
-        std::fs::write(&file, text).expect("a file");
+        fs::write(&file, text).expect("a file");
         let output = edge(&["validate", "--config", path]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{text}: {said}");
@@ -67,7 +75,7 @@ fn missing_models_and_a_damaged_database_are_told_with_the_remedy() {
     let path = file.to_str().expect("a path");
     let state = dir.path().join("state");
     let text = format!("{}node = \"a\"\nstate-dir = {state:?}\n", models_line(&dir.path().join("none")));
-    std::fs::write(&file, text).expect("a file");
+    fs::write(&file, text).expect("a file");
     let output = edge(&["validate", "--config", path]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
@@ -80,11 +88,11 @@ fn missing_models_and_a_damaged_database_are_told_with_the_remedy() {
     assert_eq!((output.status.code(), &value["sound"]), (Some(0), &Value::Bool(true)), "{value}");
 
     let database = state.join("edge.sqlite");
-    let mut bytes = std::fs::read(&database).expect("a database");
+    let mut bytes = fs::read(&database).expect("a database");
     let damages: [fn(&mut Vec<u8>); 2] = [|bytes| bytes[4_096..].fill(0xa5), |bytes| bytes[..100].fill(0xa5)];
     for damage in damages {
         damage(&mut bytes);
-        std::fs::write(&database, &bytes).expect("a damaged database");
+        fs::write(&database, &bytes).expect("a damaged database");
         let output = edge(&["check", "--json", "--config", path]);
         let value: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!((output.status.code(), &value["sound"]), (Some(1), &Value::Bool(false)), "{value}");
@@ -100,9 +108,9 @@ fn missing_models_and_a_damaged_database_are_told_with_the_remedy() {
 fn a_demo_over_pictures_that_nobody_can_read_fails_and_says_why() {
     let dir = tempfile::tempdir().expect("a folder");
     let photos = dir.path().join("photos");
-    std::fs::create_dir(&photos).expect("a folder");
+    fs::create_dir(&photos).expect("a folder");
     for name in ["a.jpg", "b.png"] {
-        std::fs::write(photos.join(name), "no picture").expect("a file");
+        fs::write(photos.join(name), "no picture").expect("a file");
     }
     std::os::unix::fs::symlink("a.jpg", photos.join("c.jpg")).expect("a link");
     let [photos, out] = [photos, dir.path().join("out")].map(|path| path.to_str().expect("a path").to_owned());
@@ -127,7 +135,7 @@ fn the_example_configurations_are_valid() {
         let path = dir.path().join(file);
         let example = String::from_utf8(example.stdout).expect("text");
         let models = if file == "edge.toml" { models_line(&data_dir().join("models")) } else { String::new() };
-        std::fs::write(&path, models + &example).expect("a file");
+        fs::write(&path, models + &example).expect("a file");
         let arguments = ["validate", "--config", path.to_str().expect("a path")];
         let output = run(program, &arguments);
         assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
@@ -183,4 +191,77 @@ fn inspect_names_a_file_that_is_no_picture() {
     let output = edge(&["inspect", "--models", models.to_str().expect("a path"), "/nonexistent.jpg"]);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).contains("/nonexistent.jpg"));
+}
+
+#[test]
+fn inspect_names_a_file_whose_name_is_no_unicode_in_json_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let strange = folder.path().join(OsStr::from_bytes(b"n\xff.jpg"));
+    fs::copy(photo("people/biden.jpg"), &strange).expect("a copy");
+    let models = data_dir().join("models");
+    let output =
+        Command::new(edge_program()).args(["inspect", "--json", "--models"]).arg(models).arg(&strange).output();
+    let output = output.expect("edge-agent");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let value: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(value[0]["photo"].as_str().is_some_and(|name| name.ends_with("n\u{fffd}.jpg")), "{value}");
+    assert_eq!(value[0]["faces"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn inspect_ends_when_nobody_reads_any_more() {
+    let models = data_dir().join("models");
+    let coins = photo("faceless/coins.png");
+    let mut inspect = Command::new(edge_program())
+        .args(["inspect", "--models"])
+        .arg(models)
+        .args([&coins; 40])
+        // Had it gone on, it would have failed in the end.
+        .arg("/nonexistent.jpg")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("edge-agent");
+    let mut first = String::new();
+    BufReader::new(inspect.stdout.take().expect("a pipe")).read_line(&mut first).expect("a line");
+    assert!(first.contains("coins.png"), "{first}");
+    assert!(inspect.wait().expect("its end").success());
+}
+
+#[test]
+fn a_picture_for_which_the_worker_has_no_memory_is_named_with_the_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let large = folder.path().join("large.jpg");
+    image::GrayImage::new(10_000, 9_900).save(&large).expect("a picture");
+    let config = folder.path().join("edge.toml");
+    fs::write(&config, "worker-memory-mb = 256\n").expect("a configuration");
+    let models = data_dir().join("models");
+    let output = Command::new(edge_program())
+        .args(["inspect", "--config"])
+        .arg(&config)
+        .arg("--models")
+        .arg(models)
+        .args([&large, &photo("people/biden.jpg")])
+        .output()
+        .expect("edge-agent");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let (first, second) = said.split_once('\n').expect("two pictures");
+    assert!(first.contains("large.jpg") && first.contains("raise worker-memory-mb"), "{said}");
+    assert!(second.contains("1 face"), "{said}");
+    assert!(!output.status.success());
+}
+
+#[test]
+fn a_report_says_why_a_state_directory_cannot_be_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (config, file) = (folder.path().join("edge.toml"), folder.path().join("state"));
+    fs::write(&config, format!("state-dir = {:?}\n", file.display().to_string())).expect("a configuration");
+    let said = || {
+        let output = edge(&["status", "--config", config.to_str().expect("a path")]);
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(said().contains("has `edge-agent run` been started"), "{}", said());
+    fs::write(&file, "").expect("a file");
+    assert!(said().contains("a file is in its place"), "{}", said());
 }

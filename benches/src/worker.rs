@@ -62,8 +62,8 @@ impl Driven {
         if self.worker.send(message) { Ok(()) } else { Err("the worker takes no messages".into()) }
     }
 
-    /// Its process id while it runs.
-    pub fn pid(&self) -> Option<u32> {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
         self.worker.pid()
     }
 }

@@ -131,18 +131,24 @@ pub(crate) enum CommandError {
     Node(#[from] NodeError),
     #[error("{0}")]
     Failed(String),
+    /// Standard output is closed: no error, and no reason to go on.
+    #[error("nobody reads any more")]
+    NobodyReads,
 }
 
 /// Runs a command; errors go to standard error, with what to do.
 pub fn run(cli: Cli) -> ExitCode {
     logging::init(cli.verbosity);
     match dispatch(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(CommandError::NobodyReads) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("edge-agent: {error}");
             ExitCode::from(match error {
                 CommandError::Config(_) | CommandError::Node(NodeError::Config(_)) => exit::CONFIG,
-                CommandError::Store(_) | CommandError::Node(_) | CommandError::Failed(_) => exit::RUN,
+                CommandError::Store(_)
+                | CommandError::Node(_)
+                | CommandError::Failed(_)
+                | CommandError::NobodyReads => exit::RUN,
             })
         }
     }

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// The program's name in messages.
 pub const PROGRAM: &str = "edge-agent";
+/// With less a worker cannot look at pictures of 2 megapixels, MB: OpenBLAS alone takes 128 MB of addresses, models and code 50.
+const WORKER_MEMORY_MB_MIN: u64 = 256;
 /// Shortest `r-limit-ms` that makes sense: below it the overhead of a step is larger than the step.
 const R_LIMIT_MS_MIN: u64 = 5;
 /// Longest `r-limit-ms`, a day: leases must end.
@@ -186,7 +188,7 @@ impl Config {
         range("chain.grace-ms", self.chain.grace_ms, 10, 60_000)?;
         range("chain.announce-ms", self.chain.announce_ms, 100, 600_000)?;
         range("chain.inline-kb", self.chain.inline_kb.into(), 0, INLINE_KB_MAX.into())?;
-        range("worker-memory-mb", self.worker_memory_mb.into(), 128, 16_384)?;
+        range("worker-memory-mb", self.worker_memory_mb.into(), WORKER_MEMORY_MB_MIN, 16_384)?;
         range("faces.face-px-min", self.faces.face_px_min.into(), 20, 1_000)?;
         range("faces.picture-px-max", self.faces.picture_px_max.into(), 100_000, 100_000_000)?;
         let real = |key: &str, value: f64, min: f64, max: f64| {

@@ -97,7 +97,7 @@ fn read(photo: &Path) -> Result<Vec<u8>, String> {
     if metadata.len() > FILE_BYTES_MAX {
         return Err(format!("{} bytes, at most {FILE_BYTES_MAX} are read; make the picture smaller", metadata.len()));
     }
-    std::fs::read(photo).map_err(|error| error.to_string())
+    std::fs::read(photo).map_err(|error| format!("{error}; check the path and its permissions"))
 }
 
 /// A worker that looks at one picture after the other.
@@ -122,7 +122,7 @@ impl Session {
     async fn next(&mut self) -> Result<FromWorker, String> {
         match tokio::time::timeout(PATIENCE, self.events.recv()).await {
             Ok(Some(WorkerEvent::Said(_, message))) => Ok(*message),
-            Ok(Some(WorkerEvent::Gone(_, why))) => Err(format!("{why} while looking at this picture")),
+            Ok(Some(WorkerEvent::Gone(_, why))) => Err(format!("looking at this picture, {why}")),
             Ok(None) => Err("the worker is gone".into()),
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
         }
@@ -162,10 +162,12 @@ fn usable(face: &Face) -> Result<(), String> {
 }
 
 fn picture_json(photo: &Path, analysis: &Analysis, params: FaceParams, encodings: bool) -> Value {
+    // JSON has only Unicode, and file names any bytes.
+    let name = photo.to_string_lossy();
     let frame = match analysis {
         Analysis::Frame(frame) => frame,
         Analysis::Unreadable { why } | Analysis::SetAside { why } => {
-            return json!({ "photo": photo, "error": why, "faces": [] });
+            return json!({ "photo": name, "error": why, "faces": [] });
         }
     };
     let face = |face: &Face| {
@@ -182,7 +184,7 @@ fn picture_json(photo: &Path, analysis: &Analysis, params: FaceParams, encodings
         value
     };
     let faces: Vec<Value> = frame.faces.iter().map(face).collect();
-    json!({ "photo": photo, "width_px": frame.width_px, "height_px": frame.height_px, "faces": faces })
+    json!({ "photo": name, "width_px": frame.width_px, "height_px": frame.height_px, "faces": faces })
 }
 
 fn picture_text(photo: &Path, analysis: &Analysis, params: FaceParams, encodings: bool) -> String {

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use microlambda::Version;
 use microlambda_faces::fold::lambda_digest;
 use microlambda_runtime::{counted, printable};
 use microlambda_wire::EventKind;
@@ -18,14 +19,12 @@ const SET_ASIDE_SHOWN_MAX: u32 = 50;
 /// `status` names at most so many of the frames that could not be read.
 const UNREADABLE_SHOWN_MAX: usize = 50;
 
-/// Prints text; a closed pipe (`| head`) is no error.
+/// Prints text. Nobody may be reading any more (`| head`): then the command ends.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(CommandError::Failed(format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
-    }
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => CommandError::NobodyReads,
+        _ => CommandError::Failed(format!("cannot write to standard output: {error}")),
+    })
 }
 
 pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
@@ -157,7 +156,11 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
     let state = if running { "running" } else { "not running: start it with `edge-agent run`" };
     let mut text = format!("node {} of site {}: {state}\n", config.node_name()?, config.site);
     for (chain, totals, set_aside, unreadable) in rows {
-        let end = if chain.done { "done" } else { "going on" };
+        let end = match (chain.done, chain.head.version == Version::default()) {
+            (true, _) => "done",
+            (false, true) => "nothing here yet",
+            (false, false) => "going on",
+        };
         text += &format!(
             "chain {}  camera {}  {end} at {}  {}, {} unreadable, {}, {}  digest {}\n",
             chain.name,

@@ -3,15 +3,18 @@
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use microlambda_faces::proto::{FromWorker, MESSAGE_BYTES_MAX, ToWorker, body_bytes, decode, encode};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
@@ -19,6 +22,8 @@ use crate::config::Engine;
 
 /// Messages that wait for the worker at most; a step's frames are fed a few at a time, so it never fills.
 const QUEUE_LEN: usize = 64;
+/// A process whose stream has ended is waited for so long, for how it ended.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How to start a worker.
 #[derive(Debug, Clone)]
@@ -44,7 +49,9 @@ pub enum WorkerEvent {
 
 /// A running worker process. Dropping it kills the process.
 pub struct Worker {
-    child: Child,
+    pid: u32,
+    /// The process, and no other that gets its number later.
+    process: OwnedFd,
     write: Arc<OwnedWriteHalf>,
     queue: mpsc::Sender<Vec<u8>>,
     /// Messages that are in the queue, or partly written.
@@ -65,7 +72,7 @@ impl Worker {
         ours.set_nonblocking(true)?;
         let stream = UnixStream::from_std(ours)?;
         let pass = ["OPENBLAS_CORETYPE", "LD_LIBRARY_PATH"].map(|name| (name, std::env::var_os(name)));
-        let child = Command::new(&command.program)
+        let mut child = Command::new(&command.program)
             .arg("--models")
             .arg(&command.models_dir)
             .args(["--engine", command.engine.name()])
@@ -80,12 +87,15 @@ impl Worker {
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
+        let pid = child.id().unwrap_or_default();
+        let number = Pid::from_raw(pid.try_into().unwrap_or_default()).ok_or(ErrorKind::NotFound)?;
+        let process = pidfd_open(number, PidfdFlags::empty()).inspect_err(|_| drop(child.start_kill()))?;
         let (read, write) = stream.into_split();
         let (queue, queue_rx) = mpsc::channel(QUEUE_LEN);
         let (write, queued) = (Arc::new(write), Arc::new(AtomicUsize::new(0)));
         tokio::spawn(write_queued(Arc::clone(&write), queue_rx, Arc::clone(&queued)));
-        tokio::spawn(read_all(read, incarnation, events));
-        Ok(Self { child, write, queue, queued })
+        tokio::spawn(read_all(read, child, incarnation, events));
+        Ok(Self { pid, process, write, queue, queued })
     }
 
     /// Hands a message on, at once as far as the socket takes it; false if the worker is gone or does not take messages any more.
@@ -108,19 +118,25 @@ impl Worker {
     /// How long it has waited for a processor since its start, while others used them, µs; 0 where the kernel does not tell (proc(5), `schedstat`).
     pub fn waited_us(&self) -> u64 {
         // Of its main thread, which does the work.
-        self.child.id().and_then(waited_us).unwrap_or(0)
+        waited_us(self.pid).unwrap_or(0)
     }
 
     /// Ends the process at once, whatever it is doing.
     pub fn kill(&mut self) {
-        if let Err(error) = self.child.start_kill() {
+        if let Err(error) = pidfd_send_signal(&self.process, Signal::KILL) {
             log::debug!(error:% = error; "the worker was gone before it was killed");
         }
     }
 
-    /// Its process id while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -148,11 +164,15 @@ async fn write_queued(write: Arc<OwnedWriteHalf>, mut queue: mpsc::Receiver<Vec<
     }
 }
 
-async fn read_all(mut read: tokio::net::unix::OwnedReadHalf, incarnation: u64, events: mpsc::Sender<WorkerEvent>) {
+async fn read_all(mut read: OwnedReadHalf, mut child: Child, incarnation: u64, events: mpsc::Sender<WorkerEvent>) {
     loop {
         let event = match read_message(&mut read).await {
             Ok(message) => WorkerEvent::Said(incarnation, Box::new(message)),
-            Err(why) => WorkerEvent::Gone(incarnation, why),
+            Err(Unread::Ended { midway }) => {
+                let status = tokio::time::timeout(END_PATIENCE, child.wait()).await;
+                WorkerEvent::Gone(incarnation, ended(status.ok().and_then(Result::ok), midway))
+            }
+            Err(Unread::Nonsense(why)) => WorkerEvent::Gone(incarnation, why),
         };
         let last = matches!(event, WorkerEvent::Gone(..));
         if events.send(event).await.is_err() || last {
@@ -161,14 +181,40 @@ async fn read_all(mut read: tokio::net::unix::OwnedReadHalf, incarnation: u64, e
     }
 }
 
-async fn read_message(read: &mut tokio::net::unix::OwnedReadHalf) -> Result<FromWorker, String> {
+/// How a worker's process ended, for people.
+fn ended(status: Option<ExitStatus>, midway: bool) -> String {
+    let how = match status.map(|status| (status.signal(), status.code())) {
+        Some((Some(signal), _)) => format!(" by signal {signal}"),
+        Some((None, Some(code))) => format!(" with status {code}"),
+        Some((None, None)) | None => String::new(),
+    };
+    // An abort, or a panic: so ends what is allocated without a way to fail.
+    let is_abort = |status: ExitStatus| status.signal() == Some(Signal::ABORT.as_raw()) || status.code() == Some(101);
+    let hint = if status.is_some_and(is_abort) {
+        ", as where memory runs out: if so, raise worker-memory-mb or send smaller pictures"
+    } else {
+        ""
+    };
+    let midway = if midway { " in the middle of a message" } else { "" };
+    format!("the worker process ended{midway}{how}{hint}")
+}
+
+/// Why there is no message.
+enum Unread {
+    /// The stream is at its end, between messages or in one.
+    Ended { midway: bool },
+    /// It carries something else.
+    Nonsense(String),
+}
+
+async fn read_message(read: &mut OwnedReadHalf) -> Result<FromWorker, Unread> {
     let mut prefix = [0; 4];
-    read.read_exact(&mut prefix).await.map_err(|_| "the worker process ended".to_owned())?;
-    let bytes = body_bytes(prefix).map_err(|error| error.to_string())?;
+    read.read_exact(&mut prefix).await.map_err(|_| Unread::Ended { midway: false })?;
+    let bytes = body_bytes(prefix).map_err(|error| Unread::Nonsense(error.to_string()))?;
     debug_assert!(bytes <= MESSAGE_BYTES_MAX);
     let mut body = vec![0; bytes];
-    read.read_exact(&mut body).await.map_err(|_| "the worker process ended in the middle of a message".to_owned())?;
-    decode(&body).map_err(|error| error.to_string())
+    read.read_exact(&mut body).await.map_err(|_| Unread::Ended { midway: true })?;
+    decode(&body).map_err(|error| Unread::Nonsense(error.to_string()))
 }
 
 #[cfg(test)]

@@ -158,10 +158,8 @@ impl<S: Store> Node<S, Agent> {
     fn on_bus(&mut self, event: LinkEvent) -> Result<(), NodeError> {
         match event {
             LinkEvent::Connected => self.on_connected(),
-            LinkEvent::Disconnected { why } => {
-                log::warn!("{why}");
-                Ok(())
-            }
+            // The connection has told of it.
+            LinkEvent::Disconnected { .. } => Ok(()),
             LinkEvent::Message { topic, payload, retain } => self.on_message(&topic, &payload, retain),
         }
     }

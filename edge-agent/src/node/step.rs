@@ -397,12 +397,17 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(Some(Event::StepEnded { result, end }))
     }
 
-    pub(super) fn worker_gone(&mut self, why: &str) -> Result<(), NodeError> {
+    pub(super) fn worker_gone(&mut self, how: &str) -> Result<(), NodeError> {
         let now_us = self.world.now_us();
         let was_ready = self.worker.ready;
         self.worker.kill_at_us = u64::MAX;
         self.worker.ready = false;
+        if self.stopping {
+            return self.end_work(StepEnd::Abandoned);
+        }
         self.counters.worker_restarts += 1;
+        // What it said itself says more than how it ended.
+        let why = if self.worker.trouble.is_empty() { how.to_owned() } else { self.worker.trouble.clone() };
         if was_ready {
             log::warn!("{why}: starting another");
             self.spawn_worker(now_us);
@@ -411,10 +416,9 @@ impl<S: Store, W: World> Node<S, W> {
             self.worker.retry_later(now_us);
         }
         let end = match self.worker.step_of().and_then(|chain| self.chains.get(chain)?.step.as_ref()) {
-            _ if self.stopping => StepEnd::Abandoned,
             // It was given nothing yet: no unit is to blame.
             Some(step) if step.running_since_us.is_none() => StepEnd::NoInput,
-            _ => StepEnd::Died { why: why.to_owned() },
+            _ => StepEnd::Died { why },
         };
         self.end_work(end)
     }

@@ -8,6 +8,7 @@ mod sqlite;
 mod sqlite_gallery;
 mod sqlite_read;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use microlambda::{Attempt, Digest, Head};
@@ -26,6 +27,16 @@ pub const CHAINS_OPEN_MAX: usize = 64;
 /// Events handed out at once.
 pub const EVENTS_MAX: usize = 1_024;
 
+/// What to do where a state directory cannot be used.
+fn remedy(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::PermissionDenied => "; use sudo, or be the user that it belongs to, or set another `state-dir`",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "; a file is in its place: set `state-dir` to a folder",
+        ErrorKind::ReadOnlyFilesystem => "; set `state-dir` to a folder on a disk that can be written",
+        _ => "",
+    }
+}
+
 /// The store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,7 +52,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The state directory cannot be used.
-    #[error("state directory {path}: {source}")]
+    #[error("state directory {path}: {source}{}", remedy(source))]
     Directory {
         /// Which one.
         path: PathBuf,

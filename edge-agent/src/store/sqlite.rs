@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering as AtomicOrdering};
@@ -70,11 +71,13 @@ impl SqliteStore {
     /// [`StoreError`] if there is none, or it is not readable.
     pub fn open_read_only(state_dir: &Path) -> Result<Self, StoreError> {
         let path = state_dir.join(DATABASE);
-        if !path.is_file() {
-            let source = std::io::Error::new(
-                std::io::ErrorKind::NotFound,
-                format!("it holds no {DATABASE} yet: has `edge-agent run` been started with this configuration?"),
-            );
+        // SQLite would not say why.
+        if let Err(mut source) = File::open(&path) {
+            if source.kind() == ErrorKind::NotFound {
+                let why =
+                    format!("it holds no {DATABASE} yet: has `edge-agent run` been started with this configuration?");
+                source = std::io::Error::new(ErrorKind::NotFound, why);
+            }
             return Err(StoreError::Directory { path: state_dir.to_owned(), source });
         }
         let open = || {

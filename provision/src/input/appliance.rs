@@ -151,7 +151,7 @@ impl Settings {
         self.node = keep(section.get("name", problems, name), &old.node, clean);
         let limit = section.get("r-limit-ms", problems, |ms| check::within(ms, 5, 86_400_000));
         self.r_limit_ms = keep(limit, &old.r_limit_ms, clean);
-        let memory = section.get("worker-memory-mb", problems, |mb| check::within(mb, 128, 16_384));
+        let memory = section.get("worker-memory-mb", problems, |mb| check::within(mb, 256, 16_384));
         self.worker_memory_mb = keep(memory, &old.worker_memory_mb, clean);
         section.finish(problems);
     }
