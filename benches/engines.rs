@@ -8,6 +8,7 @@ use std::time::Instant;
 use clap::Parser;
 use face_worker::{AlignedFace, Dlib, ENVIRONMENT, Engine, EngineChoice, Pixels, decode};
 use microlambda_benches::chart::Chart;
+use microlambda_benches::pairs::{Order, Pairs};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::search_cost::SearchCost;
 use microlambda_benches::stats::Stats;
@@ -46,6 +47,9 @@ struct Args {
     /// How often each face is encoded by each engine
     #[arg(long, value_name = "N", default_value_t = 40)]
     rounds: usize,
+    /// Decides which engine goes first
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
 }
 
 /// What one engine took for one search and for one encoding, ms.
@@ -57,10 +61,10 @@ struct Row {
     gflops: f64,
 }
 
-/// What was measured by turns, ms: the built-in engine's, then dlib's.
-#[derive(Debug, Default)]
+/// What was measured by turns, ms: the built-in engine's, and dlib's.
 struct Turns {
-    ms: [Vec<f64>; 2],
+    order: Order,
+    ms: Pairs,
 }
 
 /// How far a search is from what the machine allows.
@@ -116,25 +120,26 @@ fn run(args: &Args) -> Result<(), Error> {
     let mut ours = Dlib::load_for(&models, EngineChoice::BuiltIn)?;
     let mut theirs = Dlib::load_for(&models, EngineChoice::Dlib)?;
     let (scenes, align_ms) = scenes(&mut ours)?;
-    let (mut searches, mut encodings, mut farthest) = (Turns::default(), Turns::default(), 0f64);
+    let (mut searches, mut encodings, mut farthest) = (Turns::new(args.seed), Turns::new(args.seed), 0f64);
     for round in 0..args.rounds {
         for Scene { pixels, picture, faces } in &scenes {
             if round % ENCODINGS_PER_SEARCH == 0 {
                 let found = searches.next(|| ours.search(pixels, 0.0), || theirs.search(pixels, 0.0))?;
-                if found[0] != found[1] {
+                if found.0 != found.1 {
                     return Err("the engines found different faces".into());
                 }
             }
             for face in faces {
-                let [a, b] = encodings.next(|| ours.encode(picture, face), || theirs.encode(picture, face))?;
+                let (a, b) = encodings.next(|| ours.encode(picture, face), || theirs.encode(picture, face))?;
                 farthest = farthest.max(distance(&a, &b));
             }
         }
     }
     let peak_gflops = peak_gflops();
-    let rows = [(&ours, 0), (&theirs, 1)].map(|(engine, number)| row(engine, &searches, &encodings, number));
+    let rows = [(&ours, Pairs::ours as fn(&Pairs) -> _), (&theirs, Pairs::theirs)]
+        .map(|(engine, side)| row(engine, side(&searches.ms), side(&encodings.ms)));
     let rows = rows.into_iter().collect::<Option<Vec<_>>>();
-    let ratios = searches.ratio().zip(encodings.ratio());
+    let ratios = searches.ms.ratio().zip(encodings.ms.ratio());
     let (rows, (search, encode)) = rows.zip(ratios).ok_or("nothing was measured: --rounds is at least 1")?;
     let align = Stats::of(align_ms).ok_or("no face was found")?;
     let limits = Limits::of(&scenes, peak_gflops, memory_gb_s(), &rows[0]);
@@ -148,7 +153,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let header = ["engine", "search p50, ms", "mean", "encoding p10, ms", "p50", "p99", "GFLOPS at p50", "of the peak"];
     let text = format!(
         "The {} reported photos, none longer than {PICTURE_SIDE_PX_MAX} px, searched at twice their size, and their {} faces encoded {} times, by both engines in\n\
-         turn, in one process with one thread. An encoding is {:.0} million multiply-adds, not counting those on padding. The peak is the best of\n\
+         turn, a seed drawing which goes first, in one process with one thread. An encoding is {:.0} million multiply-adds, not counting those on padding. The peak is the best of\n\
          {PRODUCTS} products of matrices of {MATRIX_SIDE}×{MATRIX_SIDE} with OpenBLAS on one thread: {peak_gflops:.0} GFLOPS with the kernel that it picks here. Landmarks\n\
          and chip come on top of an encoding: {:.2} ms at p50 with either.\n\n{}\n\
          Built-in by dlib's time, pair by pair: searches {:.3} at p50, encodings {:.3} at p50 and {:.3} at p99. Boxes and scores are the same;\n\
@@ -182,10 +187,9 @@ fn run(args: &Args) -> Result<(), Error> {
 }
 
 fn chart(searches: &Turns, encodings: &Turns) -> Chart {
-    let samples = [("search", searches), ("encoding", encodings)].into_iter().flat_map(|(work, turns)| {
-        let [ours, theirs] = turns.ms.clone();
-        [(format!("{work}, built-in"), ours), (format!("{work}, dlib"), theirs)]
-    });
+    let samples = [("search", searches), ("encoding", encodings)]
+        .into_iter()
+        .flat_map(|(work, turns)| turns.ms.samples(work, ["built-in", "dlib"]));
     Chart::distribution("engines", "Searches and encodings by both engines", "ms", samples.collect())
 }
 
@@ -238,22 +242,19 @@ impl Limits {
 }
 
 impl Turns {
+    fn new(seed: u64) -> Self {
+        Self { order: Order::new(seed), ms: Pairs::default() }
+    }
+
     /// One piece of work by the built-in engine and by dlib's, each measured.
     fn next<T, E>(
         &mut self,
         ours: impl FnOnce() -> Result<T, E>,
         theirs: impl FnOnce() -> Result<T, E>,
-    ) -> Result<[T; 2], E> {
-        let (b, theirs_ms) = timed(theirs)?;
-        let (a, ours_ms) = timed(ours)?;
-        self.ms[0].push(ours_ms);
-        self.ms[1].push(theirs_ms);
-        Ok([a, b])
-    }
-
-    /// The built-in engine's time by dlib's, pair by pair.
-    fn ratio(&self) -> Option<Stats> {
-        Stats::of(self.ms[0].iter().zip(&self.ms[1]).map(|(ours, theirs)| ours / theirs))
+    ) -> Result<(T, T), E> {
+        let ((a, ours_ms), (b, theirs_ms)) = self.order.pair(|| timed(ours), || timed(theirs))?;
+        self.ms.add(ours_ms, theirs_ms);
+        Ok((a, b))
     }
 }
 
@@ -278,9 +279,8 @@ fn aims(rows: &[Row], ratio: Stats, peak_gflops: f64, farthest: f64) -> Vec<Aim>
     ]
 }
 
-fn row(engine: &Dlib, searches: &Turns, encodings: &Turns, number: usize) -> Option<Row> {
-    let search_ms = Stats::of(searches.ms[number].iter().copied())?;
-    let encode_ms = Stats::of(encodings.ms[number].iter().copied())?;
+fn row(engine: &Dlib, search_ms: Option<Stats>, encode_ms: Option<Stats>) -> Option<Row> {
+    let (search_ms, encode_ms) = search_ms.zip(encode_ms)?;
     let gflops = 2.0 * MULTIPLY_ADDS / (encode_ms.p50 * 1e6);
     Some(Row { engine: engine.describe(), search_ms, encode_ms, gflops })
 }

@@ -16,6 +16,7 @@ pub mod inference;
 pub mod latency;
 pub mod link;
 mod machine;
+pub mod pairs;
 pub mod pictures;
 pub mod reference;
 pub mod report;
