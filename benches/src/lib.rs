@@ -18,6 +18,7 @@ pub mod link;
 mod machine;
 pub mod pairs;
 pub mod pictures;
+pub mod process;
 pub mod reference;
 pub mod report;
 mod resident;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::{Error, data_dir};
 
 /// Memory the worker may use, MB: the agent's default.
-const MEMORY_MB: u32 = 1_024;
+pub(crate) const MEMORY_MB: u32 = 1_024;
 /// Nothing the worker does takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 

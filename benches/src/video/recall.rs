@@ -1,5 +1,8 @@
 //! How many of the faces that a video shows were found.
 
+use std::fmt;
+use std::iter::Sum;
+
 use serde::Serialize;
 
 use super::Shown;
@@ -35,9 +38,30 @@ impl Recall {
         self.false_boxes += no_face.count() as u64;
     }
 
-    /// Of the faces that were to be found those that were, %; 100 if there were none.
-    pub fn percent(&self) -> f64 {
-        if self.faces == 0 { 100.0 } else { 100.0 * self.found as f64 / self.faces as f64 }
+    /// Of the faces that were to be found those that were, %; `None` if there were none.
+    pub fn percent(&self) -> Option<f64> {
+        (self.faces > 0).then(|| 100.0 * self.found as f64 / self.faces as f64)
+    }
+}
+
+/// The share, and of how many faces it is one; a dash if there were none.
+impl fmt::Display for Recall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.percent() {
+            Some(percent) => write!(f, "{percent:.1} % of {}", self.faces),
+            None => f.write_str("–"),
+        }
+    }
+}
+
+/// Of several pictures or videos together.
+impl Sum for Recall {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            faces: sum.faces + one.faces,
+            found: sum.found + one.found,
+            false_boxes: sum.false_boxes + one.false_boxes,
+        })
     }
 }
 
@@ -64,6 +88,14 @@ mod tests {
         let mut recall = Recall::default();
         recall.add(&shown, &boxes);
         assert_eq!(recall, Recall { faces: 2, found: 1, false_boxes: 1 });
-        assert!((recall.percent() - 50.0).abs() < 1e-9);
+        assert_eq!(recall.to_string(), "50.0 % of 2");
+    }
+
+    #[test]
+    fn of_nothing_that_was_to_be_found_no_share_is_said() {
+        let recall = Recall { false_boxes: 3, ..Recall::default() };
+        assert_eq!((recall.percent(), recall.to_string()), (None, "–".to_owned()));
+        let both: Recall = [recall, Recall { faces: 4, found: 3, false_boxes: 1 }].into_iter().sum();
+        assert_eq!(both, Recall { faces: 4, found: 3, false_boxes: 4 });
     }
 }
