@@ -1,4 +1,4 @@
-"""Looks at JPEG pictures with Python's face_recognition and its defaults, for the benchmark `video`.
+"""Looks at pictures with Python's face_recognition and its defaults, for the benchmarks `python` and `video`.
 
 On standard input: for each picture its length (four bytes, the highest first), then the file. On standard output: one line of JSON that
 says what this is, then one for each picture with its boxes and what each step took, ms.
@@ -19,9 +19,9 @@ def say(value):
     print(json.dumps(value), flush=True)
 
 
-def look(jpeg):
+def look(file):
     cpu_s, began_s = time.process_time(), time.perf_counter()
-    pixels = face_recognition.load_image_file(io.BytesIO(jpeg))
+    pixels = face_recognition.load_image_file(io.BytesIO(file))
     decoded_s = time.perf_counter()
     boxes = face_recognition.face_locations(pixels)
     searched_s = time.perf_counter()

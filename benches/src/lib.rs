@@ -17,6 +17,7 @@ pub mod latency;
 pub mod link;
 mod machine;
 pub mod pairs;
+pub mod photos;
 pub mod pictures;
 pub mod process;
 pub mod reference;

@@ -9,7 +9,7 @@ use crate::chart::Chart;
 use crate::{Common, Error, Machine, workspace};
 
 /// The benchmarks in the order of the page, with their titles.
-const SECTIONS: [(&str, &str); 14] = [
+const SECTIONS: [(&str, &str); 15] = [
     ("figure", "Figure: split, and in one long invocation"),
     ("budget", "Budget: is the limit kept, and used?"),
     ("handover", "Hand-over: from one step to the next"),
@@ -23,6 +23,7 @@ const SECTIONS: [(&str, &str); 14] = [
     ("engines", "Engines: the built-in one beside dlib's"),
     ("arm64", "Engines on arm64: instructions, counted in emulation"),
     ("quality", "Quality: who is reported on videos and photos"),
+    ("python", "Beside Python, picture by picture"),
     ("video", "Video: the whole pipeline beside Python's face_recognition"),
 ];
 

@@ -139,7 +139,7 @@ const CALIBRATION_BACKGROUNDS: &[&str] =
     &["calibration/faceless/motorcycle.png", "calibration/faceless/gravel.png", "calibration/faceless/rocket.jpg"];
 
 /// As dlib's detector finds them at twice the photo's size: `face-worker/tests/reference/encodings.json` has the same boxes.
-const REPORTED_FACES: &[FaceAt] = &[
+pub(crate) const REPORTED_FACES: &[FaceAt] = &[
     at("people/obama.jpg", "obama", 483.0, 275.5, 268.0),
     at("people/t1.jpg", "t1, far left", 121.0, 336.5, 108.0),
     at("people/astronaut.png", "astronaut", 220.0, 121.0, 90.0),
@@ -160,6 +160,6 @@ const CALIBRATION_FACES: &[FaceAt] = &[
     at("calibration/einstein_tongue.jpg", "einstein", 391.0, 465.5, 666.0),
 ];
 
-const fn at(photo: &'static str, name: &'static str, x_px: f32, y_px: f32, side_px: f32) -> FaceAt {
+pub(crate) const fn at(photo: &'static str, name: &'static str, x_px: f32, y_px: f32, side_px: f32) -> FaceAt {
     FaceAt { photo, name, x_px, y_px, side_px }
 }

@@ -17,6 +17,7 @@ use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 
 pub use cast::{Cast, Cutout, FaceAt, Photos};
+pub(crate) use cast::{REPORTED_FACES, at};
 pub use noise::{SensorNoise, fraction, mixed};
 pub use recall::{FACE_PX_MIN, Recall, VISIBLE_MIN, is_of};
 pub use scripts::Shares;
