@@ -212,7 +212,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        check(config::load(path, PROGRAM)?)
+        check(config::load(path, PROGRAM)?).map_err(|error| error.in_file(path))
     }
 
     /// What `validate --json` prints: the whole configuration with its defaults, as the file would write it but for passwords.
@@ -244,7 +244,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        check(config::parse(text, path, PROGRAM)?)
+        check(config::parse(text, path, PROGRAM)?).map_err(|error| error.in_file(path))
     }
 }
 
@@ -281,6 +281,7 @@ fn check(raw: RawConfig) -> Result<Config, ConfigError> {
         );
         return Err(ConfigError::value("motion.still-interval-s", why));
     }
+    config::check_state_dir(&raw.state_dir)?;
     raw.broker.link_config("check")?;
     Ok(Config {
         site: raw.site,
@@ -518,7 +519,11 @@ mod tests {
             (format!("{FOLDER}[frame]\nbytes-max = 33554432\n"), vec!["frame.bytes-max", "16777216"]),
             (format!("{FOLDER}[frame]\nbytes-max = 1\n"), vec!["frame.bytes-max", "16384"]),
             (format!("{FOLDER}[spool]\nbytes-max = 1000000\n"), vec!["spool.bytes-max", "16777216"]),
-            (format!("{FOLDER}[spool]\nframes-max = 1\n"), vec!["spool.frames-max", "at least 8"]),
+            (format!("{FOLDER}[spool]\nframes-max = 1\n"), vec!["camera.toml: spool.frames-max", "at least 8"]),
+            (format!("state-dir = \"~/state\"\n{FOLDER}"), vec!["camera.toml: state-dir", "the whole path"]),
+            (format!("state-dir = \"\"\n{FOLDER}"), vec!["camera.toml: state-dir", "leave the key out"]),
+            (format!("state-dir = \"a\\u0000b\"\n{FOLDER}"), vec!["camera.toml: state-dir", "NUL"]),
+            ("[[source]]\nkind = \"folder\"\npath = \"/p\"\n".into(), vec!["camera.toml:1", "there is one `[source]`"]),
             (format!("{FOLDER}[spool]\nframes-max = -1\n"), vec!["camera.toml:5"]),
             (format!("{FOLDER}[image]\ninterval-s = 100000\n"), vec!["image.interval-s", "0 is never"]),
             (

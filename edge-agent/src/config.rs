@@ -171,7 +171,7 @@ impl Config {
     /// [`ConfigError`] names file, key and remedy.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let config: Self = config::load(path, PROGRAM)?;
-        config.check()?;
+        config.check().map_err(|error| error.in_file(path))?;
         Ok(config)
     }
 
@@ -199,6 +199,7 @@ impl Config {
         real("faces.sharpness-min", self.faces.sharpness_min.into(), 0.0, 1e9)?;
         real("faces.score-min", self.faces.score_min.into(), 0.0, 10.0)?;
         real("faces.new-person-score-min", self.faces.new_person_score_min.into(), 0.0, 10.0)?;
+        config::check_state_dir(&self.state_dir)?;
         self.node_name().map(|_| ())
     }
 

@@ -1,6 +1,7 @@
 //! Configuration files: TOML, unknown keys refused, errors that name file, line, key and remedy.
 
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
@@ -52,8 +53,10 @@ pub enum ConfigError {
         program: String,
     },
     /// A value that reads well but cannot be used.
-    #[error("{key}: {why}")]
+    #[error("{}{key}: {why}", file.as_ref().map_or(String::new(), |file| format!("{}: ", file.display())))]
     Value {
+        /// The file, where it is known.
+        file: Option<PathBuf>,
         /// The key, with its table.
         key: String,
         /// What is wrong and what to do.
@@ -64,7 +67,16 @@ pub enum ConfigError {
 impl ConfigError {
     /// An error about one key's value.
     pub fn value(key: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Value { key: key.into(), why: why.into() }
+        Self::Value { file: None, key: key.into(), why: why.into() }
+    }
+
+    /// The same error, told as one of the file `path`.
+    #[must_use]
+    pub fn in_file(self, path: &Path) -> Self {
+        match self {
+            Self::Value { file: None, key, why } => Self::Value { file: Some(path.to_owned()), key, why },
+            other => other,
+        }
     }
 }
 
@@ -84,8 +96,48 @@ pub fn load<T: DeserializeOwned>(path: &Path, program: &str) -> Result<T, Config
     if metadata.len() > FILE_BYTES_MAX {
         return Err(unreadable(format!("it has {} bytes, at most {FILE_BYTES_MAX} are read", metadata.len())));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let text = text_of(bytes).map_err(unreadable)?;
     parse(&text, path, program)
+}
+
+/// Checks where an agent is to keep what it holds: nothing here expands `~`, and SQLite would take an empty name for the working folder.
+///
+/// # Errors
+/// [`ConfigError::Value`] says what to write instead.
+pub fn check_state_dir(state_dir: &Path) -> Result<(), ConfigError> {
+    let wrong = |why: &str| Err(ConfigError::value("state-dir", why));
+    if state_dir.as_os_str().is_empty() {
+        return wrong("it is empty: name a folder, or leave the key out");
+    }
+    if state_dir.as_os_str().as_bytes().contains(&0) {
+        return wrong("it holds a NUL character, which no path can: write it without");
+    }
+    if state_dir.components().next() == Some(Component::Normal("~".as_ref())) {
+        return wrong("`~` would be a folder of that name: write the whole path, such as /home/ann/state");
+    }
+    Ok(())
+}
+
+/// Text, or what is wrong with its encoding.
+fn text_of(bytes: Vec<u8>) -> Result<String, String> {
+    // In UTF-16 every other byte of plain English is a NUL, which TOML has no use for.
+    let nul = bytes.iter().position(|&byte| byte == 0);
+    let (bytes, at) = match (String::from_utf8(bytes), nul) {
+        (Ok(text), None) => return Ok(text),
+        (Ok(text), Some(at)) => (text.into_bytes(), at),
+        (Err(error), _) => {
+            let at = error.utf8_error().valid_up_to();
+            (error.into_bytes(), at)
+        }
+    };
+    let guess = if nul.is_some() { ", and seems to be UTF-16" } else { "" };
+    Err(format!("byte {at}, in line {}, is no UTF-8 text{guess}: save it as UTF-8", line_at(&bytes, at)))
+}
+
+/// The line of the byte at `at`, from 1.
+fn line_at(bytes: &[u8], at: usize) -> usize {
+    bytes[..at].iter().filter(|&&byte| byte == b'\n').count() + 1
 }
 
 /// As [`load`], from text that stands (or would stand) in `path`.
@@ -95,15 +147,34 @@ pub fn load<T: DeserializeOwned>(path: &Path, program: &str) -> Result<T, Config
 pub fn parse<T: DeserializeOwned>(text: &str, path: &Path, program: &str) -> Result<T, ConfigError> {
     toml::from_str(text).map_err(|error| {
         let at = error.span().map(|span| span.start.min(text.len()));
-        let line = at.map_or(0, |at| text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1);
+        let mut line = at.map_or(0, |at| line_at(text.as_bytes(), at));
+        let mut what = without_passwords(&error.message().replace('\n', " "));
+        // What is said of a list in a table's place speaks of the table's first key. A key that nobody knows is told as such.
+        if !what.starts_with("unknown field")
+            && let Some((table, its_line)) = repeatable_table(text)
+        {
+            line = its_line;
+            what = format!("`[[{table}]]` begins one of several, and there is one `[{table}]`: write `[{table}]`");
+        }
         ConfigError::Wrong {
             path: path.to_owned(),
             line,
-            what: without_passwords(&error.message().replace('\n', " ")),
+            what,
             excerpt: without_passwords(text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim()),
             program: program.to_owned(),
         }
     })
+}
+
+/// The first table that is written as one of several, `[[table]]`, with its line: no configuration has such.
+fn repeatable_table(text: &str) -> Option<(String, usize)> {
+    let document: toml::Table = toml::from_str(text).ok()?;
+    let headers = text.lines().enumerate().filter_map(|(at, line)| {
+        let (name, _) = line.trim_start().strip_prefix("[[")?.split_once("]]")?;
+        Some((name.trim().to_owned(), at + 1))
+    });
+    // Such a line may also stand in a text of several lines.
+    headers.into_iter().find(|(name, _)| document.get(name).is_some_and(toml::Value::is_array))
 }
 
 #[cfg(test)]
@@ -154,6 +225,66 @@ mod tests {
         let path = folder.path().join("none.toml");
         let message = load::<Sample>(&path, "sample").unwrap_err().to_string();
         assert!(message.contains("sample example-config >"), "{message}");
+    }
+
+    fn load_bytes(bytes: &[u8]) -> Result<Sample, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sample.toml");
+        std::fs::write(&path, bytes).unwrap();
+        load(&path, "sample").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf_8_is_named_with_the_place_and_the_remedy() {
+        let utf_16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        for (bytes, place) in [
+            (b"frame-rate = 3\n# K\xe4the\n".to_vec(), "byte 18, in line 2, is no UTF-8 text: "),
+            (utf_16("\u{feff}frame-rate = 3\n"), "byte 0, in line 1, is no UTF-8 text, and seems to be UTF-16: "),
+            (utf_16("frame-rate = 3\n"), "byte 1, in line 1, is no UTF-8 text, and seems to be UTF-16: "),
+        ] {
+            let message = load_bytes(&bytes).unwrap_err();
+            assert!(message.contains("sample.toml: ") && message.contains(place), "{message}");
+            assert!(message.contains("save it as UTF-8"), "{message}");
+        }
+        load_bytes("\u{feff}frame-rate = 3 # Käthe\n".as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_table_that_is_written_as_one_of_several_is_named() {
+        #[derive(Debug, Deserialize)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        struct Whole {
+            #[expect(dead_code, reason = "only parsing is tested")]
+            source: Sample,
+        }
+        let error =
+            |text: &str| parse::<Whole>(text, Path::new("sample.toml"), "sample").map(drop).unwrap_err().to_string();
+        let message = error("# one\n[[source]]\nframe-rate = 3\n");
+        assert!(message.starts_with("sample.toml:2: ") && message.contains("there is one `[source]`"), "{message}");
+        assert!(error("[[colour]]\na = 1\n").contains("unknown field `colour`"), "{}", error("[[colour]]\na = 1\n"));
+    }
+
+    #[test]
+    fn a_state_dir_that_would_not_be_where_it_seems_is_refused_with_the_remedy() {
+        for (state_dir, remedy) in [
+            ("", "leave the key out"),
+            ("~", "write the whole path"),
+            ("~/state", "write the whole path"),
+            ("/var/a\0b", "write it without"),
+        ] {
+            let message = check_state_dir(Path::new(state_dir)).unwrap_err().to_string();
+            assert!(message.starts_with("state-dir: ") && message.contains(remedy), "{message}");
+        }
+        for fine in ["state", "./~", "/home/~ann", "~ann", "/var/lib/microlambda/edge"] {
+            check_state_dir(Path::new(fine)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_value_is_told_with_its_file() {
+        let error = ConfigError::value("frame.rate", "0 is too few").in_file(Path::new("/etc/a.toml"));
+        assert_eq!(error.to_string(), "/etc/a.toml: frame.rate: 0 is too few");
+        assert_eq!(error.clone().in_file(Path::new("b.toml")), error);
     }
 
     #[test]

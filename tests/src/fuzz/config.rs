@@ -66,7 +66,7 @@ fn assert_helpful(text: &str, error: &ConfigError) {
     assert!(!error.to_string().is_empty());
     match error {
         ConfigError::Wrong { line, .. } => assert!(*line <= text.split('\n').count()),
-        ConfigError::Value { key, why } => assert!(!key.is_empty() && !why.is_empty()),
+        ConfigError::Value { key, why, .. } => assert!(!key.is_empty() && !why.is_empty()),
         other => panic!("{other} for a text that is at hand"),
     }
 }
