@@ -52,12 +52,18 @@ fn a_mistake_in_a_configuration_names_line_key_and_remedy() {
         ("[chain]\nplacement = \"anywhere\"\n", "anywhere"),
         ("node = \"Küche\"\n", "Küche"),
         ("[broker]\nurl = \"http://x\"\n", "http"),
+        ("[[chain]]\nr-limit-ms = 1000\n", "there is one `[chain]`"),
+        ("state-dir = \"~/edge\"\n", "write the whole path"),
     ] {
         fs::write(&file, text).expect("a file");
         let output = edge(&["validate", "--config", path]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{text}: {said}");
-        assert!(said.contains(named), "{text}: {said}");
+        assert!(said.contains(named) && said.contains(path), "{text}: {said}");
+        let output = edge(&["validate", "--json", "--config", path]);
+        let value: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((output.status.code(), &value["valid"]), (Some(3), &Value::Bool(false)), "{text}: {value}");
+        assert!(value["error"].as_str().is_some_and(|error| error.contains(named)), "{text}: {value}");
     }
     let output = edge(&["run", "--config", "/nonexistent/edge.toml"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("example-config"));

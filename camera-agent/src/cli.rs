@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use microlambda_runtime::{Verbosity, logging, printable};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::RunError;
 use crate::config::{Config, EXAMPLE};
@@ -102,10 +103,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Validate { config, json } => validate(&config.config, json),
         Command::Probe { json } => probe(json),
-        Command::ExampleConfig => {
-            print(EXAMPLE);
-            Ok(())
-        }
+        Command::ExampleConfig => print(EXAMPLE),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -117,13 +115,16 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 fn validate(path: &Path, json: bool) -> Result<(), RunError> {
-    let config = Config::load(path)?;
+    let outcome = Config::load(path);
+    if let (Err(error), true) = (&outcome, json) {
+        print_json(&json!({ "valid": false, "error": error.to_string() }))?;
+    }
+    let config = outcome?;
     if json {
         return print_json(&config.report());
     }
     let (camera, source) = (&config.camera, printable(config.source.describe()));
-    print(&format!("{} is valid: camera {camera}, {source}\n", printable(path.display())));
-    Ok(())
+    print(&format!("{} is valid: camera {camera}, {source}\n", printable(path.display())))
 }
 
 fn probe(json: bool) -> Result<(), RunError> {
@@ -138,31 +139,37 @@ fn probe(json: bool) -> Result<(), RunError> {
                 .into(),
         ));
     }
+    let mut text = String::new();
     for device in found {
         // A device names itself, and may do so in any bytes.
-        print(&format!("{}  {}\n", printable(device.device), printable(device.name)));
+        text += &format!("{}  {}\n", printable(device.device), printable(device.name));
         if !device.trouble.is_empty() {
-            print(&format!("  no formats: {}\n", printable(device.trouble)));
+            text += &format!("  no formats: {}\n", printable(device.trouble));
         }
         for same in device.formats.chunk_by(|a, b| (a.layout, a.width, a.height) == (b.layout, b.width, b.height)) {
             let Offer { layout, width, height, .. } = same[0];
             let rates: Vec<String> = same.iter().filter_map(|offer| offer.fps).map(|fps| fps.to_string()).collect();
             let rates = if rates.is_empty() { "an unknown rate".into() } else { rates.join(", ") + " frames/s" };
-            print(&format!("  {layout:?} {width}×{height} at {rates}\n"));
+            text += &format!("  {layout:?} {width}×{height} at {rates}\n");
         }
     }
-    Ok(())
+    print(&text)
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), RunError> {
     let text = serde_json::to_string_pretty(value).map_err(|error| RunError::Run(error.to_string()))?;
-    print(&(text + "\n"));
-    Ok(())
+    print(&(text + "\n"))
 }
 
-/// To standard output; whoever closed it does not want to read it.
-fn print(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+/// To standard output; whoever closed it (`| head`) does not want to read it.
+fn print(text: &str) -> Result<(), RunError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(RunError::Run(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

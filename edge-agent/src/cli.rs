@@ -1,11 +1,12 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use microlambda_runtime::last_end::note_damage;
 use microlambda_runtime::{ConfigError, Verbosity, exit, logging, shutdown_signal};
+use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::config::{Config, EXAMPLE};
@@ -159,11 +160,11 @@ fn dispatch(command: Command) -> Result<(), CommandError> {
         Command::Run(arg) => run_node(Config::load(&arg.config)?),
         Command::Validate { config, json } => {
             let path = config.config;
-            let config = Config::load(&path)?;
-            config.worker_program()?;
-            config.check_models()?;
-            config.broker.link_config("validate")?;
-            report::validated(&path, &config, json)
+            let outcome = checked(&path).map_err(|error| error.in_file(&path));
+            if let (Err(error), true) = (&outcome, json) {
+                report::print_json(&json!({ "valid": false, "error": error.to_string() }))?;
+            }
+            report::validated(&path, &outcome?, json)
         }
         Command::ExampleConfig => report::print(EXAMPLE),
         Command::Faces(FacesCommand::List(args)) => report::faces(&Config::load(&args.config.config)?, args.json),
@@ -178,6 +179,15 @@ fn dispatch(command: Command) -> Result<(), CommandError> {
         Command::Check(args) => report::check(&Config::load(&args.config.config)?, args.json),
         Command::Inspect(args) => inspect::run(&args),
     }
+}
+
+/// The configuration, if all that it names is there.
+fn checked(path: &Path) -> Result<Config, ConfigError> {
+    let config = Config::load(path)?;
+    config.worker_program()?;
+    config.check_models()?;
+    config.broker.link_config("validate")?;
+    Ok(config)
 }
 
 fn run_node(config: Config) -> Result<(), CommandError> {

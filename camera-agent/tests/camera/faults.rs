@@ -2,21 +2,13 @@
 
 use std::process::Command;
 
-use crate::support::{Broker, Got, Lens, Observer, Setup, free_port, jpeg, program};
+use crate::support::{Broker, Got, Lens, Observer, Setup, free_port, jpeg, numbered, output, put};
 use microlambda_wire::{CameraStatus, ChainClass, Record, Topic, from_payload};
 
 const FOLDER: &str = "kind = \"folder\"\npath = \"FOLDER/pictures\"\n[image]\ninterval-s = 0";
 
 /// The pictures of some tests are all the same.
 const EVERY_PICTURE: &str = "[motion]\nstill-interval-s = 0";
-
-fn numbered(count: u32) -> Vec<(String, Vec<u8>)> {
-    (0..count).map(|n| (format!("{n:03}.jpg"), jpeg(160, 120, n))).collect()
-}
-
-fn put(setup: &Setup, files: &[(String, Vec<u8>)]) {
-    setup.pictures(&files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect::<Vec<_>>());
-}
 
 #[tokio::test]
 async fn a_folder_agent_killed_again_and_again_numbers_every_picture_once() {
@@ -476,52 +468,4 @@ async fn a_camera_that_is_not_there_is_told_of_and_waited_for() {
     let mut observer = Observer::new(broker.port).await;
     let status = observer.status(|status| status.counters.reopened >= 1 && !status.trouble.is_empty()).await;
     assert!(status.trouble.contains("/dev/video-none") && status.trouble.contains("plugged in"), "{}", status.trouble);
-}
-
-fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(program()).args(arguments).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-#[test]
-fn exit_codes_tell_usage_configuration_and_run_apart() {
-    assert_eq!(output(&["fly"]).0, Some(2));
-    let (code, _, log) = output(&["run", "--config", "/no/such/camera.toml"]);
-    assert_eq!(code, Some(3));
-    assert!(log.contains("camera-agent example-config >"), "{log}");
-    let setup = Setup::new(1, "kind = \"folder\"\npath = \"x\"\ncolour = 1");
-    let (code, _, log) = output(&["validate", "--config", setup.config.to_str().unwrap()]);
-    assert_eq!(code, Some(3));
-    assert!(log.contains("`colour`") && log.contains("`path`"), "{log}");
-    setup.write(1, "kind = \"folder\"\npath = \"x\"");
-    let (code, out, _) = output(&["validate", "--config", setup.config.to_str().unwrap()]);
-    assert_eq!(code, Some(0));
-    assert!(out.contains("is valid: camera door, folder x"), "{out}");
-}
-
-#[test]
-fn the_example_configuration_is_printed_and_valid() {
-    let (code, example, _) = output(&["example-config"]);
-    assert_eq!(code, Some(0));
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("camera.toml");
-    std::fs::write(&path, example).unwrap();
-    assert_eq!(output(&["validate", "--config", path.to_str().unwrap()]).0, Some(0));
-}
-
-#[test]
-fn probing_lists_devices_or_says_that_there_are_none() {
-    let (code, out, log) = output(&["probe"]);
-    let has_devices = std::fs::read_dir("/sys/class/video4linux").is_ok_and(|devices| devices.count() > 0);
-    if has_devices {
-        assert_eq!(code, Some(0), "{log}");
-        assert!(out.contains("/dev/video"), "{out}");
-    } else {
-        assert_eq!(code, Some(1));
-        assert!(log.contains("no camera found: plug one in"), "{log}");
-    }
-    let (code, out, _) = output(&["probe", "--json"]);
-    assert_eq!(code, Some(0));
-    assert!(serde_json::from_str::<serde_json::Value>(&out).unwrap().is_array());
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod blocks;
+mod command_line;
 mod faults;
 mod memory;
 mod motion;

@@ -38,6 +38,22 @@ pub fn jpeg(width: u32, height: u32, seed: u32) -> Vec<u8> {
     jpeg
 }
 
+/// So many files with pictures, no two alike.
+pub fn numbered(count: u32) -> Vec<(String, Vec<u8>)> {
+    (0..count).map(|n| (format!("{n:03}.jpg"), jpeg(160, 120, n))).collect()
+}
+
+pub fn put(setup: &Setup, files: &[(String, Vec<u8>)]) {
+    setup.pictures(&files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect::<Vec<_>>());
+}
+
+/// Exit code, output and log of a command.
+pub fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(program()).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
 /// A mosquitto on a port of the loopback that ends with the test.
 pub struct Broker {
     child: Child,
