@@ -64,6 +64,11 @@ impl Splitter {
         self.buffer.len()
     }
 
+    /// The start of a picture whose rest does not come: what is left when the stream has ended.
+    pub fn take_unfinished(&mut self) -> Option<Vec<u8>> {
+        self.scanner.take().map(|_| std::mem::take(&mut self.buffer))
+    }
+
     /// Drops everything before the next start; false if more bytes are needed to find one.
     fn find_start(&mut self) -> bool {
         if let Some(at) = self.buffer.windows(START.len()).position(|window| window == START) {
@@ -138,6 +143,15 @@ mod tests {
             assert!(lost < followers, "cut at {cut}: {lost} lost");
             assert!(pictures.iter().skip(1).all(|picture| *picture == follower));
         }
+    }
+
+    #[test]
+    fn a_picture_whose_rest_does_not_come_can_be_taken_and_garbage_is_none() {
+        let jpeg = photo_jpeg(64, 48, 1);
+        let (pictures, mut splitter) = split(&[&jpeg, &jpeg[..400]].concat(), std::iter::repeat(100));
+        assert_eq!((pictures.len(), splitter.take_unfinished().as_deref()), (1, Some(&jpeg[..400])));
+        assert_eq!((splitter.take_unfinished(), splitter.pending_bytes()), (None, 0));
+        assert_eq!(split(b"garbage\xff\xd8", std::iter::repeat(100)).1.take_unfinished(), None);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 const LAST_WORDS_BYTES_MAX: usize = 400;
 /// A program that has closed its output has this long to end.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a program that has ended wrote to standard error is there at once, unless one that it started holds the pipe open.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How to run a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub struct Stream {
     chunk: Vec<u8>,
     skipped_reported: u64,
     ended: bool,
+    /// How the program ended, once it was waited for.
+    status: Option<End>,
     /// When the program has been silent for too long. Counted from when it is waited for after a picture: while the spool is
     /// full, it is the program that waits.
     deadline: Option<Instant>,
@@ -64,12 +69,33 @@ pub struct Stream {
     count: u64,
 }
 
+/// How a program ended.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    status: ExitStatus,
+    /// Not by our signal.
+    by_itself: bool,
+}
+
 /// A child that dies with its owner, or when the leash is pulled.
 #[derive(Debug)]
 struct Running {
     child: Child,
     last_words: Arc<Mutex<String>>,
+    /// Closed once all of standard error was read.
+    all_heard: mpsc::Receiver<()>,
     leash: Arc<Leash>,
+}
+
+impl Running {
+    /// Waits until the program has ended, or ends it.
+    fn end(&mut self) -> std::io::Result<End> {
+        let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
+        let by_itself = is_ready_by(&pidfd, Some(Instant::now() + END_TIMEOUT))?;
+        // The group can be killed until its number is free, which is when the program is waited for.
+        self.leash.kill();
+        Ok(End { status: self.child.wait()?, by_itself })
+    }
 }
 
 impl Drop for Running {
@@ -106,10 +132,16 @@ impl Stream {
         let stdout = child.stdout.take();
         let stderr = child.stderr.take();
         leash.hold(Some(Pid::from_child(&child)));
-        let running = Running { child, last_words: Arc::default(), leash: leash.clone() };
+        let (hears, all_heard) = mpsc::channel();
+        let running = Running { child, last_words: Arc::default(), all_heard, leash: leash.clone() };
         let last_words = running.last_words.clone();
         let listener = std::thread::Builder::new().name("command-stderr".into());
-        let listening = stderr.map(|stderr| listener.spawn(move || keep_last_line(stderr, &last_words)));
+        let listening = stderr.map(|stderr| {
+            listener.spawn(move || {
+                keep_last_line(stderr, &last_words);
+                drop::<mpsc::Sender<()>>(hears);
+            })
+        });
         if let Some(Err(error)) = listening {
             return Err(SourceError::Trouble(format!("cannot start a thread: {error}")));
         }
@@ -122,6 +154,7 @@ impl Stream {
             chunk: vec![0; CHUNK_BYTES],
             skipped_reported: 0,
             ended: false,
+            status: None,
             deadline: None,
             already,
             count: 0,
@@ -156,20 +189,23 @@ impl Stream {
 
     /// The output has ended: what that means.
     fn at_end(&mut self) -> Result<Next, SourceError> {
-        let trouble = |error: std::io::Error| SourceError::Trouble(error.to_string());
-        let pidfd = pidfd_open(Pid::from_child(&self.child.child), PidfdFlags::empty());
-        let has_ended = pidfd.and_then(|pidfd| is_ready_by(&pidfd, Some(Instant::now() + END_TIMEOUT)));
-        let has_ended = has_ended.map_err(|error| trouble(error.into()))?;
-        // The group can be killed until its number is free, which is when the program is waited for.
-        self.child.leash.kill();
-        let status = self.child.child.wait().map_err(trouble)?;
+        let End { status, by_itself } = match self.status {
+            Some(end) => end,
+            None => *self.status.insert(self.child.end().map_err(|error| SourceError::Trouble(error.to_string()))?),
+        };
         if self.line.finite && status.success() {
+            if let Some(cut_short) = self.splitter.take_unfinished()
+                && let Some(next) = self.cut_short(&cut_short)?
+            {
+                return Ok(next);
+            }
             return match self.already.next() {
                 Some((missing, _)) => Err(self.differs(&missing.label)),
                 None => Ok(Next::End),
             };
         }
-        let how = if has_ended {
+        let _ = self.child.all_heard.recv_timeout(LAST_WORDS_TIMEOUT);
+        let how = if by_itself {
             format!("ended ({status})")
         } else {
             format!("closed its output, did not end within {} s and was killed,", END_TIMEOUT.as_secs())
@@ -180,6 +216,22 @@ impl Stream {
             self.count,
             self.last_words()
         )))
+    }
+
+    /// A finite input ended inside of its last picture; `None` if an earlier run has told so.
+    fn cut_short(&mut self, start: &[u8]) -> Result<Option<Next>, SourceError> {
+        let input = input_of(&format!("frame {}", self.count), start, 0);
+        self.count += 1;
+        if let Some((former, _)) = self.already.next() {
+            return if former == input { Ok(None) } else { Err(self.differs(&input.label)) };
+        }
+        let why = format!(
+            "{}: it is cut short: the output of {:?} ended within it, and {} bytes were left: let it write whole pictures",
+            input.label,
+            self.program(),
+            start.len()
+        );
+        Ok(Some(Next::PassedOver { why, input: Some(input) }))
     }
 
     /// Nothing whole came until the deadline.
@@ -366,9 +418,44 @@ mod tests {
         let (none, end) = pictures(&mut stream);
         assert!(none.is_empty());
         let Err(SourceError::Trouble(why)) = end else { panic!("{end:?}") };
-        assert!(why.contains("exit status: 3"), "{why}");
-        // The last words arrive over another pipe and may come late.
-        assert!(why.contains("try its command line"), "{why}");
+        assert!(why.contains("exit status: 3") && why.contains("try its command line"), "{why}");
+    }
+
+    #[test]
+    fn the_last_words_of_a_failing_command_are_told_every_time() {
+        for _ in 0..30 {
+            let (_, end) = pictures(&mut open(&shell("echo bad camera >&2; exit 3", false), &[]).unwrap());
+            let Err(SourceError::Trouble(why)) = end else { panic!("{end:?}") };
+            assert!(why.contains(": bad camera;"), "{why}");
+        }
+    }
+
+    #[test]
+    fn who_holds_a_failing_commands_standard_error_open_does_not_hold_up_its_end() {
+        let script = "setsid sleep 20 >&- & echo bad camera >&2; exit 3";
+        let began = Instant::now();
+        let (_, end) = pictures(&mut open(&shell(script, false), &[]).unwrap());
+        assert!(matches!(&end, Err(SourceError::Trouble(why)) if why.contains(": bad camera;")), "{end:?}");
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_last_picture_that_was_cut_short_is_passed_over_once_and_told_with_what_was_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (photo_jpeg(64, 48, 1), photo_jpeg(64, 48, 2));
+        let file = stream_file(folder.path(), &[&a, &b[..500]]);
+        let line = shell(&format!("cat {file}"), true);
+        let mut stream = open(&line, &[]).unwrap();
+        assert!(matches!(stream.next(), Ok(Next::Frame(_))));
+        let Ok(Next::PassedOver { why, input: Some(input) }) = stream.next() else { panic!("it is not told") };
+        assert!(why.contains("frame 1: it is cut short") && why.contains("500 bytes were left"), "{why}");
+        assert_eq!(stream.next(), Ok(Next::End));
+
+        let already = [(input_of("frame 0", &a, 0), true), (input, false)];
+        assert_eq!(pictures(&mut open(&line, &already).unwrap()), (vec![], Ok(Next::End)));
+        let other = [already[0].clone(), (input_of("frame 1", b"another", 0), false)];
+        let (_, end) = pictures(&mut open(&line, &other).unwrap());
+        assert!(matches!(end, Err(SourceError::Fatal(why)) if why.contains("from frame 1 on")));
     }
 
     #[test]
