@@ -17,7 +17,7 @@ use microlambda::sabotage::{self, Sabotage};
 use microlambda_wire::{Areas, ChainClass, EndMark, GapReason, Name, Record};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-pub use open::{Identity, replace};
+pub use open::{FOLDER, Identity, replace};
 pub use recover::Opened;
 use recover::{Marks, write_marks};
 use rows::{digest_of, number, sql};
@@ -43,8 +43,11 @@ pub struct Limits {
 #[non_exhaustive]
 pub enum SpoolError {
     /// Another process has it open.
-    #[error("{0} is in use by another camera agent: stop that one, or set another `state-dir`")]
+    #[error("{0} is in use by another process: stop that one, or set another `state-dir`")]
     InUse(String),
+    /// Another kind of agent keeps its own there.
+    #[error("state-dir belongs to an edge agent: give the camera agent a folder of its own, other than {0}")]
+    EdgeAgents(String),
     /// It was made for something else.
     #[error(
         "the spool in {folder} belongs to {holds}, and the configuration asks for {asked}: correct the configuration, set another `state-dir`, or start anew with `camera-agent run --new-job`"
@@ -107,7 +110,12 @@ impl SpoolError {
                     Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
                 ),
             },
-            Self::InUse(_) | Self::Other { .. } | Self::Newer { .. } | Self::Folder { .. } | Self::DiskFull => false,
+            Self::InUse(_)
+            | Self::EdgeAgents(_)
+            | Self::Other { .. }
+            | Self::Newer { .. }
+            | Self::Folder { .. }
+            | Self::DiskFull => false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Opening a spool: lock, format, and whether it is the one that was asked for.
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use microlambda::Digest;
 use microlambda::sabotage::{self, Sabotage};
@@ -18,6 +18,8 @@ pub(super) const SCHEMA: &str = include_str!("schema.sql");
 const FORMAT: i64 = 2;
 pub(super) const DATABASE: &str = "spool.sqlite";
 const LOCK: &str = "lock";
+/// The database of an edge agent, whose lock and note of its last end have the names of ours.
+const EDGE_AGENTS: &str = "edge.sqlite";
 /// SQLite's page cache, KiB: a frame's pages and the upper levels of two small trees.
 const CACHE_KIB: i64 = 512;
 
@@ -31,6 +33,9 @@ pub struct Identity {
     /// What a finite input is read from.
     pub source: String,
 }
+
+/// What a folder's path stands behind as the source of an input.
+pub const FOLDER: &str = "folder ";
 
 impl Identity {
     fn describe(&self) -> String {
@@ -89,7 +94,7 @@ impl Spool {
         let same = held.camera == identity.camera
             && held.class == identity.class
             && (held.class == ChainClass::Live
-                || held.source == identity.source
+                || is_same_source(&held.source, &identity.source)
                 || without_passwords(&held.source) == identity.source);
         if !same {
             return Err(SpoolError::Other {
@@ -103,10 +108,19 @@ impl Spool {
     }
 }
 
+/// Whether two descriptions name one finite input: the path of a folder can be written in more than one way.
+fn is_same_source(held: &str, asked: &str) -> bool {
+    let path = |source: &str| {
+        let components = Path::new(source.strip_prefix(FOLDER)?).components();
+        Some(components.filter(|component| *component != Component::CurDir).collect::<PathBuf>())
+    };
+    held == asked || path(held).is_some_and(|held| Some(held) == path(asked))
+}
+
 /// Deletes the spool in `folder`, so that [`Spool::open`] starts a new chain. True if there was one.
 ///
 /// # Errors
-/// [`SpoolError::InUse`] or [`SpoolError::Folder`].
+/// [`SpoolError::InUse`], [`SpoolError::EdgeAgents`] or [`SpoolError::Folder`].
 pub fn replace(folder: &Path) -> Result<bool, SpoolError> {
     let _lock = lock(folder)?;
     let mut found = false;
@@ -124,6 +138,9 @@ pub fn replace(folder: &Path) -> Result<bool, SpoolError> {
 
 pub(super) fn lock(folder: &Path) -> Result<File, SpoolError> {
     let unusable = |error: std::io::Error| SpoolError::folder(folder, &error);
+    if folder.join(EDGE_AGENTS).exists() {
+        return Err(SpoolError::EdgeAgents(folder.display().to_string()));
+    }
     microlambda_runtime::create_private(folder).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK)).map_err(unusable)?;
     match file.try_lock() {

@@ -55,6 +55,32 @@ fn a_job_is_recognised_whatever_the_password_to_its_source_and_whether_a_former_
 }
 
 #[test]
+fn a_job_is_recognised_however_the_path_of_its_folder_is_written() {
+    let job = |source: &str| Identity { source: source.into(), ..identity(ChainClass::Batch) };
+    let folder = tempfile::tempdir().unwrap();
+    let is_taken = |source: &str| Spool::open(folder.path(), &job(source), ROOMY, 0).is_ok();
+    for same in ["folder /srv/k5", "folder /srv/k5/", "folder /srv//k5", "folder /srv/./k5/."] {
+        assert!(is_taken(same), "{same}");
+    }
+    for other in ["folder /srv/k5/x", "folder srv/k5", "folder /srv/k4/../k5", "command /srv/k5/", "folder"] {
+        assert!(!is_taken(other), "{other}");
+    }
+}
+
+#[test]
+fn the_folder_of_an_edge_agent_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("edge.sqlite"), "").unwrap();
+    std::fs::write(folder.path().join("last-end"), "clean\n").unwrap();
+    let refused = Spool::open_or_renew(folder.path(), &identity(ChainClass::Live), ROOMY, 0).map(drop);
+    for refused in [refused, replace(folder.path()).map(drop)] {
+        let why = refused.unwrap_err().to_string();
+        assert!(why.contains("belongs to an edge agent: give the camera agent a folder of its own"), "{why}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
 fn what_was_appended_is_there_after_a_restart_under_the_same_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let mut spool = open(&folder, ChainClass::Live, ROOMY);

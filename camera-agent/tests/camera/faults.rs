@@ -457,7 +457,7 @@ fn one_state_folder_serves_one_agent() {
     first.wait_for_line("the input has ended");
     let mut second = setup.run(&[]);
     assert_eq!(second.wait().code(), Some(1));
-    assert!(second.log().contains("in use by another camera agent"), "{}", second.log());
+    assert!(second.log().contains("in use by another process"), "{}", second.log());
 }
 
 #[tokio::test]
