@@ -76,7 +76,7 @@ impl Agent {
         kept_aside: (u32, String),
     ) -> Result<Self, RunError> {
         let desk = clerk.desk();
-        let chain = desk.borrow().view.chain.clone();
+        let (chain, complete) = (desk.borrow().view.chain.clone(), desk.borrow().view.is_complete());
         Ok(Self {
             prefix: TopicPrefix::new(&config.site),
             boot: boot_id().map_err(RunError::system)?,
@@ -100,7 +100,7 @@ impl Agent {
             status: Said { last: None },
             watchdog: Watchdog::from_env(),
             ready: false,
-            done_said: false,
+            done_said: complete,
         })
     }
 
@@ -154,8 +154,12 @@ impl Agent {
                 self.publish_status(link, &now);
                 return Err(RunError::Damage(why));
             }
-            if self.is_done() && self.options.exit_when_done && self.has_said_head(link) {
-                return Ok(());
+            if self.is_done() {
+                let verdict = self.verdict(pump.map(|_| &now));
+                self.say_done(&verdict);
+                if self.options.exit_when_done && self.has_said_head(link) {
+                    return verdict.map(drop).map_err(RunError::Run);
+                }
             }
             self.get_ready(&now, heard_of_link);
             self.follow_chain();
@@ -431,10 +435,6 @@ impl Agent {
             self.freed_on_one += frames;
         }
         log::debug!(below = release.below, frames, on_one = release.on_one; "freed");
-        if self.is_done() && !self.done_said {
-            self.done_said = true;
-            log::info!("the job is done: every frame was committed and freed");
-        }
     }
 
     fn feed_watchdog(&mut self) {

@@ -43,7 +43,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
     // The events are kept until the end: without them the link would close before the last status is sent.
     let (link, mut events) = Link::start(agent.link_config()?);
     let outcome = if complete_before && options.exit_when_done {
-        Ok(())
+        agent.verdict(None).map(drop).map_err(RunError::Run)
     } else {
         agent.serve(&link, &mut events, pump.as_ref(), shutdown).await
     };

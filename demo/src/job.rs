@@ -192,8 +192,10 @@ impl<'a> Job<'a> {
         for (_, agent) in &mut self.edges {
             agent.check_running()?;
         }
+        // One that could read nothing says so with its exit code, and its job is judged like any other.
+        let read_nothing = self.tally.camera.as_ref().and_then(|head| head.end).is_some_and(|end| end.count == 0);
         match self.camera.exited() {
-            Some(status) if !status.success() => self.camera.check_running(),
+            Some(status) if !status.success() && !read_nothing => self.camera.check_running(),
             Some(_) | None => Ok(()),
         }
     }

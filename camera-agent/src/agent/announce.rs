@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use microlambda_runtime::{Link, PublishError, monotonic_us};
+use microlambda_runtime::{Link, PublishError, counted, monotonic_us};
 use microlambda_wire::{CameraHead, CameraStatus, ChainClass, SourceCounters, Topic, to_payload};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -112,6 +112,33 @@ impl Agent {
                 begun_anew: self.begun_anew,
                 lost: desk.lost,
             },
+        }
+    }
+
+    /// What came of the finished job, in words; an error if nothing did. `report` is of its source, if this run has one.
+    pub(crate) fn verdict(&self, report: Option<&Report>) -> Result<String, String> {
+        let desk = self.desk.borrow();
+        let frames = desk.view.end.map_or(0, |end| end.count);
+        let passed_over = desk.view.passed_over + report.map_or(0, |report| report.garbage);
+        let said = if report.is_some() { "above" } else { "the log of the run that read them says why" };
+        let pictures = counted(passed_over, "picture");
+        match (frames, passed_over) {
+            (0, 0) => Err("the job is done: 0 frames; the input gave no picture".into()),
+            (0, _) => Err(format!("the job is done: 0 frames; {pictures} could not be read ({said})")),
+            (_, 0) => Ok("the job is done: every frame was committed and freed".into()),
+            _ => Ok(format!("the job is done: {}; {pictures} could not be read ({said})", counted(frames, "frame"))),
+        }
+    }
+
+    pub(super) fn say_done(&mut self, verdict: &Result<String, String>) {
+        if std::mem::replace(&mut self.done_said, true) {
+            return;
+        }
+        match verdict {
+            Ok(text) => log::info!("{text}"),
+            // It ends this program, and is told then.
+            Err(_) if self.options.exit_when_done => {}
+            Err(text) => log::warn!("{text}"),
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Report {
     pub frames: u64,
     /// Pictures passed over.
     pub unreadable: u64,
+    /// Of those, what was no picture at all in this reading of a finite input: the spool does not remember it.
+    pub garbage: u64,
     /// Pictures left out because nothing moved in them.
     pub still: u64,
     /// Frames re-encoded.
@@ -195,8 +197,9 @@ impl Worker {
             match self.session() {
                 Ok(Finished::Stopped) => return,
                 Ok(Finished::End) => {
-                    if let Some(end) = self.intake.finish() {
-                        log::info!(count = end.count, manifest:% = end.manifest.short(16); "the input has ended");
+                    if let Some((end, passed_over)) = self.intake.finish() {
+                        let passed_over = passed_over + self.report.borrow().garbage;
+                        log::info!(count = end.count, passed_over, manifest:% = end.manifest.short(16); "the input has ended");
                         self.report.send_modify(|report| report.phase = Phase::Ended);
                     }
                     return;
@@ -231,6 +234,7 @@ impl Worker {
         let mut source = (self.opener)(already, &self.leash)?;
         self.report.send_modify(|report| {
             report.phase = Phase::Running;
+            report.garbage = 0;
             if report.quiet_since_us == 0 {
                 report.quiet_since_us = monotonic_us();
             }
@@ -323,7 +327,10 @@ impl Worker {
 
     /// False when the spool is closing.
     fn pass_over(&mut self, why: &str, input: Option<Input>) -> bool {
-        self.report.send_modify(|report| report.unreadable += 1);
+        self.report.send_modify(|report| {
+            report.unreadable += 1;
+            report.garbage += u64::from(input.is_none());
+        });
         // Each piece of a finite input is named; a live source could fill the log.
         if input.is_some() || Instant::now() >= self.next_warning {
             log::warn!(why = why, more = self.unsaid; "a picture is passed over");

@@ -44,7 +44,7 @@ enum Request {
 enum Errand {
     Append(NewFrame, blocking::SyncSender<Outcome>),
     PassOver(Input, blocking::SyncSender<()>),
-    Finish(blocking::SyncSender<EndMark>),
+    Finish(blocking::SyncSender<(EndMark, u64)>),
     Inputs(u64, blocking::SyncSender<Vec<(Input, bool)>>),
 }
 
@@ -100,8 +100,8 @@ impl Intake {
         (0..).step_by(INPUTS_PAGE).map_while(page).take_while(|page| !page.is_empty()).flatten()
     }
 
-    /// Writes the end record; `None` if the clerk is closing.
-    pub fn finish(&self) -> Option<EndMark> {
+    /// Writes the end record, and gives it with how much of the input was passed over; `None` if the clerk is closing.
+    pub fn finish(&self) -> Option<(EndMark, u64)> {
         self.ask(Errand::Finish)
     }
 
@@ -254,7 +254,7 @@ impl Office {
                 self.answer(result, reply)
             }
             Errand::Finish(reply) => {
-                let result = self.spool.finish();
+                let result = self.spool.finish().map(|end| (end, self.spool.view().passed_over));
                 self.answer(result, reply)
             }
             Errand::Inputs(from, reply) => {
@@ -401,7 +401,7 @@ mod tests {
         let fault = Fault::begin(&folder, &clerk, "record");
         let end = ask(&clerk, Intake::finish);
         fault.end().await;
-        assert_eq!(end.await.unwrap().map(|end| end.count), Some(0));
+        assert_eq!(end.await.unwrap().map(|(end, passed_over)| (end.count, passed_over)), Some((0, 1)));
         // The desk is told right after whoever asked.
         until(&mut clerk.desk(), |desk| desk.view.end.is_some() && !desk.waiting && desk.trouble.is_empty()).await;
         clerk.close();

@@ -215,6 +215,8 @@ pub struct View {
     pub frames: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Pieces of a finite input, of this run and those before it, that could be no picture.
+    pub passed_over: u64,
 }
 
 impl View {
@@ -327,6 +329,7 @@ impl Spool {
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         rows::insert_input(&transaction, input, false)?;
         transaction.commit()?;
+        self.view.passed_over += 1;
         Ok(())
     }
 

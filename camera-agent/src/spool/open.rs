@@ -261,6 +261,7 @@ fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<S
         })
         .optional()?
         .unwrap_or_default();
+    let passed_over: i64 = db.query_row("SELECT count(*) FROM input WHERE spooled = 0", [], |row| row.get(0))?;
     let view = View {
         chain: name(chain)?,
         class: held.class,
@@ -269,6 +270,7 @@ fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<S
         end: end_count.map(|count| EndMark { count, manifest: marks.manifest }),
         frames: number(frames),
         bytes: number(bytes),
+        passed_over: number(passed_over),
     };
     let mut spool = Spool {
         db,

@@ -81,6 +81,20 @@ fn the_folder_of_an_edge_agent_is_refused_and_left_as_it_is() {
 }
 
 #[test]
+fn what_was_passed_over_is_counted_over_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = |label: &str| Input { label: label.into(), digest: Digest::of(b""), modified_at_ms: 0, input_bytes: 0 };
+    let mut spool = open(&folder, ChainClass::Batch, ROOMY);
+    spool.append(&NewFrame { input: Some(input("0.jpg")), ..frame(0) }).unwrap();
+    spool.pass_over(&input("1.jpg")).unwrap();
+    assert_eq!(spool.view().passed_over, 1);
+    drop(spool);
+    let mut spool = open(&folder, ChainClass::Batch, ROOMY);
+    spool.pass_over(&input("2.jpg")).unwrap();
+    assert_eq!(spool.view().passed_over, 2);
+}
+
+#[test]
 fn what_was_appended_is_there_after_a_restart_under_the_same_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let mut spool = open(&folder, ChainClass::Live, ROOMY);

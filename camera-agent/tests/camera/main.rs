@@ -4,6 +4,7 @@
 mod blocks;
 mod command_line;
 mod faults;
+mod jobs;
 mod memory;
 mod motion;
 mod serving;
