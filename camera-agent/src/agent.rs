@@ -56,6 +56,10 @@ pub(crate) struct Agent {
     refused_messages: u64,
     refusals: Seldom,
     bus_connections: u64,
+    /// Records wait, and no node of the site has been heard for long.
+    unheard: bool,
+    /// That was told since a node was last heard.
+    unheard_said: bool,
     /// Damaged spools kept in the state directory, and what to tell about them.
     kept_aside: (u32, String),
     /// Chains begun because the spool had been set back, and the last chain that is to be given up.
@@ -93,6 +97,8 @@ impl Agent {
             refused_messages: 0,
             refusals: Seldom::default(),
             bus_connections: 0,
+            unheard: false,
+            unheard_said: false,
             kept_aside,
             begun_anew: 0,
             given_up: None,
@@ -163,6 +169,7 @@ impl Agent {
             }
             self.get_ready(&now, heard_of_link);
             self.follow_chain();
+            self.listen_for_nodes(link);
             self.ask_spool(link);
             self.give_up_what_is_lost();
             let wake = self.announce(link, &now);

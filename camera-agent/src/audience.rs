@@ -59,6 +59,8 @@ pub struct Audience {
     nodes: BTreeMap<Name, Node>,
     /// When a second node was last live, or listening began.
     not_alone_ms: u64,
+    /// When a node was last live, or listening began.
+    heard_ms: u64,
     /// The node served last, for taking turns.
     served_last: Option<Name>,
     /// Since when all live nodes have lacked what was released.
@@ -95,7 +97,8 @@ impl Node {
 impl Audience {
     /// Nobody yet; listening begins at `now_ms`.
     pub fn new(chain: Name, now_ms: u64) -> Self {
-        Self { chain, nodes: BTreeMap::new(), not_alone_ms: now_ms, served_last: None, lost_since_ms: None }
+        let (nodes, served_last, lost_since_ms) = (BTreeMap::new(), None, None);
+        Self { chain, nodes, not_alone_ms: now_ms, heard_ms: now_ms, served_last, lost_since_ms }
     }
 
     /// Whose records are asked for.
@@ -166,6 +169,14 @@ impl Audience {
     /// The connection is there (again): give all nodes time to be heard.
     pub fn on_connected(&mut self, now_ms: u64) {
         self.not_alone_ms = now_ms;
+        self.heard_ms = now_ms;
+    }
+
+    /// For how long no node has been live, ms; `None` while one is.
+    pub fn unheard_ms(&mut self, now_ms: u64) -> Option<u64> {
+        self.look_around(now_ms);
+        let is_live = self.live(now_ms).next().is_some();
+        (!is_live).then(|| now_ms.saturating_sub(self.heard_ms))
     }
 
     /// Whose record comes next, and which; the nodes take turns. `next` is one more than the newest record.
@@ -246,6 +257,9 @@ impl Audience {
         let moves = |node: &&Node| node.committed == furthest || now_ms < node.moved_ms.saturating_add(STANDSTILL_MS);
         if self.live(now_ms).filter(moves).nth(1).is_some() {
             self.not_alone_ms = now_ms;
+        }
+        if self.live(now_ms).next().is_some() {
+            self.heard_ms = now_ms;
         }
     }
 
@@ -496,6 +510,26 @@ mod tests {
         audience.on_disconnected();
         assert_eq!(audience.sessions(T), 0);
         assert_eq!(serve(&mut audience, 10, T), []);
+    }
+
+    #[test]
+    fn silence_counts_from_the_last_live_node_and_from_each_connection() {
+        let mut audience = audience();
+        assert_eq!(audience.unheard_ms(T + 3), Some(3));
+        audience.on_connected(T + 5);
+        assert_eq!(audience.unheard_ms(T + 8), Some(3));
+        audience.on_want(&want("a", 0, 1, 0), 0..10, T + 10);
+        assert_eq!(audience.unheard_ms(T + 10), None);
+        assert_eq!(audience.unheard_ms(T + 9_000), None);
+        assert_eq!(
+            audience.unheard_ms(T + 10 + WANT_FRESH_MS),
+            Some(1_010),
+            "it was last seen to be live at the look before"
+        );
+        audience.on_status(&name("b"), true, T + 20_000);
+        assert_eq!(audience.unheard_ms(T + 20_000), None);
+        audience.on_status(&name("b"), false, T + 21_000);
+        assert_eq!(audience.unheard_ms(T + 25_000), Some(5_000));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use microlambda_wire::{CameraHead, CameraStatus, ChainClass, SourceCounters, Top
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Agent, CLOSE_TIMEOUT, TICK};
+use super::{Agent, CLOSE_TIMEOUT, TICK, now_ms};
 use crate::source::pump::{Phase, Report};
 
 /// The head is repeated this often for those who missed it.
@@ -18,6 +18,8 @@ const HEAD_PAUSE: Duration = Duration::from_millis(100);
 const STATUS_PAUSE: Duration = Duration::from_secs(5);
 /// The status is repeated this often.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
+/// Frames that wait while no node is heard for so long are told of, ms: nodes repeat their status twice as often.
+const UNHEARD_MS: u64 = 10_000;
 
 /// What was last published, and when.
 pub(super) struct Said<T> {
@@ -88,6 +90,7 @@ impl Agent {
             }
             Phase::Starting | Phase::Running | Phase::Ended if !desk.trouble.is_empty() => desk.trouble.clone(),
             Phase::Starting | Phase::Running | Phase::Ended => match self.hurdle.trouble() {
+                hurdle if hurdle.is_empty() && self.unheard => self.nobody_takes_frames(),
                 hurdle if hurdle.is_empty() => self.kept_aside.1.clone(),
                 hurdle => hurdle,
             },
@@ -140,6 +143,29 @@ impl Agent {
             Err(_) if self.options.exit_when_done => {}
             Err(text) => log::warn!("{text}"),
         }
+    }
+
+    /// Frames that nobody takes would wait for ever without a word. While there is no broker, that is told.
+    pub(super) fn listen_for_nodes(&mut self, link: &Link) {
+        let waiting = {
+            let desk = self.desk.borrow();
+            desk.view.oldest < desk.view.next
+        };
+        let unheard_ms = self.audience.unheard_ms(now_ms());
+        self.unheard = waiting && link.is_connected() && unheard_ms.is_some_and(|ms| ms >= UNHEARD_MS);
+        if self.unheard && !std::mem::replace(&mut self.unheard_said, true) {
+            log::warn!("{}", self.nobody_takes_frames());
+        }
+        if unheard_ms.is_none() && std::mem::take(&mut self.unheard_said) {
+            log::info!("an edge node of the site is there");
+        }
+    }
+
+    fn nobody_takes_frames(&self) -> String {
+        format!(
+            "no edge node of site `{}` takes the frames: start one (`edge-agent run`), or check `site` on both sides",
+            self.config.site
+        )
     }
 
     pub(super) fn publish_head(&mut self, link: &Link) {

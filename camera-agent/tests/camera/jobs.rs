@@ -5,6 +5,23 @@ use crate::support::{Broker, Observer, Setup, jpeg, numbered, put};
 const FOLDER: &str = "kind = \"folder\"\npath = \"FOLDER/pictures\"\n[image]\ninterval-s = 0";
 
 #[tokio::test]
+async fn frames_that_no_edge_node_of_the_site_takes_are_told_of_until_one_comes() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, FOLDER);
+    put(&setup, &numbered(2));
+    let mut observer = Observer::new(broker.port).await;
+    let agent = setup.run(&["--exit-when-done"]);
+    let status = observer.status(|status| !status.trouble.is_empty()).await;
+    let told =
+        "no edge node of site `test` takes the frames: start one (`edge-agent run`), or check `site` on both sides";
+    assert_eq!(status.trouble, told);
+    observer.want("n1", 0, 1, 0);
+    observer.status(|status| status.trouble.is_empty()).await;
+    agent.wait_for_line("an edge node of the site is there");
+    assert_eq!(agent.log().matches(told).count(), 1, "{}", agent.log());
+}
+
+#[tokio::test]
 async fn a_last_picture_that_a_finite_command_cut_short_is_named_and_counted() {
     let broker = Broker::start();
     let source = "kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"cat FOLDER/a.jpg; head -c 1000 FOLDER/a.jpg\"]\nfinite = true";
