@@ -61,11 +61,11 @@ torture: ## real processes under faults of every kind for MINUTES, on BROKER=mos
 fuzz: ## every decoder and the chain fed with strange bytes, SECONDS=600 for each target, or one TARGET
 	FUZZ_SECONDS=$(or $(SECONDS),600) TARGET=$(TARGET) scripts/fuzz
 
-bench: ## all measurements of benches/ into docs/benchmarks.md, in at most three hours; QUICK=1 a look in ten minutes, WITHOUT_PYTHON=1 offline
+bench: ## all measurements of benches/ into docs/benchmarks.md, in at most three hours; QUICK=1 a look in ten minutes, into target/bench/quick, WITHOUT_PYTHON=1 offline
 	scripts/setup $(if $(WITHOUT_PYTHON),test,bench)
 	scripts/bench $(if $(QUICK),--quick) $(if $(WITHOUT_PYTHON),--without-python)
 
-figure: ## of these only split work against one long run, in one to two hours; QUICK=1 ten minutes, FRESH=1 anew, MINUTES= stops early
+figure: ## of these only split work against one long run, in one to two hours; QUICK=1 ten minutes, into target/bench/quick, FRESH=1 anew, MINUTES= stops early
 	scripts/setup test
 	scripts/bench --bench figure -- $(if $(QUICK),--quick) $(if $(FRESH),--fresh) $(if $(MINUTES),--minutes $(MINUTES))
 

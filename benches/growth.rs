@@ -24,6 +24,8 @@ const MATCH_MS_MAX: f64 = 5.0;
 const LEVEL_EXPONENT_MAX: f64 = 0.05;
 
 /// Measures what a face, a step and a camera cost as galleries, histories and sites become larger.
+///
+/// With --quick a minute instead of several: the largest sizes are left out.
 #[derive(Debug, Parser)]
 #[command(name = "growth")]
 struct Args {
@@ -32,9 +34,6 @@ struct Args {
     /// Only these parts; without `--dry` the report has no others
     #[arg(long, value_enum, value_name = "PART", value_delimiter = ',', default_values_t = [Part::Galleries, Part::Histories, Part::Cameras])]
     parts: Vec<Part>,
-    /// A minute instead of several: the largest sizes are left out
-    #[arg(long)]
-    quick: bool,
     /// Faces matched in each gallery, of people in it and of strangers each
     #[arg(long, value_name = "N", default_value_t = 40)]
     faces: usize,
@@ -99,7 +98,7 @@ fn sizes<T>(args: &Args, all: &[T]) -> Vec<T>
 where
     T: Copy,
 {
-    all[..all.len() - if args.quick { 2 } else { 0 }].to_vec()
+    all[..all.len() - if args.common.quick { 2 } else { 0 }].to_vec()
 }
 
 /// A table with each column's growth below it, and the growths.
@@ -241,7 +240,7 @@ fn tell_histories(args: &Args) -> Result<Told, Error> {
 
 fn tell_cameras(args: &Args) -> Result<Told, Error> {
     type Row = cameras::Row;
-    let frames = if args.quick { args.frames / 8 } else { args.frames };
+    let frames = if args.common.quick { args.frames / 8 } else { args.frames };
     let mut rows = Vec::new();
     for cameras in sizes(args, &CAMERAS) {
         let row = cameras::measure(cameras, frames)?;

@@ -23,14 +23,13 @@ const FACES: usize = 16;
 const HAND_ON_MS: f64 = 140.0;
 
 /// Measures live events beside a batch, time lost to crashes, and time to stop a node, under limits and in one long invocation.
+///
+/// With --quick less of everything: about two minutes.
 #[derive(Debug, Parser)]
 #[command(name = "latency")]
 struct Args {
     #[command(flatten)]
     common: Common,
-    /// Less of everything: about two minutes
-    #[arg(long)]
-    quick: bool,
     /// Limits of an invocation, ms [default: 100,300,1000; with --quick 300]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     r_limit_ms: Vec<u64>,
@@ -62,9 +61,10 @@ struct Plan {
 
 impl Plan {
     fn of(args: &Args) -> Self {
-        let or =
-            |given: Option<usize>, full: usize, quick: usize| given.unwrap_or(if args.quick { quick } else { full });
-        let usual: &[u64] = if args.quick { &[300] } else { &[100, 300, 1_000] };
+        let or = |given: Option<usize>, full: usize, quick: usize| {
+            given.unwrap_or(if args.common.quick { quick } else { full })
+        };
+        let usual: &[u64] = if args.common.quick { &[300] } else { &[100, 300, 1_000] };
         let mut r_limit_ms = if args.r_limit_ms.is_empty() { usual.to_vec() } else { args.r_limit_ms.clone() };
         r_limit_ms.push(UNLIMITED_MS);
         let (images, batches) = (or(args.images, 500, 200), or(args.batches, 2, 1));
@@ -134,7 +134,7 @@ fn run(args: &Args) -> Result<(), Error> {
         "seed": args.seed, "images": plan.images, "struck_images": args.struck_images, "grace_ms": GRACE_MS, "unit_ms": work.unit_ms,
         "unit_cpu_ms": work.unit_cpu_ms, "live": live, "lost": lost, "drained": drained, "aims": aims,
     });
-    let note = if args.quick { "**A quick run, with few trials: no more than a look.**\n\n" } else { "" };
+    let note = if args.common.quick { "**A quick run, with few trials: no more than a look.**\n\n" } else { "" };
     let texts = [live_text(args, &plan, &live), lost_text(args, &lost, &work), drain_text(&drained)];
     let text = format!("{note}{}\n{}", texts.join("\n"), Aim::list(&aims));
     publish(

@@ -32,6 +32,8 @@ const ALLOWANCE_MS: f64 = 10.0;
 const MOVE_S: usize = 2;
 
 /// Times how a chain's steps move between a node beside the broker and a peer behind a link of some bandwidth and delay.
+///
+/// With --quick two minutes: one bandwidth, one round trip.
 #[derive(Debug, Parser)]
 #[command(name = "migration")]
 struct Args {
@@ -49,9 +51,6 @@ struct Args {
     /// Moves of each job whose nodes are stopped, to the peer and back by turns
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..))]
     moves: u16,
-    /// Two minutes instead of ten: one bandwidth, one round trip
-    #[arg(long)]
-    quick: bool,
 }
 
 /// How a chain comes to the other node.
@@ -212,7 +211,7 @@ fn in_time(rows: &[Row], shaped: bool) -> Aim {
 fn places(args: &Args, way: Way) -> Vec<Place> {
     let middle = |values: &[f64]| values[values.len() / 2..].iter().take(1).copied().collect();
     let all = |values: &[f64]| values.to_vec();
-    let choose = if args.quick { middle } else { all };
+    let choose = if args.common.quick { middle } else { all };
     let (bandwidths, round_trips): (Vec<f64>, Vec<f64>) = (choose(&args.mbit), choose(&args.round_trip_ms));
     let lines = bandwidths.iter().flat_map(|&mbit_per_s| {
         round_trips.iter().map(move |&round_trip_ms| Place::Behind(Line { mbit_per_s, round_trip_ms }))

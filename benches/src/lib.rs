@@ -1,7 +1,7 @@
 //! What the benchmarks share: a site of real agents, pictures cut from real photos, statistics, and the report.
 //!
 //! Each benchmark is a program of its own (`cargo bench -p microlambda-benches --bench budget -- --help`). It prints a
-//! Markdown table, writes its figures as JSON to `target/bench/`, and puts its section into `docs/benchmarks.md`.
+//! Markdown table, writes its figures as JSON to `target/bench/`, and puts its section into `docs/benchmarks.md`; a quick run leaves that alone.
 
 #![forbid(unsafe_code)]
 
@@ -47,6 +47,9 @@ pub struct Common {
     /// Print only; leave `docs/benchmarks.md` and `target/bench` as they are
     #[arg(long)]
     pub dry: bool,
+    /// A look: a smaller run, where the benchmark has one; results go to `target/bench/quick`, and `docs` keep those of the last full run
+    #[arg(long)]
+    pub quick: bool,
     /// Given by `cargo bench` to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -55,6 +58,13 @@ pub struct Common {
 /// The top of the workspace.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// The folder for results, and for databases while they are made: `bench` in cargo's target directory.
+pub fn bench_dir() -> PathBuf {
+    // A relative one is taken from the top, where the scripts run cargo: benchmarks are started elsewhere.
+    let target = std::env::var_os("CARGO_TARGET_DIR").filter(|dir| !dir.is_empty());
+    workspace().join(target.unwrap_or_else(|| "target".into())).join("bench")
 }
 
 /// The checked models and photos that `make setup` fetched.

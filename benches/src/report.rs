@@ -1,12 +1,12 @@
 //! Where results go: a table on the terminal, JSON for machines, and a section of `docs/benchmarks.md`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::chart::Chart;
-use crate::{Common, Error, Machine, workspace};
+use crate::{Common, Error, Machine, bench_dir, workspace};
 
 /// The benchmarks in the order of the page, with their titles.
 const SECTIONS: [(&str, &str); 15] = [
@@ -30,7 +30,8 @@ const SECTIONS: [(&str, &str); 15] = [
 const PREFACE: &str = "\
 # Benchmarks
 
-Written by `make bench`; each section is replaced by the run of its benchmark and names the machine it ran on.
+Written by `make bench`; each section is replaced by the next full run of its benchmark, and names the machine, the commit and the day of
+its run (a + after the commit: with changes). Quick runs go to `target/bench/quick` only.
 Nothing here was measured on a Raspberry Pi or any other small computer. Do not scale these figures to one: measure there, with the
 same commands. `cargo bench -p microlambda-benches --bench NAME -- --help` lists what can be changed; the figures as JSON are in
 `target/bench/NAME.json`.
@@ -86,25 +87,32 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Prints what was found, and keeps it unless the run is dry.
+/// Where the page lies that a run has its section in, with pictures and raw data: in `docs`, but for a quick run, whose results are not to take the
+/// place of a full one's; `None` for a dry run.
+pub fn page_folder(common: &Common) -> Option<PathBuf> {
+    let folder = if common.quick { bench_dir().join("quick") } else { workspace().join("docs") };
+    (!common.dry).then_some(folder)
+}
+
+/// Prints what was found, and keeps it unless the run is dry; says on standard error where.
 ///
 /// # Errors
 /// A file cannot be read or written.
 pub fn publish<T: Serialize>(common: &Common, finding: &Finding<'_, T>) -> Result<(), Error> {
     let text = format!("Measured on {}.\n\n{}", finding.machine.text(), finding.text.trim_end());
     println!("{text}");
-    if common.dry {
-        return Ok(());
-    }
-    let folder = workspace().join("target/bench");
-    fs::create_dir_all(&folder)?;
+    let Some(folder) = page_folder(common) else { return Ok(()) };
+    let page = folder.join("benchmarks.md");
+    let figures = if common.quick { folder } else { bench_dir() }.join(format!("{}.json", finding.name));
     let json = serde_json::json!({ "bench": finding.name, "machine": finding.machine, "figures": finding.figures });
-    fs::write(folder.join(format!("{}.json", finding.name)), serde_json::to_string_pretty(&json)?)?;
-    let page = workspace().join("docs/benchmarks.md");
+    write_new(&figures, &serde_json::to_string_pretty(&json)?)?;
     let charts = finding.charts.iter().map(|chart| chart.keep(&page.with_extension("")));
     let text = [Ok(text)].into_iter().chain(charts).collect::<Result<Vec<_>, Error>>()?.join("\n\n");
     let old = if page.exists() { fs::read_to_string(&page)? } else { String::new() };
-    write_new(&page, &with_section(&old, finding.name, &text))
+    write_new(&page, &with_section(&old, finding.name, &text))?;
+    let left = if common.quick { "; a quick run leaves `docs` as they are" } else { "" };
+    eprintln!("{}: {} and {}{left}", finding.name, page.display(), figures.display());
+    Ok(())
 }
 
 fn write_new(page: &Path, text: &str) -> Result<(), Error> {
@@ -146,6 +154,14 @@ mod tests {
         assert_eq!(section_of(&third, title("handover")), Some("| three |"));
         assert_eq!(section_of(&third, title("memory")), Some("| two |"));
         assert_eq!(third.matches("\n## ").count(), SECTIONS.len());
+    }
+
+    #[test]
+    fn only_a_full_run_changes_the_documents() {
+        let folder = |dry, quick| page_folder(&Common { dry, quick, bench: true });
+        assert_eq!(folder(false, false), Some(workspace().join("docs")));
+        assert_eq!(folder(false, true), Some(bench_dir().join("quick")));
+        assert_eq!([folder(true, false), folder(true, true)], [None, None]);
     }
 
     #[test]
