@@ -222,9 +222,8 @@ fn places(args: &Args, way: Way) -> Vec<Place> {
 
 /// Whether the kernel limits bandwidths for us, else why not.
 fn shaping() -> Result<Result<(), String>, Error> {
-    let dir = tempfile::tempdir()?;
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-    let outcome = Cable::lay(&Programs::find()?, &dir.path().join("cable"), 1.0, nobody);
+    let outcome = Cable::lay(&Programs::find()?, 1.0, nobody);
     Ok(outcome.map(drop).map_err(|why| why.to_string()))
 }
 
@@ -249,7 +248,7 @@ fn measure(
     if let Place::Behind(line) = place {
         let (mut end, mut own) = (Endpoint::Tcp(broker.to_string()), line);
         if shaped {
-            let laid = Cable::lay(&Programs::find()?, &site.folder("cable"), line.mbit_per_s, broker)?;
+            let laid = Cable::lay(&Programs::find()?, line.mbit_per_s, broker)?;
             end = cable.insert(laid).far();
             own.mbit_per_s = f64::INFINITY;
         }

@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use microlambda_demo::relay::{self, Endpoint};
 use microlambda_demo::{Process, Programs, unshare};
+use tempfile::TempDir;
 
 use crate::Error;
 
@@ -55,15 +56,17 @@ pub struct Cable {
     far: PathBuf,
     _ends: Process,
     _outer: Process,
+    _sockets: TempDir,
 }
 
 impl Cable {
-    /// Lays a cable to `broker` with its sockets in the new folder `folder`.
+    /// Lays a cable to `broker`. Its sockets are in the folder for temporary files, as their paths must be short.
     ///
     /// # Errors
     /// The system does not give namespaces, virtual cables or their shaping to this user; what it said.
-    pub fn lay(programs: &Programs, folder: &Path, mbit_per_s: f64, broker: SocketAddr) -> Result<Self, Error> {
-        fs::create_dir_all(folder)?;
+    pub fn lay(programs: &Programs, mbit_per_s: f64, broker: SocketAddr) -> Result<Self, Error> {
+        let sockets = tempfile::Builder::new().prefix("microlambda-cable").tempdir()?;
+        let folder = sockets.path();
         let (near, far, log) = (folder.join("near"), folder.join("far"), folder.join("cable.log"));
         let outer = relay::command(programs, &format!("unix:{}", near.display()), &format!("tcp:{broker}"));
         let outer = Process::start("relay", outer, &folder.join("outer.log"))?;
@@ -81,7 +84,7 @@ impl Cable {
             }
             thread::sleep(LOOK);
         }
-        Ok(Self { far, _ends: ends, _outer: outer })
+        Ok(Self { far, _ends: ends, _outer: outer, _sockets: sockets })
     }
 
     /// The end from which it leads to the broker.
@@ -102,10 +105,9 @@ mod tests {
     #[test]
     fn bytes_take_their_time_through_a_cable_and_arrive() {
         let broker = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let dir = tempfile::tempdir().expect("a folder");
         let programs = Programs::find().expect("the programs");
         let address = broker.local_addr().expect("an address");
-        let cable = match Cable::lay(&programs, &dir.path().join("cable"), 1.0, address) {
+        let cable = match Cable::lay(&programs, 1.0, address) {
             Ok(cable) => cable,
             Err(why) => return eprintln!("SKIPPED: no shaping here: {why}"),
         };

@@ -23,6 +23,7 @@ pub mod process;
 pub mod reference;
 pub mod report;
 mod resident;
+mod scratch;
 pub mod search_cost;
 mod site;
 pub mod stats;

@@ -14,9 +14,9 @@ use microlambda_demo::{
 };
 use microlambda_faces::FaceParams;
 use microlambda_wire::{EventKind, EventNote, Name, StepTiming, TopicPrefix};
-use tempfile::TempDir;
 
 use crate::machine::process_cpu_us;
+use crate::scratch::Scratch;
 use crate::{Error, data_dir, pictures};
 
 /// The camera that has an end.
@@ -87,16 +87,16 @@ pub struct Site {
     pub many_cameras: bool,
     rig: Rig,
     name: Name,
-    dir: TempDir,
+    dir: Scratch,
 }
 
 impl Site {
     /// A site with mosquitto and nobody on it yet.
     ///
     /// # Errors
-    /// What it needs is missing.
+    /// What it needs is missing, or its databases would lie in memory.
     pub fn new() -> Result<Self, Error> {
-        let dir = tempfile::Builder::new().prefix("microlambda-bench").tempdir()?;
+        let dir = Scratch::new()?;
         let programs = Programs::find()?;
         programs.check()?;
         let broker = Broker::mosquitto(&dir.path().join("broker"), None)?;
