@@ -135,6 +135,21 @@ fn level(what: &str, growth: Option<Growth>) -> Aim {
     }
 }
 
+/// That a figure of the largest size is no more of the smallest one's than a level figure's could be, over sizes so many times as large.
+fn no_larger(what: &str, growth: Option<Growth>, sizes: f64) -> Aim {
+    let ratio_max = sizes.powf(LEVEL_EXPONENT_MAX);
+    Aim {
+        aim: format!(
+            "{what}, at the longest history by the shortest: at most ×{ratio_max:.2} (exponent {LEVEL_EXPONENT_MAX} over ×{sizes:.0} steps)"
+        ),
+        measured: growth.map_or_else(
+            || "one size only".into(),
+            |growth| format!("×{:.2}; fitted exponent {growth}", growth.last_by_first),
+        ),
+        met: growth.is_some_and(|growth| growth.last_by_first <= ratio_max),
+    }
+}
+
 fn value(rows: &impl Serialize, aims: &[Aim], part: &str) -> Result<serde_json::Value, Error> {
     Ok(serde_json::json!({ "part": part, "rows": serde_json::to_value(rows)?, "aims": aims }))
 }
@@ -203,7 +218,7 @@ fn tell_histories(args: &Args) -> Result<Told, Error> {
     let columns = [
         Column { title: "database, MB", decimals: 1, figure: |row: &Row| row.database_mb },
         Column { title: "start to status, p50, ms", decimals: 1, figure: |row| row.start_ms.p50 },
-        Column { title: "after SIGKILL, ms", decimals: 1, figure: |row| row.start_after_kill_ms },
+        Column { title: "after SIGKILL, p50, ms", decimals: 1, figure: |row| row.start_after_kill_ms.p50 },
         Column { title: "database opened, ms", decimals: 2, figure: |row| row.open_ms },
         Column { title: "chain read, ms", decimals: 2, figure: |row| row.load_ms },
         Column { title: "commit, p50, ms", decimals: 3, figure: |row| row.commit_ms.p50 },
@@ -213,8 +228,11 @@ fn tell_histories(args: &Args) -> Result<Told, Error> {
     ];
     let (table, growths) = grown(&size, &columns, &rows);
     let growth = |title: &str| columns.iter().position(|column| column.title == title).and_then(|at| growths[at]);
+    let sizes = rows.first().zip(rows.last()).map_or(1.0, |(first, last)| last.steps as f64 / first.steps as f64);
     let aims = vec![
         level("start of an agent", growth("start to status, p50, ms")),
+        no_larger("start after an orderly end, p50", growth("start to status, p50, ms"), sizes),
+        no_larger("start after SIGKILL, p50", growth("after SIGKILL, p50, ms"), sizes),
         level("commit of a step", growth("commit, p50, ms")),
         level("time to bring a peer up to date", growth("sync, p50, ms")),
         level("bytes to bring a peer up to date", growth("sync, bytes")),
@@ -228,7 +246,7 @@ fn tell_histories(args: &Args) -> Result<Told, Error> {
     );
     let drawn = [
         ("start to status, p50, ms", "start"),
-        ("after SIGKILL, ms", "start after SIGKILL"),
+        ("after SIGKILL, p50, ms", "start after SIGKILL"),
         ("database opened, ms", "database opened"),
         ("commit, p50, ms", "commit"),
         ("sync, p50, ms", "sync"),

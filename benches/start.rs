@@ -153,7 +153,13 @@ fn row(engine: &'static str, starts: &[Start]) -> Option<Row> {
 fn aim(built_in: &Row) -> Aim {
     Aim {
         aim: format!("the default engine's first unit begins within {FIRST_UNIT_MS_MAX:.0} ms of the spawn, at p50"),
-        measured: format!("{:.0} ms", built_in.first_unit_ms.p50),
+        measured: format!(
+            "{:.0} ms; p99 {:.0} ms, the largest of {} {:.0} ms",
+            built_in.first_unit_ms.p50,
+            built_in.first_unit_ms.p99,
+            built_in.first_unit_ms.count,
+            built_in.first_unit_ms.max
+        ),
         met: built_in.first_unit_ms.p50 <= FIRST_UNIT_MS_MAX,
     }
 }

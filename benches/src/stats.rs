@@ -13,6 +13,8 @@ pub struct Stats {
     pub p10: f64,
     /// Half of the values is at most this.
     pub p50: f64,
+    /// All but a tenth of the values are at most this.
+    pub p90: f64,
     /// All but a hundredth of the values are at most this.
     pub p99: f64,
     /// The largest.
@@ -33,6 +35,7 @@ impl Stats {
             count,
             p10: rank(10)?,
             p50: rank(50)?,
+            p90: rank(90)?,
             p99: rank(99)?,
             max: *values.last()?,
             mean: values.iter().sum::<f64>() / count as f64,
@@ -98,7 +101,7 @@ mod tests {
     #[test]
     fn percentiles_are_values_that_occurred() {
         let stats = Stats::of((1..=200).rev().map(f64::from)).expect("values");
-        assert_eq!((stats.p10, stats.p50, stats.p99, stats.max), (20.0, 100.0, 198.0, 200.0));
+        assert_eq!((stats.p10, stats.p50, stats.p90, stats.p99, stats.max), (20.0, 100.0, 180.0, 198.0, 200.0));
         assert!((stats.mean - 100.5).abs() < 1e-9);
         let one = Stats::of([7.0]).expect("a value");
         assert_eq!((one.p10, one.p50, one.p99, one.max), (7.0, 7.0, 7.0, 7.0));

@@ -31,7 +31,7 @@ const BATCH_STEPS: u64 = 1_000;
 pub const LACKING_STEPS: u64 = 5;
 /// Times that a peer is brought up to date.
 const SYNCS: usize = 5;
-/// Orderly starts of the agent.
+/// Starts of the agent after an orderly end, and after SIGKILL.
 const STARTS: usize = 3;
 /// Limit of a step, ms; none is run.
 const R_LIMIT_MS: u64 = 1_000;
@@ -48,7 +48,7 @@ pub struct Row {
     /// From the process's start to its first status on the bus, after an orderly end.
     pub start_ms: Stats,
     /// The same after SIGKILL.
-    pub start_after_kill_ms: f64,
+    pub start_after_kill_ms: Stats,
     /// Of a start: opening the database with the look at what the node works with.
     pub open_ms: f64,
     /// Of a start: reading the chain, as the node does after that.
@@ -118,8 +118,8 @@ impl History {
         store.newest_chains(1)?;
         let load_ms = since(start);
         drop(store);
-        let start_ms = (0..STARTS).map(|_| self.start(false)).collect::<Result<Vec<_>, _>>()?;
-        let start_after_kill_ms = self.start(true)?;
+        let mut starts = |after_kill| (0..STARTS).map(|_| self.start(after_kill)).collect::<Result<Vec<f64>, Error>>();
+        let (start_ms, start_after_kill_ms) = (starts(false)?, starts(true)?);
         self.end_in_order()?;
         let start = Instant::now();
         let mut opened = SqliteStore::open_or_renew(&self.site.state(NODE), &FaceParams::default())?;
@@ -132,7 +132,7 @@ impl History {
             steps,
             database_mb,
             start_ms: Stats::of(start_ms).ok_or("no starts")?,
-            start_after_kill_ms,
+            start_after_kill_ms: Stats::of(start_after_kill_ms).ok_or("no starts")?,
             open_ms,
             load_ms,
             commit_ms: Stats::of(commit_ms).ok_or("no commits")?,
