@@ -7,6 +7,7 @@ use clap::Parser;
 use edge_agent::config::Engine;
 use edge_agent::node::KILL_SLACK_US;
 use microlambda::{Budget, Stop};
+use microlambda_benches::chart::{Chart, Curve};
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
@@ -67,6 +68,15 @@ struct Row {
     empty: usize,
     use_mean: f64,
     use_p10: f64,
+    /// Of each invocation its time, and its time in units, by the limit.
+    #[serde(skip)]
+    by_limit: Vec<(f64, f64)>,
+}
+
+impl Row {
+    fn overruns_percent(&self) -> f64 {
+        self.overruns as f64 / self.invocations.max(1) as f64 * 100.0
+    }
 }
 
 /// One invocation.
@@ -125,7 +135,42 @@ fn run(args: &Args) -> Result<(), Error> {
     let aims = aims(&rows);
     let figures = serde_json::json!({ "rows": rows, "aims": aims });
     let text = text(&rows, &aims, machine.cpus);
-    publish(&args.common, &Finding { name: "budget", text, figures: &figures, charts: Vec::new(), machine: &machine })
+    publish(
+        &args.common,
+        &Finding { name: "budget", text, figures: &figures, charts: charts(&rows), machine: &machine },
+    )
+}
+
+fn charts(rows: &[Row]) -> Vec<Chart> {
+    let curves = |figure: fn(&Row) -> f64| {
+        let mut curves: Vec<Curve> = Vec::new();
+        for row in rows {
+            if curves.last().is_none_or(|(series, _)| series != row.series) {
+                curves.push((row.series.to_owned(), Vec::new()));
+            }
+            if let Some((_, points)) = curves.last_mut() {
+                points.push((row.units_per_limit as f64, figure(row)));
+            }
+        }
+        curves
+    };
+    let all = rows.iter().map(|row| (format!("{}, {} units", row.series, row.units_per_limit), row.by_limit.clone()));
+    let limit = "r_limit, units";
+    vec![
+        Chart::sizes(
+            "budget",
+            "Use of r_limit",
+            [limit, "time in units, % of r_limit, mean"],
+            curves(|row| row.use_mean * 100.0),
+        ),
+        Chart::sizes(
+            "budget-overruns",
+            "Invocations longer than r_limit",
+            [limit, "% of all"],
+            curves(Row::overruns_percent),
+        ),
+        Chart::data("budget-invocations", ["time by r_limit", "time in units by r_limit"], all.collect()),
+    ]
 }
 
 /// One process for each core that does nothing but compute; ended when dropped.
@@ -159,7 +204,8 @@ fn row(series: &'static str, unit_us: u64, units_per_limit: u64, steps: &[Step])
     let r_limit_us = unit_us * units_per_limit;
     let over_us = |step: &Step| step.times.used_us.saturating_sub(r_limit_us);
     let overruns: Vec<&Step> = steps.iter().filter(|step| over_us(step) > 0).collect();
-    let used = Stats::of(steps.iter().map(|step| step.times.busy_us as f64 / r_limit_us as f64));
+    let by_limit = |us: u64| us as f64 / r_limit_us as f64;
+    let used = Stats::of(steps.iter().map(|step| by_limit(step.times.busy_us)));
     let (waited_us, wall_us) =
         steps.iter().fold((0, 0), |sum, step| (sum.0 + step.waited_us, sum.1 + step.times.used_us));
     Row {
@@ -177,6 +223,7 @@ fn row(series: &'static str, unit_us: u64, units_per_limit: u64, steps: &[Step])
         empty: steps.iter().filter(|step| step.times.units == 0).count(),
         use_mean: used.map_or(0.0, |used| used.mean),
         use_p10: used.map_or(0.0, |used| used.p10),
+        by_limit: steps.iter().map(|step| (by_limit(step.times.used_us), by_limit(step.times.busy_us))).collect(),
     }
 }
 
@@ -223,7 +270,6 @@ fn text(rows: &[Row], aims: &[Aim], cpus: usize) -> String {
         "waiting for a core",
     ];
     let cells = |row: &Row| {
-        let rate = row.overruns as f64 / row.invocations.max(1) as f64 * 100.0;
         vec![
             row.series.to_owned(),
             format!("{:.2}", row.unit_ms),
@@ -231,7 +277,7 @@ fn text(rows: &[Row], aims: &[Aim], cpus: usize) -> String {
             format!("{:.1}", row.r_limit_ms),
             row.invocations.to_string(),
             row.units.to_string(),
-            format!("{} ({rate:.2} %)", row.overruns),
+            format!("{} ({:.2} %)", row.overruns, row.overruns_percent()),
             row.overruns_waiting.to_string(),
             format!("{:.2}", row.overrun_max_ms),
             row.kills.to_string(),

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use microlambda_benches::chart::Chart;
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
-use microlambda_benches::{Common, Error, Machine, Resident, Site, exit};
+use microlambda_benches::{Common, Error, Machine, Resident, Site, exit, since};
 use microlambda_wire::Name;
 use serde::Serialize;
 
@@ -48,6 +49,9 @@ struct Row {
     aim: f64,
 }
 
+/// What was seen of each process, by its program and pid: when, s, and how much.
+type Samples = BTreeMap<(&'static str, u32), Vec<(f64, Resident)>>;
+
 fn main() -> ExitCode {
     exit(run(&Args::parse()))
 }
@@ -65,22 +69,23 @@ fn run(args: &Args) -> Result<(), Error> {
         site.wait_ready(node, 1)?;
     }
     site.play(&folder)?;
-    let mut samples: BTreeMap<&'static str, Vec<Resident>> = BTreeMap::new();
-    let mut next = Instant::now();
+    let mut samples = Samples::new();
+    let start = Instant::now();
+    let mut next = start;
     site.wait_for("end of the job", Duration::from_secs(900), |site, _| {
         if Instant::now() >= next {
             next = Instant::now() + SAMPLE;
-            sample(site, &nodes, &mut samples);
+            sample(site, &nodes, start, &mut samples);
         }
         site.tally.agreed(&nodes).is_some()
     })?;
-    sample(&mut site, &nodes, &mut samples);
+    sample(&mut site, &nodes, start, &mut samples);
     let outcome = site.outcome(Duration::from_secs(60))?;
-    let rows = AIMS_MB.map(|(program, aim)| row(program, aim, samples.get(program)));
+    let rows = AIMS_MB.map(|(program, aim)| row(program, aim, &samples));
     let rows = rows.into_iter().collect::<Option<Vec<Row>>>().ok_or("a process was never seen")?;
     let aims: Vec<Aim> = rows.iter().map(aim).collect();
-    let (frames, steps, samples) =
-        (outcome.frames, site.steps.len(), samples.values().map(Vec::len).max().unwrap_or(0));
+    let charts = vec![chart(&samples)];
+    let (frames, steps, samples) = (outcome.frames, site.steps.len(), samples.values().map(Vec::len).sum::<usize>());
     let figures =
         serde_json::json!({ "rows": rows, "aims": aims, "frames": frames, "steps": steps, "samples": samples });
     let header =
@@ -98,7 +103,17 @@ fn run(args: &Args) -> Result<(), Error> {
         table(&header, &rows.iter().map(cells).collect::<Vec<_>>()),
         Aim::list(&aims),
     );
-    publish(&args.common, &Finding { name: "memory", text, figures: &figures, charts: Vec::new(), machine: &machine })
+    publish(&args.common, &Finding { name: "memory", text, figures: &figures, charts, machine: &machine })
+}
+
+fn chart(samples: &Samples) -> Chart {
+    let mut processes: BTreeMap<&str, usize> = BTreeMap::new();
+    let curves = samples.iter().map(|((program, _), samples)| {
+        let number = processes.entry(program).or_default();
+        *number += 1;
+        (format!("{program} {number}"), samples.iter().map(|(at_s, resident)| (*at_s, resident.now)).collect())
+    });
+    Chart::course("memory", "Resident memory while the job runs", ["s", "MB"], curves.collect())
 }
 
 fn aim(row: &Row) -> Aim {
@@ -109,15 +124,19 @@ fn aim(row: &Row) -> Aim {
     }
 }
 
-fn row(program: &'static str, aim: f64, samples: Option<&Vec<Resident>>) -> Option<Row> {
-    let samples = samples?;
-    let now = Stats::of(samples.iter().map(|sample| sample.now))?;
-    let peak = Stats::of(samples.iter().map(|sample| sample.peak))?.max;
-    let files = Stats::of(samples.iter().map(|sample| sample.files))?.p50;
+fn row(program: &'static str, aim: f64, samples: &Samples) -> Option<Row> {
+    let of = |figure: fn(&Resident) -> f64| {
+        let samples = samples.iter().filter(|((of, _), _)| *of == program).flat_map(|(_, samples)| samples);
+        Stats::of(samples.map(|(_, resident)| figure(resident)))
+    };
+    let now = of(|resident| resident.now)?;
+    let peak = of(|resident| resident.peak)?.max;
+    let files = of(|resident| resident.files)?.p50;
     Some(Row { program, median: now.p50, largest_sample: now.max, peak, files, aim })
 }
 
-fn sample(site: &mut Site, nodes: &[Name], samples: &mut BTreeMap<&'static str, Vec<Resident>>) {
+fn sample(site: &mut Site, nodes: &[Name], start: Instant, samples: &mut Samples) {
+    let at_s = since(start) / 1_000.0;
     let mut pids = Vec::new();
     for node in nodes {
         if let Ok(agent) = site.node(node) {
@@ -128,7 +147,7 @@ fn sample(site: &mut Site, nodes: &[Name], samples: &mut BTreeMap<&'static str, 
     pids.extend(site.camera().ok().and_then(|agent| agent.pid()).map(|pid| ("camera-agent", pid)));
     for (program, pid) in pids {
         if let Some(resident) = Resident::of(pid) {
-            samples.entry(program).or_default().push(resident);
+            samples.entry((program, pid)).or_default().push((at_s, resident));
         }
     }
 }

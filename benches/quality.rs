@@ -11,6 +11,8 @@ use face_worker::{Dlib, EngineChoice, Frame, analyse, analyse_frame};
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use microlambda::Digest;
+use microlambda_benches::chart::Chart;
+use microlambda_benches::distances::Distances;
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::video::{
     Cast, FACE_PX_MIN, Photos, STILL_INTERVAL_US, Script, Shares, Shown, VISIBLE_MIN, is_of,
@@ -98,6 +100,8 @@ struct Set {
     same_beyond_ppm: u64,
     /// Of pairs of views of two people those within it, in 1/1,000,000.
     different_within_ppm: u64,
+    #[serde(skip)]
+    distances: Distances,
 }
 
 /// The plainest rule: nearest of all encodings within the threshold, else new.
@@ -147,7 +151,18 @@ fn run(args: &Args) -> Result<(), Error> {
     );
     let figures =
         serde_json::json!({ "calibration": calibration, "reported": reported, "stills": stills, "aims": aims });
-    publish(&args.common, &Finding { name: "quality", text, figures: &figures, charts: Vec::new(), machine: &machine })
+    let charts = vec![chart(&[("calibration", &calibration), ("reported", &reported)])];
+    publish(&args.common, &Finding { name: "quality", text, figures: &figures, charts, machine: &machine })
+}
+
+fn chart(sets: &[(&str, &Set)]) -> Chart {
+    let curves = sets.iter().flat_map(|(name, set)| set.distances.errors(name)).collect();
+    Chart::course(
+        "quality",
+        "Pairs of views that a threshold takes for the wrong thing",
+        ["threshold", "% of pairs"],
+        curves,
+    )
 }
 
 fn aims(reported: &Set, stills: &[Still]) -> Vec<Aim> {
@@ -225,7 +240,7 @@ fn set(args: &Args, engine: &mut Dlib, photos: Photos, seed: u64) -> Result<Set,
         set.faces += seen.len();
         set.fold.add(&expected, &by_fold);
         set.plain.add(&expected, &by_plain);
-        compare(&params, &seen, &mut same, &mut different);
+        compare(&params, &seen, (&mut same, &mut different), &mut set.distances);
         if args.tell {
             eprintln!("video {video}: expected {expected:?}, fold {by_fold:?}, plain {by_plain:?}");
         }
@@ -283,12 +298,19 @@ fn sides(face: &Face) -> [f64; 4] {
     [rect.left, rect.top, rect.right, rect.bottom].map(f64::from)
 }
 
-/// Counts the pairs of views that the threshold takes for the wrong thing, and all.
-fn compare(params: &FaceParams, seen: &[Seen], same: &mut (u64, u64), different: &mut (u64, u64)) {
+/// Counts the pairs of views that the threshold takes for the wrong thing, and all; and how far they are.
+fn compare(
+    params: &FaceParams,
+    seen: &[Seen],
+    (same, different): (&mut (u64, u64), &mut (u64, u64)),
+    distances: &mut Distances,
+) {
     for (at, a) in seen.iter().enumerate() {
         for b in &seen[..at] {
             let (Some(who), Some(other)) = (&a.who, &b.who) else { continue };
-            let within = distance(&a.encoding, &b.encoding) <= params.distance_max;
+            let distance = distance(&a.encoding, &b.encoding);
+            distances.add(who == other, distance);
+            let within = distance <= params.distance_max;
             let (pairs, wrong) = if who == other { (&mut *same, !within) } else { (&mut *different, within) };
             pairs.0 += u64::from(wrong);
             pairs.1 += 1;

@@ -40,6 +40,28 @@ enum Scale {
     Logarithmic,
 }
 
+/// What a picture shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Distribution,
+    Growth,
+    Sizes,
+    Course,
+    /// Nothing: only the values are kept.
+    Data,
+}
+
+impl Form {
+    /// Of both axes.
+    fn scales(self) -> [Scale; 2] {
+        match self {
+            Self::Distribution | Self::Sizes => [Scale::Logarithmic, Scale::Linear],
+            Self::Growth => [Scale::Logarithmic; 2],
+            Self::Course | Self::Data => [Scale::Linear; 2],
+        }
+    }
+}
+
 /// A name, and points in the order in which a line joins them.
 pub type Curve = (String, Vec<(f64, f64)>);
 
@@ -49,7 +71,7 @@ pub struct Chart {
     name: &'static str,
     title: String,
     axes: [&'static str; 2],
-    y_scale: Scale,
+    form: Form,
     series: Vec<Curve>,
 }
 
@@ -62,15 +84,30 @@ impl Chart {
             values.into_iter().enumerate().map(|(before, value)| (value, (before + 1) as f64 / count)).collect()
         };
         let series = samples.into_iter().map(|(title, values)| (title, cumulative(values))).collect();
-        Self { name, title: title.to_owned(), axes: [unit, "share of all"], y_scale: Scale::Linear, series }
+        Self { name, title: title.to_owned(), axes: [unit, "share of all"], form: Form::Distribution, series }
     }
 
     /// How figures grow with a size, both by their logarithms: what is proportional rises by one to one.
     pub fn growth(name: &'static str, title: &str, axes: [&'static str; 2], series: Vec<Curve>) -> Self {
-        Self { name, title: title.to_owned(), axes, y_scale: Scale::Logarithmic, series }
+        Self { name, title: title.to_owned(), axes, form: Form::Growth, series }
     }
 
-    /// Writes `NAME.svg` and `NAME.csv` into `folder`, and says what refers to them from beside it, as Markdown.
+    /// How figures from 0 on change with a size, which lies along the axis by its logarithm.
+    pub fn sizes(name: &'static str, title: &str, axes: [&'static str; 2], series: Vec<Curve>) -> Self {
+        Self { name, title: title.to_owned(), axes, form: Form::Sizes, series }
+    }
+
+    /// How figures from 0 on change along something: time, trials, a threshold.
+    pub fn course(name: &'static str, title: &str, axes: [&'static str; 2], series: Vec<Curve>) -> Self {
+        Self { name, title: title.to_owned(), axes, form: Form::Course, series }
+    }
+
+    /// Values without a picture.
+    pub fn data(name: &'static str, axes: [&'static str; 2], series: Vec<Curve>) -> Self {
+        Self { name, title: String::new(), axes, form: Form::Data, series }
+    }
+
+    /// Writes `NAME.svg`, if there is anything to draw, and `NAME.csv` into `folder`, and says what refers to them from beside it, as Markdown.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -80,7 +117,7 @@ impl Chart {
         let beside = folder.file_name().unwrap_or_default().to_string_lossy();
         let Self { name, title, .. } = self;
         let data = format!("Raw data: [{name}.csv]({beside}/{name}.csv).\n");
-        if self.series.iter().all(|(_, points)| self.drawn(points).is_empty()) {
+        if self.form == Form::Data || self.series.iter().all(|(_, points)| self.drawn(points).is_empty()) {
             return Ok(data);
         }
         self.draw(&folder.join(format!("{name}.svg")))?;
@@ -106,10 +143,15 @@ impl Chart {
         let area = SVGBackend::new(path, SIZE_PX).into_drawing_area();
         area.fill(&WHITE)?;
         let (left, right) = span(|point| point.0);
-        // The legend has the room that curves leave: below a distribution's end, above what grows.
-        let (bottom, top, legend) = match (self.y_scale, span(|point| point.1)) {
-            (Scale::Linear, (_, high)) => (0.0, high, SeriesLabelPosition::LowerRight),
-            (Scale::Logarithmic, (low, high)) => (low, high + (high - low) * 0.6, SeriesLabelPosition::UpperLeft),
+        let [x_scale, y_scale] = self.form.scales();
+        let (low, high) = span(|point| point.1);
+        let bottom = if y_scale == Scale::Linear { 0.0 } else { low };
+        // The legend has the room that curves leave: below a distribution's end, above all else.
+        let (top, legend) = match self.form {
+            Form::Distribution => (high, SeriesLabelPosition::LowerRight),
+            Form::Growth | Form::Sizes | Form::Course | Form::Data => {
+                (high + (high - bottom) * 0.6, SeriesLabelPosition::UpperLeft)
+            }
         };
         let mut chart = ChartBuilder::on(&area)
             .margin(12)
@@ -117,14 +159,13 @@ impl Chart {
             .x_label_area_size(42)
             .y_label_area_size(60)
             .build_cartesian_2d(left..right, bottom..top)?;
-        let y_scale = self.y_scale;
         chart
             .configure_mesh()
             .x_desc(self.axes[0])
             .y_desc(self.axes[1])
             .max_light_lines(0)
             .bold_line_style(BLACK.mix(0.12))
-            .x_label_formatter(&|x| label(*x, Scale::Logarithmic))
+            .x_label_formatter(&|x| label(*x, x_scale))
             .y_label_formatter(&|y| label(*y, y_scale))
             .label_style((FONT, 13).into_font())
             .draw()?;
@@ -148,8 +189,9 @@ impl Chart {
 
     /// Where points are drawn; those that have no place are left out.
     fn drawn(&self, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-        let y = |y: f64| if self.y_scale == Scale::Linear { y } else { y.log10() };
-        let points = points.iter().map(|point| (point.0.log10(), y(point.1)));
+        let place = |value: f64, scale| if scale == Scale::Linear { value } else { value.log10() };
+        let [x_scale, y_scale] = self.form.scales();
+        let points = points.iter().map(|point| (place(point.0, x_scale), place(point.1, y_scale)));
         points.filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
     }
 }
@@ -157,7 +199,8 @@ impl Chart {
 /// A place on an axis as the value that it stands for.
 fn label(place: f64, scale: Scale) -> String {
     let value = if scale == Scale::Linear { place } else { 10_f64.powf(place) };
-    let digits = if value >= 10.0 || value == 0.0 { 0 } else { (1.0 - value.log10().floor()) as usize };
+    let size = value.abs();
+    let digits = if size >= 10.0 || size == 0.0 { 0 } else { (1.0 - size.log10().floor()) as usize };
     let text = format!("{value:.digits$}");
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
@@ -200,9 +243,29 @@ mod tests {
     }
 
     #[test]
+    fn a_course_begins_at_zero_and_has_an_even_axis() {
+        let points = vec![(0.0, 5.0), (1.0, 50.0), (2.0, 0.0)];
+        let chart = Chart::course("some", "Some", ["s", "MB"], vec![("memory".into(), points.clone())]);
+        assert_eq!(chart.drawn(&points), points);
+        let (_, svg, _) = kept(&chart);
+        assert!(!svg.contains("inf") && !svg.contains("NaN"), "{svg}");
+        let by_size = Chart::sizes("some", "Some", ["units", "%"], Vec::new());
+        assert_eq!(by_size.drawn(&[(0.0, 5.0), (1.0, 0.0), (100.0, 7.0)]), [(0.0, 0.0), (2.0, 7.0)]);
+    }
+
+    #[test]
+    fn data_are_kept_without_a_picture() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let text =
+            Chart::data("some", ["n", "ms"], vec![("a".into(), vec![(1.0, 2.0)])]).keep(dir.path()).expect("kept");
+        assert!(text.starts_with("Raw data:"), "{text}");
+        assert!(dir.path().join("some.csv").exists() && !dir.path().join("some.svg").exists());
+    }
+
+    #[test]
     fn an_axis_is_labelled_with_values() {
         let labels = [0.0, 1.0, 3.0, -1.0, -2.5].map(|place| label(place, Scale::Logarithmic));
         assert_eq!(labels, ["1", "10", "1000", "0.1", "0.0032"]);
-        assert_eq!([0.0, 0.25].map(|place| label(place, Scale::Linear)), ["0", "0.25"]);
+        assert_eq!([0.0, 0.25, -0.5].map(|place| label(place, Scale::Linear)), ["0", "0.25", "-0.5"]);
     }
 }

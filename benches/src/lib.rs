@@ -8,6 +8,7 @@
 pub mod bus;
 pub mod cable;
 pub mod chart;
+pub mod distances;
 pub mod faults;
 pub mod figure;
 pub mod gap;
