@@ -32,6 +32,26 @@ pub struct Line {
     pub round_trip_ms: f64,
 }
 
+impl Line {
+    /// The lines that show what bandwidth does, and what distance does: every bandwidth at the middle round trip, every round trip at the middle
+    /// bandwidth, and the slowest and farthest together.
+    pub fn cross(mbit_per_s: &[f64], round_trip_ms: &[f64]) -> Vec<Self> {
+        let middle = |values: &[f64]| values.get(values.len() / 2).copied();
+        let (Some(bandwidth), Some(distance)) = (middle(mbit_per_s), middle(round_trip_ms)) else { return Vec::new() };
+        let slowest = mbit_per_s.iter().copied().fold(f64::INFINITY, f64::min);
+        let farthest = round_trip_ms.iter().copied().fold(0.0, f64::max);
+        let all = mbit_per_s
+            .iter()
+            .flat_map(|&mbit_per_s| round_trip_ms.iter().map(move |&round_trip_ms| Self { mbit_per_s, round_trip_ms }));
+        let shown = |line: &Self| {
+            line.mbit_per_s == bandwidth
+                || line.round_trip_ms == distance
+                || (line.mbit_per_s == slowest && line.round_trip_ms == farthest)
+        };
+        all.filter(shown).collect()
+    }
+}
+
 /// A packet that was handed to the link.
 #[derive(Debug, Clone, Copy)]
 pub struct Crossing {
@@ -195,6 +215,16 @@ mod tests {
     use microlambda_wire::Name;
 
     use super::*;
+
+    #[test]
+    fn a_cross_of_lines_has_both_middles_and_the_worst_corner() {
+        let lines = Line::cross(&[5.0, 20.0, 100.0], &[1.0, 10.0, 50.0]);
+        let shown: Vec<(f64, f64)> = lines.iter().map(|line| (line.mbit_per_s, line.round_trip_ms)).collect();
+        let wanted = [(5.0, 10.0), (5.0, 50.0), (20.0, 1.0), (20.0, 10.0), (20.0, 50.0), (100.0, 10.0)];
+        assert_eq!(shown, wanted);
+        assert_eq!(Line::cross(&[5.0], &[1.0]), [Line { mbit_per_s: 5.0, round_trip_ms: 1.0 }]);
+        assert_eq!(Line::cross(&[5.0], &[]), []);
+    }
 
     /// A message of `payload_bytes` in MQTT's form, as a node would say it.
     fn message(topic: &str, payload_bytes: usize) -> Vec<u8> {
