@@ -262,10 +262,14 @@ fn in_time(rows: &[Row], shaped: bool) -> Aim {
         aim: format!(
             "*stopped*: to the peer within the time on loopback, 1.5 round trips, the time of all KB (and their headers) at the bandwidth, and {ALLOWANCE_MS} ms, at p50"
         ),
-        measured: format!(
-            "{late} of {links} links later; the worst {latest:.1} ms beside the first three; the largest of all these moves {largest:.1} ms; \
-             {not_judged} links with fewer than {MOVES_MIN} moves, or such a loopback, not judged"
-        ),
+        measured: if links == 0 {
+            format!("nothing moved to the peer {MOVES_MIN} times")
+        } else {
+            format!(
+                "{late} of {links} links later; the worst {latest:.1} ms beside the first three; the largest of all these moves {largest:.1} ms; \
+                 {not_judged} links with fewer than {MOVES_MIN} moves"
+            )
+        },
         met: late == 0 && links > 0,
     }
 }
