@@ -47,7 +47,7 @@ enum Command {
         /// Remove the spool with all frames in it and start a new chain
         #[arg(long)]
         new_job: bool,
-        /// End once a folder or a finite command was read and every frame was committed by the nodes
+        /// End once a folder or a finite command was read and its frames were committed; fails if it had none
         #[arg(long)]
         exit_when_done: bool,
     },

@@ -432,9 +432,14 @@ mod tests {
 
     #[test]
     fn who_holds_a_failing_commands_standard_error_open_does_not_hold_up_its_end() {
-        let script = "setsid sleep 20 >&- & echo bad camera >&2; exit 3";
+        let folder = tempfile::tempdir().unwrap();
+        // In a session of its own before the command ends: it is not killed with its group.
+        let script = format!(
+            "mkfifo {0}; setsid sh -c 'exec >&-; : > {0}; exec sleep 20' & read _ < {0}; echo bad camera >&2; exit 3",
+            folder.path().join("there").display()
+        );
         let began = Instant::now();
-        let (_, end) = pictures(&mut open(&shell(script, false), &[]).unwrap());
+        let (_, end) = pictures(&mut open(&shell(&script, false), &[]).unwrap());
         assert!(matches!(&end, Err(SourceError::Trouble(why)) if why.contains(": bad camera;")), "{end:?}");
         assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     }

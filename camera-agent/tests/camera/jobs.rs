@@ -46,6 +46,7 @@ async fn run_to_the_end(source: &str, prepare: impl FnOnce(&Setup)) -> (Option<i
     for node in ["n1", "n2"] {
         observer.want(node, next, 1, next);
     }
+    observer.head(|head| head.oldest == next).await;
     let code = agent.wait().code();
     (code, agent.log(), setup)
 }
