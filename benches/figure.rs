@@ -15,8 +15,8 @@ use microlambda_benches::figure::stand::Stand;
 use microlambda_benches::figure::tables::{Results, text};
 use microlambda_benches::figure::trial::Trial;
 use microlambda_benches::pictures::{self, Motif};
-use microlambda_benches::report::{Finding, publish};
-use microlambda_benches::{Common, Error, Machine, exit, load_average, workspace};
+use microlambda_benches::report::{Finding, page_folder, publish};
+use microlambda_benches::{Common, Error, Machine, bench_dir, exit, load_average};
 use microlambda_demo::Programs;
 use tempfile::TempDir;
 
@@ -52,9 +52,6 @@ const IDLE: Duration = Duration::from_secs(5);
 struct Args {
     #[command(flatten)]
     common: Common,
-    /// Fewer trials and workloads: at most ten minutes; its trials are kept apart
-    #[arg(long)]
-    quick: bool,
     /// Drop the trials that were kept, and begin anew
     #[arg(long)]
     fresh: bool,
@@ -79,8 +76,8 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Error> {
     let machine = Machine::here();
     let parameters = parameters(args, &machine)?;
-    let name = if args.quick { "figure-quick.csv" } else { "figure.csv" };
-    let path = Some(workspace().join("target/bench").join(name)).filter(|_| !args.common.dry);
+    let name = if args.common.quick { "figure-quick.csv" } else { "figure.csv" };
+    let path = Some(bench_dir().join(name)).filter(|_| !args.common.dry);
     let mut raw = match Raw::open(path.as_deref(), &parameters, args.fresh) {
         Err(why) if args.fresh_if_changed => {
             eprintln!("{why}: begun anew");
@@ -88,7 +85,7 @@ fn run(args: &Args) -> Result<(), Error> {
         }
         outcome => outcome?,
     };
-    let trials = args.trials.unwrap_or(if args.quick { TRIALS_QUICK } else { TRIALS });
+    let trials = args.trials.unwrap_or(if args.common.quick { TRIALS_QUICK } else { TRIALS });
     if raw.blocks() > 0 {
         eprintln!("{} of {trials} blocks are there already", raw.blocks());
     }
@@ -111,7 +108,7 @@ fn parameters(args: &Args, machine: &Machine) -> Result<Parameters, Error> {
         programs: digest.finish().short(16),
         seed: args.seed,
         size_px: SIZE_PX,
-        images: if args.quick { IMAGES_QUICK.to_vec() } else { IMAGES.to_vec() },
+        images: if args.common.quick { IMAGES_QUICK.to_vec() } else { IMAGES.to_vec() },
         lines: LINES.iter().map(|line| line.key.to_owned()).collect(),
         long_trials: LONG_TRIALS,
     })
@@ -119,7 +116,7 @@ fn parameters(args: &Args, machine: &Machine) -> Result<Parameters, Error> {
 
 /// Runs blocks until there are enough, or the time is over.
 fn measure(args: &Args, raw: &mut Raw, trials: usize) -> Result<(), Error> {
-    let minutes = args.minutes.unwrap_or(if args.quick { MINUTES_QUICK } else { MINUTES });
+    let minutes = args.minutes.unwrap_or(if args.common.quick { MINUTES_QUICK } else { MINUTES });
     let (start, limit) = (Instant::now(), Duration::from_secs_f64(minutes * 60.0));
     let folders = Folders::new(&raw.parameters.images)?;
     let mut bench = Bench::new(folders, raw.calibration.as_ref())?;
@@ -139,7 +136,7 @@ fn report(args: &Args, machine: &Machine, raw: &Raw, trials: usize) -> Result<()
     let calibration = raw.calibration.as_ref().ok_or("nothing was measured")?;
     let results = Results::of(raw);
     let mut note = String::new();
-    if args.quick {
+    if args.common.quick {
         note += "**A quick run, with few trials and small workloads: no more than a look.**\n\n";
     }
     if results.blocks < trials {
@@ -148,10 +145,9 @@ fn report(args: &Args, machine: &Machine, raw: &Raw, trials: usize) -> Result<()
     let text = text(raw, calibration, &results, &note);
     let figures = serde_json::json!({ "parameters": raw.parameters, "calibration": calibration, "results": results });
     publish(&args.common, &Finding { name: "figure", text, figures: &figures, charts: Vec::new(), machine })?;
-    if !args.common.dry {
-        let docs = workspace().join("docs");
-        plot::draw(&docs.join("figure.svg"), &results.points)?;
-        fs::write(docs.join("figure.csv"), raw.text()?)?;
+    if let Some(folder) = page_folder(&args.common) {
+        plot::draw(&folder.join("figure.svg"), &results.points)?;
+        fs::write(folder.join("figure.csv"), raw.text()?)?;
     }
     Ok(())
 }

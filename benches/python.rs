@@ -49,9 +49,6 @@ struct Args {
     /// Decides which side goes first
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Two rounds and two processes: a look in less than a minute
-    #[arg(long)]
-    quick: bool,
 }
 
 /// A photo as both sides get it.
@@ -101,7 +98,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Error> {
     let machine = Machine::here();
-    let (rounds, processes) = if args.quick { (QUICK, QUICK) } else { (args.rounds, args.processes) };
+    let (rounds, processes) = if args.common.quick { (QUICK, QUICK) } else { (args.rounds, args.processes) };
     let python = Reference::install()?;
     let mut engine = Dlib::load_for(&data_dir().join("models"), EngineChoice::BuiltIn)?;
     let mut reference = Reference::start(&python)?;

@@ -13,6 +13,7 @@ use image::imageops::{FilterType, resize};
 use microlambda::Digest;
 use microlambda_benches::chart::Chart;
 use microlambda_benches::distances::Distances;
+use microlambda_benches::photos::Photo;
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::video::{
     Cast, FACE_PX_MIN, Photos, STILL_INTERVAL_US, Script, Shares, Shown, VISIBLE_MIN, is_of,
@@ -30,12 +31,12 @@ const SIZE_PX: (u32, u32) = (640, 360);
 const SHARE_PERCENT: usize = 70;
 /// Scales at which photos are shown.
 const SCALES: [f64; 4] = [1.0, 0.8, 0.65, 0.5];
-/// People in the reported photos, counted by eye (`docs/quality.md`).
-const PHOTO_PEOPLE: usize = 9;
+/// The name of the photos on which nothing was chosen.
+const HELD_OUT: &str = "held out";
 /// The seeds of both sets of videos lie apart.
 const REPORTED_SEED: u64 = 1_000_000;
 
-/// Counts who is reported on generated videos and on photos, by the fold and by the plainest rule, on people and seeds that chose no threshold.
+/// Counts who is reported on generated videos and on photos, by the fold and by the plainest rule.
 #[derive(Debug, Parser)]
 #[command(name = "quality")]
 struct Args {
@@ -86,6 +87,10 @@ impl Count {
     fn missed(&self) -> usize {
         self.people - self.found
     }
+
+    fn errors(&self) -> usize {
+        self.missed() + self.again + self.no_face
+    }
 }
 
 /// A set of videos, counted by the fold and by the plain rule, and how far views of people are from each other.
@@ -132,19 +137,23 @@ fn run(args: &Args) -> Result<(), Error> {
         return Ok(());
     }
     let reported = set(args, &mut engine, Photos::Reported, REPORTED_SEED)?;
-    let stills = stills(&mut engine)?;
+    let mut stills_of = |set, photos: Vec<Photo>| stills(&mut engine, set, &photos);
+    let stills = [stills_of("reported", Photo::all()?)?, stills_of(HELD_OUT, Photo::held_out()?)?].concat();
     let aims = aims(&reported, &stills);
     let text = format!(
         "Videos of {}×{} px made of photos (`benches/src/video/`): people walk by, come up to the camera and stand still, turn their heads, in changing light, with\n\
          motion blur, sensor noise and flicker; {} frames of each, {SHARE_PERCENT} % of them with somebody in it. The camera agent's gate leaves still ones out and says where something\n\
          moved in the others; only there they are searched. A video is a chain of its own. People and seeds of the\n\
-         *reported* set chose no threshold. *Fold* is what edge agents do; *plain* is the nearest of all encodings within {}, else new, on the same\n\
-         analyses. To be reported is who has a face of {FACE_PX_MIN} px in full view at least once.\n\n{}\n\
-         Photos, each set in the order of names; {PHOTO_PEOPLE} people are in them:\n\n{}\n{}",
+         *reported* set chose no threshold; they are seven, of six of whom there is one photo, in every video again, so that a view of somebody is mostly another\n\
+         warp of one photo. *Fold* is what edge agents do; *plain* is the nearest of all encodings within {}, else new, on the same\n\
+         analyses. To be reported is who has a face of {FACE_PX_MIN} px in full view at least once.{}\n\n{}\n\
+         Photos, each set in the order of names, every face marked by eye (`benches/src/photos.rs`). Two rules were occasioned by *reported* ones (`docs/quality.md`); on those\n\
+         *held out* nothing was chosen. In all streams together everybody comes again at every scale:\n\n{}\n{}",
         SIZE_PX.0,
         SIZE_PX.1,
         args.frames,
         FaceParams::default().distance_max,
+        bound(&reported.fold),
         sets_table(&[("calibration", &calibration), ("reported", &reported)]),
         stills_table(&stills),
         Aim::list(&aims),
@@ -165,10 +174,18 @@ fn chart(sets: &[(&str, &Set)]) -> Chart {
     )
 }
 
+/// What none of so many says: with 95 % confidence, no more than three of them (the rule of three).
+fn bound(count: &Count) -> String {
+    match count.missed() {
+        0 => format!(" None missed of {} says that at most {:.0} % are.", count.people, 300.0 / count.people as f64),
+        _ => String::new(),
+    }
+}
+
 fn aims(reported: &Set, stills: &[Still]) -> Vec<Aim> {
     let Count { again, no_face, .. } = reported.fold;
-    let worse =
-        stills.iter().filter(|still| still.fold.abs_diff(PHOTO_PEOPLE) > still.plain.abs_diff(PHOTO_PEOPLE)).count();
+    let worse = stills.iter().filter(|still| still.fold.errors() > still.plain.errors()).count();
+    let held_out: usize = stills.iter().filter(|still| still.set == HELD_OUT).map(|still| still.fold.errors()).sum();
     vec![
         Aim {
             aim: "nobody on the reported videos is reported as new twice, and no face that is none".into(),
@@ -189,9 +206,14 @@ fn aims(reported: &Set, stills: &[Still]) -> Vec<Aim> {
             met: reported.fold.missed() == 0,
         },
         Aim {
-            aim: "on photos the count of people is no further off than the plain rule's".into(),
-            measured: format!("{worse} of {} sets further off", stills.len()),
+            aim: "on photos no more people missed, new again, or no face, than by the plain rule".into(),
+            measured: format!("more in {worse} of {} streams", stills.len()),
             met: worse == 0,
+        },
+        Aim {
+            aim: "on photos on which nothing was chosen, nobody missed, new again, or no face".into(),
+            measured: format!("{held_out} at all scales"),
+            met: held_out == 0,
         },
     ]
 }
@@ -318,39 +340,80 @@ fn compare(
     }
 }
 
-/// How many people were counted on the photos at one scale, or at all of them.
-#[derive(Debug, Serialize)]
+/// Photos at one scale, or at all of them one after the other, counted by the fold and by the plain rule.
+#[derive(Debug, Clone, Default, Serialize)]
 struct Still {
+    set: &'static str,
     scale: String,
-    fold: usize,
-    plain: usize,
+    fold: Count,
+    plain: Count,
 }
 
-fn stills(engine: &mut Dlib) -> Result<Vec<Still>, Error> {
-    let folder = data_dir().join("photos/people");
-    let mut names: Vec<_> = std::fs::read_dir(&folder)?.map(|file| Ok(file?.path())).collect::<Result<_, Error>>()?;
-    names.sort();
-    let photos = names.iter().map(|name| Ok(image::open(name)?.into_rgb8())).collect::<Result<Vec<_>, Error>>()?;
+/// Both rules on one stream of photos, and whom they have reported.
+struct Stream {
+    fold: FoldState,
+    plain: Plain,
+    expected: BTreeSet<String>,
+    by_fold: Vec<Option<String>>,
+    by_plain: Vec<Option<String>>,
+    number: u64,
+}
+
+impl Stream {
+    fn new(params: FaceParams) -> Self {
+        Self {
+            fold: FoldState::genesis(params),
+            plain: Plain::default(),
+            expected: BTreeSet::new(),
+            by_fold: Vec::new(),
+            by_plain: Vec::new(),
+            number: 0,
+        }
+    }
+
+    fn add(&mut self, params: &FaceParams, shown: &[Shown], analysis: &Analysis) -> Result<(), Error> {
+        self.expected.extend(shown.iter().map(|face| face.name.to_owned()));
+        let faces = usable(analysis, shown);
+        for (_, face) in &faces {
+            if self.plain.is_new(params, &face.encoding) {
+                self.by_plain.push(face.who.clone());
+            }
+        }
+        let folded = self.fold.fold(&entry(self.number, 1_000 * self.number, analysis.clone()))?;
+        self.number += 1;
+        let new = folded.sightings.iter().filter(|seen| seen.event == Some(EventKind::NewFace));
+        self.by_fold.extend(new.map(|seen| {
+            let of = |(at, _): &&(u32, Seen)| *at == seen.face_index;
+            faces.iter().find(of).and_then(|(_, face)| face.who.clone())
+        }));
+        Ok(())
+    }
+
+    fn still(&self, set: &'static str, scale: String) -> Still {
+        let mut still = Still { set, scale, ..Still::default() };
+        still.fold.add(&self.expected, &self.by_fold);
+        still.plain.add(&self.expected, &self.by_plain);
+        still
+    }
+}
+
+fn stills(engine: &mut Dlib, set: &'static str, photos: &[Photo]) -> Result<Vec<Still>, Error> {
+    let decode = |photo: &Photo| Ok(image::load_from_memory(&photo.bytes)?.into_rgb8());
+    let pictures = photos.iter().map(decode).collect::<Result<Vec<_>, Error>>()?;
     let params = FaceParams::default();
-    let (mut all, mut all_plain, mut number) = (FoldState::genesis(params), Plain::default(), 0);
+    let mut all = Stream::new(params);
     let mut stills = Vec::new();
     for scale in SCALES {
-        let (mut fold, mut plain) = (FoldState::genesis(params), Plain::default());
-        for (at, photo) in photos.iter().enumerate() {
-            let analysis = analyse(engine, params, scaled(photo, scale)?)?;
-            for (_, face) in usable(&analysis, &[]) {
-                plain.is_new(&params, &face.encoding);
-                all_plain.is_new(&params, &face.encoding);
-            }
-            let at = at as u64;
-            fold.fold(&entry(at, 1_000 * at, analysis.clone()))?;
-            all.fold(&entry(number, 1_000 * number, analysis))?;
-            number += 1;
+        let mut stream = Stream::new(params);
+        for (photo, picture) in photos.iter().zip(&pictures) {
+            let shown = photo.shown(scale, picture.dimensions());
+            let analysis = analyse(engine, params, scaled(picture, scale)?)?;
+            stream.add(&params, &shown, &analysis)?;
+            all.add(&params, &shown, &analysis)?;
         }
-        let counted = fold.gallery().people.len();
-        stills.push(Still { scale: format!("{scale:.2}"), fold: counted, plain: plain.0.len() });
+        stills.push(stream.still(set, format!("{scale:.2}")));
     }
-    stills.push(Still { scale: "all".into(), fold: all.gallery().people.len(), plain: all_plain.0.len() });
+    stills.push(all.still(set, "all, one after the other".into()));
     Ok(stills)
 }
 
@@ -390,6 +453,13 @@ fn sets_table(sets: &[(&str, &Set)]) -> String {
 }
 
 fn stills_table(stills: &[Still]) -> String {
-    let row = |still: &Still| vec![still.scale.clone(), still.fold.to_string(), still.plain.to_string()];
-    table(&["scale", "people counted: fold", "plain"], &stills.iter().map(row).collect::<Vec<_>>())
+    let row = |still: &Still| {
+        let Still { set, scale, fold, plain } = still;
+        let counts = [fold.people, fold.missed(), plain.missed(), fold.again, plain.again, fold.no_face, plain.no_face];
+        let counts = counts.map(|count| count.to_string());
+        [(*set).to_owned(), scale.clone()].into_iter().chain(counts).collect::<Vec<_>>()
+    };
+    let header =
+        ["set", "scale", "people", "missed: fold", "plain", "new again: fold", "plain", "no face: fold", "plain"];
+    table(&header, &stills.iter().map(row).collect::<Vec<_>>())
 }

@@ -1,12 +1,12 @@
-//! The reported photos, and every face that somebody who looks at them sees.
-
-use std::path::Path;
+//! Photos, and every face that somebody who looks at them sees.
 
 use crate::video::{FaceAt, REPORTED_FACES, Shown, at};
 use crate::{Error, data_dir};
 
 /// Folders of the reported photos, below `photos`.
-const FOLDERS: [&str; 2] = ["people", "faceless"];
+const REPORTED: [&str; 2] = ["people", "faceless"];
+/// The folder of those on which nothing was chosen.
+const HELD_OUT: &str = "held-out";
 
 /// Those faces that do not walk through the videos: copies, turned or cut ones. Marked by eye; a box is where dlib's detector would put it, also
 /// beyond the photo's edge.
@@ -16,6 +16,17 @@ const MORE_FACES: &[FaceAt] = &[
     at("people/obama_partial_face2.jpg", "obama", 483.0, 275.5, 268.0),
     at("people/t1.jpg", "t1, left, behind", 319.5, 220.5, 89.0),
     at("people/t1.jpg", "t1, right, behind", 934.5, 131.5, 129.0),
+];
+
+/// The faces of the photos on which nothing was chosen, marked likewise.
+const HELD_OUT_FACES: &[FaceAt] = &[
+    at("held-out/five_men.jpg", "first of five", 267.5, 347.5, 175.0),
+    at("held-out/five_men.jpg", "second of five", 571.5, 227.5, 155.0),
+    at("held-out/five_men.jpg", "third of five", 864.5, 313.5, 155.0),
+    at("held-out/five_men.jpg", "fourth of five", 1_231.5, 185.5, 151.0),
+    at("held-out/five_men.jpg", "fifth of five", 1_657.0, 210.5, 154.0),
+    at("held-out/one_of_them_again.jpg", "woman beside the third", 288.5, 145.5, 107.0),
+    at("held-out/one_of_them_again.jpg", "third of five", 598.5, 174.5, 105.0),
 ];
 
 /// A photo of the data set.
@@ -33,15 +44,22 @@ impl Photo {
     /// # Errors
     /// They are missing, or cannot be read.
     pub fn all() -> Result<Vec<Self>, Error> {
-        let photos = data_dir().join("photos");
-        let lists = FOLDERS.iter().map(|folder| Self::in_folder(&photos, folder));
+        let lists = REPORTED.iter().map(|folder| Self::in_folder(folder, "photos"));
         Ok(lists.collect::<Result<Vec<_>, Error>>()?.concat())
     }
 
-    fn in_folder(photos: &Path, folder: &str) -> Result<Vec<Self>, Error> {
-        let path = photos.join(folder);
+    /// The photos on which no threshold and no rule was chosen, in the order of their names.
+    ///
+    /// # Errors
+    /// As for [`Photo::all`].
+    pub fn held_out() -> Result<Vec<Self>, Error> {
+        Self::in_folder(HELD_OUT, HELD_OUT)
+    }
+
+    fn in_folder(folder: &str, group: &str) -> Result<Vec<Self>, Error> {
+        let path = data_dir().join("photos").join(folder);
         let mut files = std::fs::read_dir(&path)
-            .map_err(|error| format!("{}: {error}; run `make setup`", path.display()))?
+            .map_err(|error| format!("{}: {error}; run `scripts/fetch-data {group}`", path.display()))?
             .map(|entry| Ok(entry?.path()))
             .collect::<Result<Vec<_>, Error>>()?;
         files.sort();
@@ -64,7 +82,7 @@ impl Photo {
 }
 
 fn faces(photo: &str) -> impl Iterator<Item = &'static FaceAt> {
-    REPORTED_FACES.iter().chain(MORE_FACES).filter(move |face| face.photo == photo)
+    REPORTED_FACES.iter().chain(MORE_FACES).chain(HELD_OUT_FACES).filter(move |face| face.photo == photo)
 }
 
 fn shown(face: &FaceAt, scale: f64, (width_px, height_px): (u32, u32)) -> Shown {
