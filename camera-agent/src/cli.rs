@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -161,15 +160,9 @@ fn print_json(value: &impl Serialize) -> Result<(), RunError> {
     print(&(text + "\n"))
 }
 
-/// To standard output; whoever closed it (`| head`) does not want to read it.
+/// To standard output; whoever closed it does not want to read it.
 fn print(text: &str) -> Result<(), RunError> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(RunError::Run(format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
-    }
+    microlambda_runtime::print(text).map(drop).map_err(RunError::Run)
 }
 
 #[cfg(test)]

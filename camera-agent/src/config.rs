@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::source::command::CommandLine;
 use crate::source::v4l2::Wish;
-use crate::spool::{FOLDER, Limits};
+use crate::spool::{FOLDER_PREFIX, Limits};
 
 /// This program's name in remedies.
 pub const PROGRAM: &str = "camera-agent";
@@ -95,7 +95,7 @@ impl SourceConfig {
     /// For people, and to recognise a finite input: everybody on the bus sees it, so it holds no password.
     pub fn describe(&self) -> String {
         match self {
-            Self::Folder { path } => format!("{FOLDER}{}", path.display()),
+            Self::Folder { path } => format!("{FOLDER_PREFIX}{}", path.display()),
             Self::V4l2(wish) => format!("camera {}", wish.device),
             Self::Command(line) => format!("command {}", line.shown()),
         }

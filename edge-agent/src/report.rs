@@ -1,6 +1,5 @@
 //! `faces`, `status`, `check`, `validate`: read what a node has stored and show it.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use microlambda::Version;
@@ -19,12 +18,10 @@ const SET_ASIDE_SHOWN_MAX: u32 = 50;
 /// `status` names at most so many of the frames that could not be read.
 const UNREADABLE_SHOWN_MAX: usize = 50;
 
-/// Prints text. Nobody may be reading any more (`| head`): then the command ends.
+/// Prints text. Nobody may be reading any more: then the command ends.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| match error.kind() {
-        std::io::ErrorKind::BrokenPipe => CommandError::NobodyReads,
-        _ => CommandError::Failed(format!("cannot write to standard output: {error}")),
-    })
+    let is_read = microlambda_runtime::print(text).map_err(CommandError::Failed)?;
+    if is_read { Ok(()) } else { Err(CommandError::NobodyReads) }
 }
 
 pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), CommandError> {

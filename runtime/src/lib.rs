@@ -17,6 +17,7 @@ pub mod last_end;
 mod link;
 pub mod logging;
 pub mod notify;
+mod output;
 mod seldom;
 mod text;
 
@@ -31,5 +32,6 @@ pub use link::{
 };
 pub use logging::{Level, Verbosity};
 pub use notify::Watchdog;
+pub use output::print;
 pub use seldom::Seldom;
 pub use text::{counted, password_in, printable, without_passwords};

@@ -17,7 +17,7 @@ use microlambda::sabotage::{self, Sabotage};
 use microlambda_wire::{Areas, ChainClass, EndMark, GapReason, Name, Record};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-pub use open::{FOLDER, Identity, replace};
+pub use open::{FOLDER_PREFIX, Identity, replace};
 pub use recover::Opened;
 use recover::{Marks, write_marks};
 use rows::{digest_of, number, sql};

@@ -34,8 +34,8 @@ pub struct Identity {
     pub source: String,
 }
 
-/// What a folder's path stands behind as the source of an input.
-pub const FOLDER: &str = "folder ";
+/// In the description of a source, what stands before the path of a folder.
+pub const FOLDER_PREFIX: &str = "folder ";
 
 impl Identity {
     fn describe(&self) -> String {
@@ -111,7 +111,7 @@ impl Spool {
 /// Whether two descriptions name one finite input: the path of a folder can be written in more than one way.
 fn is_same_source(held: &str, asked: &str) -> bool {
     let path = |source: &str| {
-        let components = Path::new(source.strip_prefix(FOLDER)?).components();
+        let components = Path::new(source.strip_prefix(FOLDER_PREFIX)?).components();
         Some(components.filter(|component| *component != Component::CurDir).collect::<PathBuf>())
     };
     held == asked || path(held).is_some_and(|held| Some(held) == path(asked))
