@@ -112,10 +112,9 @@ extern "C" {
 // before memory is limited.
 void fw_reserve_blas(void) {
     constexpr int SIDE = 64;
-    const std::vector<double> a(SIDE * SIDE, 1.0);
-    std::vector<double> product(SIDE * SIDE);
+    static double a[SIDE * SIDE], product[SIDE * SIDE];
     const double one = 1, zero = 0;
-    dgemm_("N", "N", &SIDE, &SIDE, &SIDE, &one, a.data(), &SIDE, a.data(), &SIDE, &zero, product.data(), &SIDE);
+    dgemm_("N", "N", &SIDE, &SIDE, &SIDE, &one, a, &SIDE, a, &SIDE, &zero, product, &SIDE);
 }
 
 // Builds dlib's frontal face detector from its own serialized form. dlib holds the same bytes as packed text, and
