@@ -226,13 +226,10 @@ fn set(args: &Args, engine: &mut Dlib, photos: Photos, seed: u64) -> Result<Set,
     let (mut same, mut different) = ((0_u64, 0_u64), (0_u64, 0_u64));
     for video in 0..args.videos {
         let script = Shares::default().script(&cast, video as usize, SHARE_PERCENT, args.frames, seed + video);
-        let (mut fold, mut plain) = (FoldState::genesis(params), Plain::default());
-        let (mut by_fold, mut by_plain) = (Vec::new(), Vec::new());
-        let (mut gate, mut sequence) = (Gate::new(STILL_INTERVAL_US), 0);
-        let (mut expected, mut seen) = (BTreeSet::new(), Vec::new());
+        let (mut stream, mut gate, mut seen) = (Stream::new(params), Gate::new(STILL_INTERVAL_US), Vec::new());
         for number in 0..script.frames {
             let shown = script.shown(number);
-            expected.extend(shown.iter().filter(|face| in_full_view(face)).map(|face| face.name.to_owned()));
+            stream.expect(&shown);
             let bytes = script.jpeg(number)?;
             let at_us = 1_000 * at_ms(&script, number);
             if gate.judge(Cells::of(&Picture::File(bytes.clone())), at_us) == Verdict::Still {
@@ -240,30 +237,19 @@ fn set(args: &Args, engine: &mut Dlib, photos: Photos, seed: u64) -> Result<Set,
             }
             let moved = gate.moved();
             gate.kept();
-            let analysis = analyse_frame(engine, params, Frame { sequence, bytes, moved })?;
-            let faces = usable(&analysis, &shown);
-            for (_, face) in &faces {
-                if plain.is_new(&params, &face.encoding) {
-                    by_plain.push(face.who.clone());
-                }
-            }
+            let analysis = analyse_frame(engine, params, Frame { sequence: stream.number, bytes, moved })?;
             if args.tell {
-                tell(&fold, at_ms(&script, number), &analysis, &faces);
+                tell(&stream.fold, at_ms(&script, number), &analysis, &usable(&analysis, &shown));
             }
-            let folded = fold.fold(&entry(sequence, at_ms(&script, number), analysis))?;
-            sequence += 1;
-            let new = folded.sightings.iter().filter(|seen| seen.event == Some(EventKind::NewFace));
-            for index in new.map(|seen| seen.face_index) {
-                let who = faces.iter().find(|(at, _)| *at == index).and_then(|(_, face)| face.who.clone());
-                by_fold.push(who);
-            }
+            let faces = stream.add(&params, &shown, at_ms(&script, number), analysis)?;
             seen.extend(faces.into_iter().map(|(_, face)| face));
         }
         set.faces += seen.len();
-        set.fold.add(&expected, &by_fold);
-        set.plain.add(&expected, &by_plain);
+        set.fold.add(&stream.expected, &stream.by_fold);
+        set.plain.add(&stream.expected, &stream.by_plain);
         compare(&params, &seen, (&mut same, &mut different), &mut set.distances);
         if args.tell {
+            let Stream { expected, by_fold, by_plain, .. } = &stream;
             eprintln!("video {video}: expected {expected:?}, fold {by_fold:?}, plain {by_plain:?}");
         }
     }
@@ -371,22 +357,34 @@ impl Stream {
         }
     }
 
-    fn add(&mut self, params: &FaceParams, shown: &[Shown], analysis: &Analysis) -> Result<(), Error> {
-        self.expected.extend(shown.iter().map(|face| face.name.to_owned()));
-        let faces = usable(analysis, shown);
+    /// Folds the next picture, taken at this time, and gives its usable faces.
+    fn add(
+        &mut self,
+        params: &FaceParams,
+        shown: &[Shown],
+        captured_at_ms: u64,
+        analysis: Analysis,
+    ) -> Result<Vec<(u32, Seen)>, Error> {
+        self.expect(shown);
+        let faces = usable(&analysis, shown);
         for (_, face) in &faces {
             if self.plain.is_new(params, &face.encoding) {
                 self.by_plain.push(face.who.clone());
             }
         }
-        let folded = self.fold.fold(&entry(self.number, 1_000 * self.number, analysis.clone()))?;
+        let folded = self.fold.fold(&entry(self.number, captured_at_ms, analysis))?;
         self.number += 1;
         let new = folded.sightings.iter().filter(|seen| seen.event == Some(EventKind::NewFace));
         self.by_fold.extend(new.map(|seen| {
             let of = |(at, _): &&(u32, Seen)| *at == seen.face_index;
             faces.iter().find(of).and_then(|(_, face)| face.who.clone())
         }));
-        Ok(())
+        Ok(faces)
+    }
+
+    /// Whoever is shown in full view is to be reported.
+    fn expect(&mut self, shown: &[Shown]) {
+        self.expected.extend(shown.iter().filter(|face| in_full_view(face)).map(|face| face.name.to_owned()));
     }
 
     fn still(&self, set: &'static str, scale: String) -> Still {
@@ -408,8 +406,9 @@ fn stills(engine: &mut Dlib, set: &'static str, photos: &[Photo]) -> Result<Vec<
         for (photo, picture) in photos.iter().zip(&pictures) {
             let shown = photo.shown(scale, picture.dimensions());
             let analysis = analyse(engine, params, scaled(picture, scale)?)?;
-            stream.add(&params, &shown, &analysis)?;
-            all.add(&params, &shown, &analysis)?;
+            for stream in [&mut stream, &mut all] {
+                stream.add(&params, &shown, 1_000 * stream.number, analysis.clone())?;
+            }
         }
         stills.push(stream.still(set, format!("{scale:.2}")));
     }

@@ -76,7 +76,8 @@ impl Whole {
     }
 }
 
-/// The worker process with the default engine, as an edge agent starts it.
+/// The worker process with the default engine, as an edge agent starts it. Unlike [`crate::worker::Driven`] it is waited for here, as its processor
+/// time is known at its end only.
 #[derive(Debug)]
 pub struct WorkerProcess {
     child: Child,

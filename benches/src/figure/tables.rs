@@ -19,7 +19,7 @@ const SPLIT_MIN: f64 = 1.5;
 
 /// The lines that an aim is about.
 #[derive(Clone, Copy)]
-struct Which {
+struct JudgedLines {
     title: &'static str,
     nodes: usize,
     /// Whether they hold less than [`LONG_ENOUGH`].
@@ -53,7 +53,7 @@ impl Results {
         };
         let ratio = |title, nodes, short| {
             let aim = if short { RATIO_AIM_SHORT } else { RATIO_AIM };
-            ratio_aim(&raw.rows, &points, Which { title, nodes, short, aim })
+            ratio_aim(&raw.rows, &points, JudgedLines { title, nodes, short, aim })
         };
         let aims = [
             ratio("on one node from 5 images an invocation on", 1, false),
@@ -69,8 +69,8 @@ impl Results {
 
 /// Whether the ratio of every such line stays below over the workloads that it splits, together, and no single one is surely above. The largest of
 /// many means is told and not judged, as it grows with their noise and number; and workloads that are not split cannot make up for those that are.
-fn ratio_aim(rows: &[Row], points: &[Point], wanted: Which) -> Option<Aim> {
-    let Which { title, nodes, short, aim } = wanted;
+fn ratio_aim(rows: &[Row], points: &[Point], wanted: JudgedLines) -> Option<Aim> {
+    let JudgedLines { title, nodes, short, aim } = wanted;
     let is_wanted = |line: &&Line| {
         let holds = line.holds.filter(|_| line.is_limited() && line.nodes == nodes && line.key != CONTROL);
         holds.is_some_and(|holds| (holds < LONG_ENOUGH) == short)
@@ -269,7 +269,7 @@ mod tests {
 
     fn aim(ratios: &[(usize, u32, [f64; 2])]) -> Option<Aim> {
         let (rows, images): (_, Vec<usize>) = (rows(ratios), ratios.iter().map(|(images, ..)| *images).collect());
-        let which = Which { title: "in a test", nodes: 1, short: false, aim: 1.01 };
+        let which = JudgedLines { title: "in a test", nodes: 1, short: false, aim: 1.01 };
         ratio_aim(&rows, &points(&rows, &images), which)
     }
 
