@@ -196,15 +196,20 @@ fn a_step_waits_for_a_peer_that_works_on_its_frames_and_not_for_long() {
 
 #[test]
 fn a_step_waits_for_nobody_that_is_gone() {
-    let mut bench = Bench::new();
-    bench.hears(&peer_status("b", true));
-    bench.hears_head("camera-0", 0, 0);
-    bench.hears(&ahead("b", 0..12, None));
-    bench.serve(&mut camera());
-    bench.hears(&peer_status("b", false));
-    bench.serve(&mut camera());
-    bench.pass_us(50_000);
-    assert!(bench.starts() > 0);
+    let will = peer_status("b", false);
+    // By which a person removes a node for good.
+    let nothing = Message { payload: Vec::new(), ..will.clone() };
+    for end in [will, nothing] {
+        let mut bench = Bench::new();
+        bench.hears(&peer_status("b", true));
+        bench.hears_head("camera-0", 0, 0);
+        bench.hears(&ahead("b", 0..12, None));
+        bench.serve(&mut camera());
+        bench.hears(&end);
+        bench.serve(&mut camera());
+        bench.pass_us(50_000);
+        assert!(bench.starts() > 0);
+    }
 }
 
 #[test]

@@ -19,8 +19,8 @@ use microlambda_tests::sim::prefix;
 use microlambda_tests::sim::truth;
 use microlambda_tests::sim::world::Order;
 use microlambda_wire::{
-    Blob, CameraHead, ChainClass, ClaimNote, EventNote, FaceNote, FrameMeta, Record, Topic, Want, from_payload,
-    to_payload, write_frame_meta,
+    Blob, CameraHead, ChainClass, ClaimNote, Continuation, EventNote, FaceNote, FrameMeta, Record, Topic, Want,
+    from_payload, to_payload, write_frame_meta,
 };
 
 #[test]
@@ -372,6 +372,44 @@ fn notes_that_name_another_chain_or_node_than_their_topic_are_counted() {
     let topic = Topic::NodeStatus { node: name("c") }.build(&prefix());
     bench.hears(&Message { topic, ..status });
     assert_eq!(bench.counter("refused-messages"), 2);
+}
+
+#[test]
+fn what_a_person_takes_off_the_broker_is_no_strange_message() {
+    let mut bench = Bench::open("a", disk_with(3, 0));
+    bench.hears(&peer_status("b", true));
+    let (node, camera, chain) = (name("b"), name("door"), name("door-1"));
+    for topic in [Topic::NodeStatus { node }, Topic::CameraHead { camera }, Topic::Done { chain }] {
+        bench.hears(&Message { topic: topic.build(&prefix()), payload: Vec::new(), retain: true });
+    }
+    assert_eq!(bench.counter("refused-messages"), 0);
+}
+
+#[test]
+fn a_node_with_other_settings_and_one_with_the_same_name_are_told_of_in_words() {
+    let mut peer = Bench::open("peer", disk_with(3, 0));
+    peer.pass_us(10_000_000);
+    let said = peer.said.iter().find(|message| message.topic.ends_with("/continuation"));
+    let said = Message::clone(said.expect("its head"));
+    let hears = |change: fn(&mut Continuation), expected: &str, counter: &str| {
+        let mut bench = Bench::open("a", disk_with(3, 0));
+        bench.hears(&peer_status("peer", true));
+        let mut note: Continuation = from_payload(&said.payload).expect("a continuation");
+        change(&mut note);
+        bench.hears(&Message { payload: to_payload(&note).expect("a payload"), ..said.clone() });
+        let trouble = bench.status().trouble;
+        assert!(
+            trouble.contains(expected) && (trouble.contains("give each") || trouble.contains("make them equal")),
+            "{trouble}"
+        );
+        assert_eq!(bench.counter(counter), 1);
+    };
+    hears(|note| note.lambda = Digest::of(b"other settings"), "node peer has other [faces] settings", "other-lambda");
+    hears(
+        |note| (note.node, note.boot) = (name("a"), name("another")),
+        "another node is called a as well",
+        "name-clashes",
+    );
 }
 
 #[test]

@@ -194,7 +194,9 @@ impl Agent {
                 },
                 answer = answer_of(&mut self.reading) => self.on_record(link, answer),
                 answer = release_of(&mut self.releasing) => self.on_released(answer),
-                Ok(()) = self.desk.changed() => {}
+                changed = self.desk.changed() => {
+                    changed.map_err(|_| RunError::Run("the spool's thread has ended: please report that".into()))?;
+                }
                 Ok(()) = report.changed() => {}
                 Ok(()) = image.changed() => self.publish_image(link, &image),
                 () = link.drained_below(SERVE_BYTES), if wants_room => {}

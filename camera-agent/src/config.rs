@@ -96,7 +96,8 @@ impl SourceConfig {
     pub fn describe(&self) -> String {
         match self {
             Self::Folder { path } => format!("{FOLDER_PREFIX}{}", path.display()),
-            Self::V4l2(wish) => format!("camera {}", wish.device),
+            Self::V4l2(Wish { device: Some(device), .. }) => format!("camera {device}"),
+            Self::V4l2(Wish { device: None, .. }) => "camera, the first one".to_owned(),
             Self::Command(line) => format!("command {}", line.shown()),
         }
     }
@@ -327,7 +328,7 @@ fn check_source(raw: RawSource) -> Result<SourceConfig, ConfigError> {
         }
         SourceKind::V4l2 => {
             let wish = Wish {
-                device: raw.device.ok_or_else(|| missing("device", "\"/dev/video0\""))?,
+                device: raw.device,
                 width: raw.width.unwrap_or(1280),
                 height: raw.height.unwrap_or(720),
                 fps: raw.fps.unwrap_or(10),
@@ -389,7 +390,7 @@ mod tests {
     fn the_example_is_valid_and_shows_the_defaults() {
         let config = parse(EXAMPLE).unwrap();
         assert_eq!(config.source.class(), ChainClass::Live);
-        let bare = parse("[source]\nkind = \"v4l2\"\ndevice = \"/dev/video0\"\n").unwrap();
+        let bare = parse("[source]\nkind = \"v4l2\"\n").unwrap();
         assert_eq!(config.source, bare.source);
         assert_eq!((config.spool, config.frame_bytes_max), (bare.spool, bare.frame_bytes_max));
         assert_eq!((config.image_interval_s, config.still_interval_s), (bare.image_interval_s, bare.still_interval_s));
@@ -505,7 +506,6 @@ mod tests {
             ("[source]\npath = \"x\"\n".into(), vec!["missing field `kind`"]),
             ("[source]\nkind = \"webcam\"\n".into(), vec!["`webcam`", "`folder`", "`v4l2`", "`command`"]),
             ("[source]\nkind = \"folder\"\n".into(), vec!["source.path", "for example"]),
-            ("[source]\nkind = \"v4l2\"\n".into(), vec!["source.device", "/dev/video0"]),
             ("[source]\nkind = \"command\"\ncommand = []\n".into(), vec!["source.command", "rpicam-vid"]),
             (format!("{FOLDER}device = \"/dev/video0\"\n"), vec!["source.device", "only kind = \"v4l2\""]),
             (format!("{FOLDER}finite = true\n"), vec!["source.finite", "only kind = \"command\""]),

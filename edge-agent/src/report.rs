@@ -11,10 +11,12 @@ use serde_json::json;
 
 use crate::cli::CommandError;
 use crate::config::Config;
-use crate::store::{Depth, EventRow, FaceRow, Findings, SetAsideRow, SqliteStore, Store, StoreError, UnreadableRow};
+use crate::store::{
+    Depth, EventRow, FaceRow, Findings, Room, SetAsideRow, SqliteStore, Store, StoreError, UnreadableRow,
+};
 
 /// Frames with units set aside that `status` shows at most, the newest.
-const SET_ASIDE_SHOWN_MAX: u32 = 50;
+const SET_ASIDE_SHOWN_MAX: usize = 50;
 /// `status` names at most so many of the frames that could not be read.
 const UNREADABLE_SHOWN_MAX: usize = 50;
 
@@ -79,7 +81,14 @@ fn face_line(face: &FaceRow) -> String {
     let first = face.frames.first().map_or(0, |frame| frame.sequence);
     let frames = counted(face.frames.len() as u64, "frame");
     let (id, camera) = (printable(&face.face), printable(&face.camera));
-    format!("{id}  camera {camera}  first in frame {first}, {frames}  {}\n", labels.join(" "))
+    let (from, until) = (time_text(face.first_seen_ms), time_text(face.last_seen_ms));
+    format!("{id}  camera {camera}  {from} to {until}  first in frame {first}, {frames}  {}\n", labels.join(" "))
+}
+
+/// UTC, to the second.
+fn time_text(ms_since_1970: u64) -> String {
+    let seconds = i64::try_from(ms_since_1970 / 1_000).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |time| time.to_string())
 }
 
 pub(crate) fn events(config: &Config, last: u32, as_json: bool) -> Result<(), CommandError> {
@@ -95,16 +104,16 @@ pub(crate) fn events(config: &Config, last: u32, as_json: bool) -> Result<(), Co
 
 pub(crate) fn event_line(row: &EventRow) -> String {
     let event = &row.event;
-    let kind = match event.kind {
-        EventKind::NewFace => "new face",
-        EventKind::Recognised => "recognised",
+    // The face of a first event has that event's id.
+    let (kind, face) = match event.kind {
+        EventKind::NewFace => ("new face", String::new()),
+        EventKind::Recognised => ("recognised", format!("  face {}", event.face)),
     };
     let waiting = if row.on_bus { "" } else { "  (not yet seen on the bus)" };
-    let seconds = i64::try_from(event.captured_at_ms / 1_000).unwrap_or(i64::MAX);
-    let time = jiff::Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |time| time.to_string());
     format!(
-        "{time}  {kind:<10}  {}  camera {}  frame {}  {}{waiting}\n",
-        event.face,
+        "{}  {kind:<10}  {}{face}  camera {}  frame {}  {}{waiting}\n",
+        time_text(event.captured_at_ms),
+        event.id,
         event.camera,
         event.sequence,
         printable(&event.label)
@@ -136,6 +145,7 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
     let rows = rows.collect::<Result<Vec<_>, StoreError>>()?;
     // Whoever reads this may take long, and the agent's write-ahead log is not to grow meanwhile.
     drop(store);
+    let room = Room::of(&config.state_dir).ok();
     if as_json {
         let chains = rows.iter().map(|(chain, totals, set_aside, unreadable)| {
             let failing = chain.failure.as_ref().map(|(times, why)| json!({ "times": times, "why": why }));
@@ -146,12 +156,16 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError>
             })
         });
         let chains: Vec<_> = chains.collect();
-        return print_json(
-            &json!({ "node": config.node_name()?, "site": config.site, "running": running, "chains": chains }),
-        );
+        return print_json(&json!({ "node": config.node_name()?, "site": config.site, "running": running,
+                "disk-free-mb": room.map(|room| room.free_mb()), "disk-trouble": room.and_then(|room| room.trouble()),
+                "chains": chains }));
     }
     let state = if running { "running" } else { "not running: start it with `edge-agent run`" };
-    let mut text = format!("node {} of site {}: {state}\n", config.node_name()?, config.site);
+    let free = room.map_or(String::new(), |room| format!(", {} MB free on its disk", room.free_mb()));
+    let mut text = format!("node {} of site {}: {state}{free}\n", config.node_name()?, config.site);
+    if let Some(trouble) = room.and_then(|room| room.trouble()) {
+        text += &format!("  {trouble}\n");
+    }
     for (chain, totals, set_aside, unreadable) in rows {
         let end = match (chain.done, chain.head.version == Version::default()) {
             (true, _) => "done",
@@ -247,10 +261,13 @@ mod tests {
             camera: "door".into(),
             chain: "door-1".into(),
             first_seen_ms: 0,
-            last_seen_ms: 0,
+            last_seen_ms: 61_999,
             frames: vec![frame("a\u{1b}[2J.jpg\nforged")],
             thumbnail_bytes: 0,
         };
-        assert_eq!(face_line(&row), "f  camera door  first in frame 3, 1 frame  a\\u{1b}[2J.jpg\\nforged\n");
+        assert_eq!(
+            face_line(&row),
+            "f  camera door  1970-01-01T00:00:00Z to 1970-01-01T00:01:01Z  first in frame 3, 1 frame  a\\u{1b}[2J.jpg\\nforged\n"
+        );
     }
 }

@@ -22,6 +22,8 @@ const QUEUED_BYTES_MAX: usize = 64 << 20;
 const CONNECTIONS_MAX: usize = 200;
 /// Retained messages are written to the card this often, s.
 const AUTOSAVE_S: u32 = 900;
+/// A kept session, up to [`QUEUED_BYTES_MAX`] of memory and of each autosave, outlives its subscriber so long.
+const SESSIONS_KEPT: &str = "2d";
 
 /// One password per member of the site.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,7 +185,9 @@ pub fn settings(files: &Files<'_>) -> String {
          \n\
          # Faces and states that are kept for whoever comes later; written rarely, as cards wear.\n\
          persistence true\n\
-         autosave_interval {AUTOSAVE_S}\n"
+         autosave_interval {AUTOSAVE_S}\n\
+         # Who watches with a session that is kept, and never comes back, is forgotten; the agents keep none.\n\
+         persistent_client_expiration {SESSIONS_KEPT}\n"
     )
 }
 

@@ -54,6 +54,11 @@ pub const ZONES: &str = "/usr/share/zoneinfo";
 /// There if this start has no data partition: what is written now is gone at the next.
 pub const DATA_LOST: &str = "/run/microlambda/data-lost";
 
+/// There if a time service runs.
+pub const TIMESYNC: &str = "/run/systemd/timesync";
+/// There once a time server has answered since the start.
+pub const CLOCK_SET: &str = "/run/systemd/timesync/synchronized";
+
 /// Files whose presence a plan depends on.
 pub const OURS: [&str; 12] = [
     AUTHORITY,

@@ -29,8 +29,8 @@ pub struct View {
     pub set_up: Vec<&'static str>,
     /// What `edge-agent status --json` says.
     pub status: Option<Value>,
-    /// Known faces; none if nobody can tell.
-    pub faces: Option<usize>,
+    /// Whether no time server has set the clock since the start.
+    pub clock_unset: bool,
     /// What is wrong.
     pub problems: Vec<String>,
 }
@@ -50,13 +50,12 @@ pub fn look(root: &Path) -> View {
     let problems = problems.lines().filter_map(|line| line.strip_prefix("* ")).map(printable).collect();
     let host = std::fs::read_to_string(under(root, "/etc/hostname")).unwrap_or_default();
     let is_edge = exists(paths::EDGE);
-    let faces = ask_edge(&["faces", "list"]).filter(|_| is_edge);
     View {
         host: printable(host.trim()),
         services: SERVICES.iter().filter_map(|&(unit, _)| Some((unit, state_of(unit)?))).collect(),
         set_up,
+        clock_unset: exists(paths::TIMESYNC) && !exists(paths::CLOCK_SET),
         status: ask_edge(&["status"]).filter(|_| is_edge),
-        faces: faces.and_then(|faces| faces.as_array().map(Vec::len)),
         problems,
     }
 }
@@ -92,6 +91,9 @@ pub fn message(view: &View) -> String {
         text.push_str(&format!("  {what:<10} {state}{hint}\n"));
     }
     text.push_str(&seen(view));
+    if view.clock_unset {
+        text.push_str("\n  No time server has answered since the start: until one does, pictures and events may carry wrong times\n");
+    }
     if !view.problems.is_empty() {
         text.push_str("\nSomething is wrong with the files on the boot partition:\n");
         for problem in view.problems.iter().take(PROBLEMS_SHOWN) {
@@ -114,9 +116,12 @@ fn seen(view: &View) -> String {
     let chains = view.status.as_ref().and_then(|status| status.get("chains")).and_then(Value::as_array);
     let mut text = String::new();
     if let Some(chains) = chains {
+        let people = chains.iter().filter_map(|chain| chain.get("people").and_then(Value::as_u64)).sum();
         let cameras = counted(chains.len() as u64, "chain");
-        let faces = view.faces.map_or(String::new(), |faces| format!(", {}", counted(faces as u64, "known face")));
-        text.push_str(&format!("\n  {cameras}{faces}\n"));
+        text.push_str(&format!("\n  {cameras}, {}\n", counted(people, "face")));
+    }
+    if let Some(trouble) = view.status.as_ref().and_then(|status| status.get("disk-trouble")).and_then(Value::as_str) {
+        text.push_str(&format!("  {}\n", printable(trouble)));
     }
     text
 }
@@ -174,15 +179,17 @@ mod tests {
             host: "hub".into(),
             services: [("mosquitto.service", "active".to_owned()), ("edge-agent.service", "failed".to_owned())].into(),
             set_up: vec!["mosquitto.service", "edge-agent.service"],
-            status: Some(serde_json::json!({ "chains": [{}] })),
-            faces: Some(3),
+            status: Some(serde_json::json!({ "chains": [{ "people": 3 }], "disk-trouble": "the disk has 7 MB left" })),
+            clock_unset: true,
             problems: vec!["microlambda.toml, line 3: `site`: no".into(); 9],
         };
         let message = message(&view);
         for part in [
             "broker     runs",
             "sudo journalctl -u edge-agent.service",
-            "1 chain, 3 known faces",
+            "1 chain, 3 faces",
+            "the disk has 7 MB left",
+            "No time server",
             "line 3",
             "and 3 more",
             "sudo reboot",

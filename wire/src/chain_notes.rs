@@ -290,6 +290,9 @@ pub struct NodeStatus {
     /// Part of some five seconds that its worker was busy, 0 to 1000.
     #[serde(default)]
     pub load_permille: u32,
+    /// Room on the disk of its database, MB, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_free_mb: Option<u64>,
     /// What units cost here.
     #[serde(default)]
     pub costs: CostTable,
@@ -317,6 +320,7 @@ impl NodeStatus {
             program: String::new(),
             engine: String::new(),
             load_permille: 0,
+            disk_free_mb: None,
             costs: CostTable::new(),
             chains: Vec::new(),
             counters: Vec::new(),

@@ -26,6 +26,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Pictures of a live source that are passed over are told of this often at most.
 const WARN_EVERY: Duration = Duration::from_secs(10);
+/// A source that fails again and again for the same reason is told of this often: a camera may be missing for months.
+const FAILURE_EVERY: Duration = Duration::from_secs(3600);
 
 /// Opens the source; gets what a finite one has given already.
 pub type Opener = Box<dyn FnMut(Given, &Arc<Leash>) -> Result<Box<dyn Source>, SourceError> + Send>;
@@ -144,6 +146,8 @@ impl Pump {
             next_image: Instant::now(),
             next_warning: Instant::now(),
             unsaid: 0,
+            failure: None,
+            next_failure: Instant::now(),
             gate,
         };
         std::thread::Builder::new().name("source".into()).spawn(move || {
@@ -179,6 +183,9 @@ struct Worker {
     next_warning: Instant,
     /// Pictures passed over without a word since the last warning.
     unsaid: u64,
+    /// Why the source failed last, if it has given nothing since.
+    failure: Option<String>,
+    next_failure: Instant,
     /// For live sources, unless it is switched off.
     gate: Option<Gate>,
 }
@@ -211,13 +218,19 @@ impl Worker {
                 // A command that was killed because the agent stops is no trouble.
                 Err(SourceError::Trouble(_)) if self.is_stopped_within(Duration::ZERO) => return,
                 Err(SourceError::Trouble(why)) => {
-                    log::warn!(why = why.as_str(), pause_ms = pause.as_millis() as u64; "the source failed and will be opened again");
+                    let is_other = self.failure.as_ref() != Some(&why);
+                    if is_other || Instant::now() >= self.next_failure {
+                        self.next_failure = Instant::now() + FAILURE_EVERY;
+                        log::warn!(why = why.as_str(), pause_ms = pause.as_millis() as u64; "the source failed and will be opened again");
+                    }
+                    self.failure = Some(why.clone());
                     self.report.send_modify(|report| {
                         report.phase = Phase::Trouble(why);
                         report.reopened += 1;
                     });
                     if self.report.borrow().given() > given_before {
                         pause = PAUSE_MIN;
+                        self.failure = None;
                     }
                     if self.is_stopped_within(pause) {
                         return;

@@ -50,7 +50,7 @@ pub enum SpoolError {
     EdgeAgents(String),
     /// It was made for something else.
     #[error(
-        "the spool in {folder} belongs to {holds}, and the configuration asks for {asked}: correct the configuration, set another `state-dir`, or start anew with `camera-agent run --new-job`"
+        "the spool in {folder} belongs to {holds}, and the configuration asks for {asked}: correct the configuration, set another `state-dir`, or start anew: with `camera-agent run --new-job`, or, as a service, without {folder}/spool.sqlite* (stop it, remove these, start it)"
     )]
     Other {
         /// Where.

@@ -63,7 +63,8 @@ pub async fn run(
         Link::start(link_config)
     };
     log::info!(node:% = name, boot:% = boot, site:% = config.site; "edge agent starting");
-    let mut node = Node::open(config, boot, store, Agent { link, command, worker_events, worker: None })?;
+    let state_dir = config.state_dir.clone();
+    let mut node = Node::open(config, boot, store, Agent { link, state_dir, command, worker_events, worker: None })?;
     node.withdraw_faces(gone);
     node.databases_are_kept(kept, damaged.as_ref());
     tokio::select! {
@@ -134,7 +135,10 @@ impl<S: Store> Node<S, Agent> {
                         self.on_worker(event)?;
                     }
                 }
-                Some(event) = bus.recv() => self.on_bus(event)?,
+                event = bus.recv() => match event {
+                    Some(event) => self.on_bus(event)?,
+                    None => return Err(NodeError::ConnectionEnded),
+                },
                 () = tokio::time::sleep(wake) => {}
             }
             self.tick()?;

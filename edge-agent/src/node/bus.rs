@@ -34,6 +34,9 @@ impl<S: Store, W: World> Node<S, W> {
             }
         };
         match topic {
+            // Taken off the broker, by who had said it or by a person.
+            Topic::CameraHead { .. } | Topic::Done { .. } | Topic::Face { .. } if payload.is_empty() => Ok(()),
+            Topic::NodeStatus { node } if payload.is_empty() => self.peer_removed(&node),
             Topic::CameraHead { camera } => {
                 match self.read_of("camera head", &camera, payload, |head: &CameraHead| &head.camera) {
                     Some(head) => self.camera_head(head),
@@ -80,7 +83,6 @@ impl<S: Store, W: World> Node<S, W> {
                 }
                 Ok(())
             }
-            Topic::Face { .. } if payload.is_empty() => Ok(()),
             Topic::Face { face } => match self.read::<FaceNote>(&topic_name("face", &face), payload) {
                 Some(note) if self.chains.contains_key(&note.chain) => self.face_note(face, note),
                 _ => Ok(()),
@@ -190,7 +192,9 @@ impl<S: Store, W: World> Node<S, W> {
             }
             Ok((meta, _)) => {
                 self.counters.refused_messages += 1;
-                log::warn!(camera:% = camera, named:% = meta.camera; "frame refused: it names another camera");
+                if self.refusals.is_due(self.world.now_us()) {
+                    log::warn!(camera:% = camera, named:% = meta.camera; "frame refused: it names another camera");
+                }
                 Ok(())
             }
             Err(error) => {
@@ -201,22 +205,27 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     fn continuation(&mut self, note: Continuation) -> Result<(), NodeError> {
+        let now_us = self.world.now_us();
         if note.node == self.name && note.boot != self.boot {
             self.counters.name_clashes += 1;
-            log::error!(node:% = note.node; "another node uses this node's name: give each its own `node`");
+            self.name_clashed_at_us = Some(now_us);
+            if self.name_clashes.is_due(now_us) {
+                log::error!(node:% = note.node; "another node uses this node's name: give each its own `node`");
+            }
         }
         if note.node == self.name {
             return Ok(());
         }
-        let now_us = self.world.now_us();
         if let Some(peer) = self.peers.get_mut(&note.node) {
             peer.heard_at_us = now_us;
             peer.other_lambda = note.lambda != self.lambda;
         }
         if note.lambda != self.lambda {
             self.counters.other_lambda += 1;
-            log::warn!(node:% = note.node, chain:% = note.chain;
-                "a node with other [faces] settings or another version works on this chain: make them equal");
+            if self.other_lambdas.is_due(now_us) {
+                log::warn!(node:% = note.node, chain:% = note.chain;
+                    "a node with other [faces] settings or another version works on this chain: make them equal");
+            }
             return Ok(());
         }
         match &note.origin {
@@ -299,15 +308,28 @@ impl<S: Store, W: World> Node<S, W> {
         };
         self.peers.insert(status.node.clone(), peer);
         if gone {
-            log::info!(node:% = status.node; "a node is gone");
-            self.forget_ahead_of(&status.node);
-            let names: Vec<Name> = self.chains.keys().cloned().collect();
-            for chain in names {
-                self.drive(&chain, Event::PeerGone { node: status.node.to_string() })?;
-            }
+            self.peer_is_gone(&status.node)?;
         }
         if came {
             self.repeat_claims();
+        }
+        Ok(())
+    }
+
+    /// A person took a node off the site for good.
+    fn peer_removed(&mut self, node: &Name) -> Result<(), NodeError> {
+        match self.peers.remove(node) {
+            Some(peer) if peer.online => self.peer_is_gone(node),
+            _ => Ok(()),
+        }
+    }
+
+    fn peer_is_gone(&mut self, node: &Name) -> Result<(), NodeError> {
+        log::info!(node:%; "a node is gone");
+        self.forget_ahead_of(node);
+        let names: Vec<Name> = self.chains.keys().cloned().collect();
+        for chain in names {
+            self.drive(&chain, Event::PeerGone { node: node.to_string() })?;
         }
         Ok(())
     }

@@ -32,7 +32,9 @@ impl<S: Store, W: World> Node<S, W> {
             }
             Err(why) => {
                 self.counters.deltas_refused += 1;
-                log::warn!(chain:% = chain; "content refused: it {why}");
+                if self.refusals.is_due(self.world.now_us()) {
+                    log::warn!(chain:% = chain; "content refused: it {why}");
+                }
                 Ok(false)
             }
         }

@@ -29,7 +29,7 @@ use microlambda_runtime::{ConfigError, Message, Seldom};
 use microlambda_wire::{ChainClass, EventNote, Name, SetAsideNote, Topic, TopicPrefix, to_payload};
 
 use crate::config::Config;
-use crate::store::{Store, StoreError};
+use crate::store::{Room, Store, StoreError};
 pub use agent::run;
 use book::EventBook;
 use chain_run::ChainRun;
@@ -56,6 +56,9 @@ pub enum NodeError {
     /// The store failed: going on would publish what is not durable.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The task that keeps up the connection has ended, which it never does by itself: a start anew is the remedy.
+    #[error("the connection's task has ended: please report that")]
+    ConnectionEnded,
     /// The system refused something basic.
     #[error("{what}: {source}")]
     System {
@@ -98,6 +101,16 @@ pub struct Node<S, W> {
     refusals: Seldom,
     /// Frames that could not be read, as the log tells them.
     unreadable: Seldom,
+    /// Nodes with other settings, as the log tells them.
+    other_lambdas: Seldom,
+    /// Nodes with this node's name, as the log tells them.
+    name_clashes: Seldom,
+    /// When another node last spoke under this node's name, µs.
+    name_clashed_at_us: Option<u64>,
+    /// The room on the store's disk, as it was at the last status.
+    room: Option<Room>,
+    /// That there is little of it, as the log tells it.
+    rooms: Seldom,
     /// No bids before this: peers may hold newer heads.
     settled_at_us: u64,
     status_at_us: u64,
@@ -138,6 +151,11 @@ impl<S: Store, W: World> Node<S, W> {
             set_aside: VecDeque::new(),
             refusals: Seldom::default(),
             unreadable: Seldom::default(),
+            other_lambdas: Seldom::standing(),
+            name_clashes: Seldom::standing(),
+            name_clashed_at_us: None,
+            room: None,
+            rooms: Seldom::standing(),
             settled_at_us: u64::MAX,
             status_at_us: 0,
             stopping: false,

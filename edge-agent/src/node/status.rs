@@ -48,6 +48,8 @@ counters! {
     steps,
     /// Units the worker ended.
     units,
+    /// The longest of them with what had to go before it, µs.
+    unit_max_us,
     /// Steps that ended after `r_limit`.
     overruns,
     /// Longest time beyond `r_limit`, µs.
@@ -165,9 +167,12 @@ impl<S: Store, W: World> Node<S, W> {
         let link = self.world.bus_counters();
         counters.push(("bus-messages-dropped".into(), link.inbox_dropped));
         counters.push(("bus-connections".into(), link.connected));
+        self.room = self.world.room();
+        self.tell_of_room(now_us);
         let status = NodeStatus {
             engine: self.worker.engine.clone(),
             load_permille,
+            disk_free_mb: self.room.map(|room| room.free_mb()),
             costs: self.budget.table(),
             chains: self.chains.keys().map(|name| self.chain_lag(name)).collect(),
             counters,
@@ -178,6 +183,14 @@ impl<S: Store, W: World> Node<S, W> {
         let line = self.status_line(&status);
         self.world.show_status(&line);
         self.publish(&Topic::NodeStatus { node: self.name.clone() }, &status, true);
+    }
+
+    /// A disk fills for years: whoever reads the log is to see that in time.
+    fn tell_of_room(&mut self, now_us: u64) {
+        let trouble = self.room.and_then(|room| room.trouble());
+        if let Some(trouble) = trouble.filter(|_| self.rooms.is_due(now_us)) {
+            log::warn!("{trouble}");
+        }
     }
 
     fn chain_lag(&self, name: &Name) -> ChainLag {
@@ -203,6 +216,20 @@ impl<S: Store, W: World> Node<S, W> {
         }
         if !self.kept_aside.is_empty() {
             return self.kept_aside.clone();
+        }
+        if let Some(trouble) = self.room.and_then(|room| room.trouble()) {
+            return trouble;
+        }
+        let now_us = self.world.now_us();
+        let is_recent = |at_us: u64| at_us.saturating_add(SILENCE_US) > now_us;
+        if self.name_clashed_at_us.is_some_and(is_recent) {
+            return format!("another node is called {} as well: give each its own `node`", self.name);
+        }
+        let other = |peer: &PeerView| peer.online && peer.other_lambda && is_recent(peer.heard_at_us);
+        if let Some((node, _)) = self.peers.iter().find(|(_, peer)| other(peer)) {
+            return format!(
+                "node {node} has other [faces] settings or another version, and they cannot take part in each other's work: make them equal"
+            );
         }
         let behind =
             self.chains.iter().find(|(name, run)| run.class == ChainClass::Live && self.lag(name) > BEHIND_RECORDS);

@@ -161,9 +161,12 @@ impl<S: Store, W: World> Node<S, W> {
                 Ok(())
             }
             Ok(FromWorker::Unit { step, sequence, prepare, run, outcome, thumbnail }) => {
+                let mut unit_us = 0;
                 for (class, work, cost_us) in prepare.into_iter().chain([run]) {
                     self.budget.observe(class, work, cost_us);
+                    unit_us = cost_us.saturating_add(unit_us);
                 }
+                self.counters.unit_max_us = self.counters.unit_max_us.max(unit_us);
                 self.worker.parts.clear();
                 self.worker.kills_in_a_row = 0;
                 self.worker.too_slow.clear();

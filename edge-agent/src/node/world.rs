@@ -1,9 +1,12 @@
 //! What a node acts on: a clock, the bus, a worker process. The agent's is real, the simulator's is not.
 
+use std::path::PathBuf;
+
 use microlambda_faces::proto::ToWorker;
 use microlambda_runtime::{Link, LinkCounters, Message, monotonic_us, notify};
 use tokio::sync::mpsc;
 
+use crate::store::Room;
 use crate::worker::{Worker, WorkerCommand, WorkerEvent};
 
 /// Everything around a node but its store. Nothing here waits: answers come as inputs of the node.
@@ -37,6 +40,11 @@ pub trait World {
         0
     }
 
+    /// The room on the disk of the store, if that can be told.
+    fn room(&self) -> Option<Room> {
+        None
+    }
+
     /// Ends the worker at once, whatever it is doing.
     fn kill_worker(&mut self);
 
@@ -47,6 +55,7 @@ pub trait World {
 /// The agent's world: MQTT, a child process, the machine's clock.
 pub(super) struct Agent {
     pub link: Link,
+    pub state_dir: PathBuf,
     pub command: WorkerCommand,
     pub worker_events: mpsc::Sender<WorkerEvent>,
     pub worker: Option<Worker>,
@@ -83,6 +92,10 @@ impl World for Agent {
 
     fn worker_waited_us(&self) -> u64 {
         self.worker.as_ref().map_or(0, Worker::waited_us)
+    }
+
+    fn room(&self) -> Option<Room> {
+        Room::of(&self.state_dir).ok()
     }
 
     fn kill_worker(&mut self) {

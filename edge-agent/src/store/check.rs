@@ -13,7 +13,8 @@ use serde::Serialize;
 
 use super::sqlite::{SqliteStore, chain_id, integer};
 use super::sqlite_read::{encoding_bytes, unsigned};
-use super::{Store, StoreError, StoredChain, kind_text};
+use super::totals::totals_before;
+use super::{ChainTotals, Store, StoreError, StoredChain, kind_text};
 
 /// Entries folded at once, bytes.
 const PART_BYTES: usize = 1 << 20;
@@ -204,6 +205,7 @@ impl SqliteStore {
             return Err(Stopped::OtherSettings);
         }
         let mut fold = FoldState::genesis(*faces);
+        let mut totals = ChainTotals::default();
         let (mut sightings, mut kept, mut events, mut done) = (0, 0, 0, false);
         loop {
             let (entries, _) = self.entries(&chain.name, fold.head().version.sequence, PART_BYTES)?;
@@ -212,6 +214,8 @@ impl SqliteStore {
             }
             for entry in &entries {
                 let folded = self.check_record(chain, &mut fold, entry)?;
+                totals = totals.with(entry);
+                self.check_totals(chain, entry, totals)?;
                 done |= folded.done;
                 for sighting in &folded.sightings {
                     self.check_sighting(chain, entry, sighting)?;
@@ -243,6 +247,17 @@ impl SqliteStore {
             return Err(wrong(format!("record {} leads elsewhere than its content", entry.sequence)));
         }
         Ok(folded)
+    }
+
+    fn check_totals(&self, chain: &StoredChain, entry: &Entry, totals: ChainTotals) -> Result<(), Stopped> {
+        let read = || {
+            let (id, next) = (chain_id(&self.connection, &chain.name)?, integer(entry.next_sequence())?);
+            totals_before(&self.connection, id, next)
+        };
+        if read().map_err(|source| self.sqlite(source))? != totals {
+            return Err(wrong(format!("the sums up to record {} are not those of its records", entry.sequence)));
+        }
+        Ok(())
     }
 
     fn check_state(&self, chain: &StoredChain, fold: &FoldState) -> Result<(), Stopped> {

@@ -1,8 +1,11 @@
 //! A database that is new, or of another version of this program.
 
-use super::StoreError;
+use microlambda_faces::content::{Entry, from_bytes};
+use rusqlite::{Transaction, params};
+
 use super::check::own_schema;
-use super::sqlite::{SCHEMA, SCHEMA_VERSION, SqliteStore};
+use super::sqlite::{SCHEMA, SCHEMA_VERSION, SqliteStore, integer};
+use super::{ChainTotals, StoreError};
 
 /// Version 1 counted a person's frames at each start, which took the longer the older it was.
 const FROM_1: &str = "CREATE TEMP TABLE former AS SELECT *,
@@ -23,10 +26,11 @@ impl SqliteStore {
                 self.connection.execute_batch(&script).map_err(|source| self.sqlite(source))
             }
             SCHEMA_VERSION => Ok(()),
-            1 if self.schema().map_err(|source| self.sqlite(source))?
-                != *own_schema().map_err(|source| self.sqlite(source))? =>
+            found @ 1..SCHEMA_VERSION
+                if self.schema().map_err(|source| self.sqlite(source))?
+                    != *own_schema().map_err(|source| self.sqlite(source))? =>
             {
-                self.migrate_from_1()
+                self.migrate_from(found)
             }
             found => Err(self.other_version(found)),
         }
@@ -42,59 +46,113 @@ impl SqliteStore {
         }
     }
 
-    /// The table is made anew, not altered: each start compares the schema with its own, letter by letter.
-    fn migrate_from_1(&self) -> Result<(), StoreError> {
+    /// Tables are made anew, not altered: each start compares the schema with its own, letter by letter.
+    fn migrate_from(&self, found: i64) -> Result<(), StoreError> {
+        let error = |source| StoreError::Directory { path: self.path.clone(), source };
+        self.need_room(std::fs::metadata(&self.path).map_err(error)?.len())?;
+        log::info!(from = found, to = SCHEMA_VERSION; "the database is of an earlier version: it is brought to this one's form");
         let migrate = || {
             let transaction = self.connection.unchecked_transaction()?;
-            let of_ours = |object: &String| {
-                let sql =
-                    ["index sighting_by_person ", "table sighting "].iter().find_map(|name| object.strip_prefix(name));
-                sql.map(str::to_owned)
-            };
-            // In the order of their kinds, indexes come first; the table has to be there before.
-            let made: Vec<String> = own_schema()?.iter().rev().filter_map(of_ours).collect();
-            transaction.execute_batch(&format!("{FROM_1} {}; {FROM_1_REST}", made.join(";")))?;
+            if found == 1 {
+                let made = made(&["table sighting ", "index sighting_by_person "])?;
+                transaction.execute_batch(&format!("{FROM_1} {made} {FROM_1_REST}"))?;
+            }
+            let are_read = add_totals(&transaction)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-            let is_own = self.schema()? == *own_schema()?;
+            let is_own = are_read && self.schema()? == *own_schema()?;
             if is_own { transaction.commit().map(|()| true) } else { Ok(false) }
         };
         let is_own = migrate().map_err(|source| self.sqlite(source))?;
-        if is_own { Ok(()) } else { Err(self.damaged("the schema")) }
+        if is_own { Ok(()) } else { Err(self.damaged("the schema, or an entry")) }
     }
+}
+
+/// What makes objects of this program's schema, named by kind and name.
+fn made(objects: &[&str]) -> rusqlite::Result<String> {
+    let own = own_schema()?;
+    let sql = objects.iter().filter_map(|name| own.iter().find_map(|object| object.strip_prefix(name)));
+    Ok(sql.map(|sql| format!("{sql};")).collect())
+}
+
+/// Up to version 2 there were no sums beside the entries: whoever wanted them read all. False if an entry cannot be read.
+fn add_totals(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
+    tx.execute_batch(&format!("ALTER TABLE entry RENAME TO former_entry; {}", made(&["table entry "])?))?;
+    {
+        let columns = "chain, sequence, next_sequence, body, digest, generation, set_aside";
+        let mut former = tx.prepare(&format!("SELECT {columns} FROM former_entry ORDER BY chain, sequence"))?;
+        let mut insert = tx.prepare(&format!(
+            "INSERT INTO entry ({columns}, frames, unreadable, faces_seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+        ))?;
+        let (mut rows, mut totals) = (former.query([])?, (0, ChainTotals::default()));
+        while let Some(row) = rows.next()? {
+            let (chain, body): (i64, Vec<u8>) = (row.get(0)?, row.get(3)?);
+            let Ok(entry) = from_bytes::<Entry>(&body) else { return Ok(false) };
+            let before = if totals.0 == chain { totals.1 } else { ChainTotals::default() };
+            totals = (chain, before.with(&entry));
+            let ChainTotals { frames, unreadable, faces_seen } = totals.1;
+            insert.execute(params![
+                chain,
+                row.get::<_, i64>(1)?,
+                row.get::<_, i64>(2)?,
+                body,
+                row.get::<_, Vec<u8>>(4)?,
+                row.get::<_, i64>(5)?,
+                row.get::<_, i64>(6)?,
+                integer(frames)?,
+                integer(unreadable)?,
+                integer(faces_seen)?
+            ])?;
+        }
+    }
+    tx.execute_batch("DROP TABLE former_entry;")?;
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use microlambda::{Digest, Head};
-    use microlambda_wire::{ChainClass, Name};
+    use microlambda_faces::Analysis;
+    use microlambda_faces::content::to_bytes;
+    use microlambda_wire::{ChainClass, Name, Record};
 
     use super::*;
     use crate::store::Store;
 
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    /// A table as it was before it had some columns.
+    fn former(table: &str, lacks: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
+        let found = SCHEMA.split_inclusive(';').find(|sql| sql.contains(&format!("CREATE TABLE {table} ")));
+        let is_there = |line: &&str| !lacks.iter().any(|column| line.trim().starts_with(&format!("{column} ")));
+        Ok(found.ok_or("no table")?.lines().filter(is_there).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// A store with one chain, as version 2 had it.
+    fn of_version_2(folder: &std::path::Path) -> Result<SqliteStore, Box<dyn std::error::Error>> {
+        let mut store = SqliteStore::open(folder)?;
+        let head = Head::genesis(Digest::of(b""));
+        store.add_chain(&Name::new("door-1")?, &Name::new("door")?, ChainClass::Live, head)?;
+        let entry = former("entry", &["frames", "unreadable", "faces_seen"])?;
+        store.connection.execute_batch(&format!("DROP TABLE entry; {entry} PRAGMA user_version = 2;"))?;
+        Ok(store)
+    }
+
     #[test]
-    fn a_database_of_version_1_gets_what_it_lacks_and_keeps_the_rest() -> Result<(), Box<dyn std::error::Error>> {
+    fn a_database_of_version_1_gets_what_it_lacks_and_keeps_the_rest() -> Outcome {
         let folder = tempfile::tempdir()?;
-        let chain = Name::new("door-1")?;
-        let mut store = SqliteStore::open(folder.path())?;
-        store.add_chain(&chain, &Name::new("door")?, ChainClass::Live, Head::genesis(Digest::of(b"")))?;
-        let own = store.schema()?;
-        let former = SCHEMA
-            .split_inclusive("STRICT, WITHOUT ROWID;")
-            .find(|table| table.contains("CREATE TABLE sighting"))
-            .ok_or("no table")?;
-        let lacks = |line: &&str| !line.trim().starts_with("frames ") && !line.trim().starts_with("last_seen_ms ");
-        let former: Vec<&str> = former.lines().filter(lacks).collect();
+        let own = own_schema()?;
+        let store = of_version_2(folder.path())?;
         store.connection.execute_batch(&format!(
             "DROP TABLE sighting; {}
              CREATE INDEX sighting_by_person ON sighting (chain, person, sequence);
              INSERT INTO sighting VALUES (1, 0, 0, 0, 0.0, 500, 'a'), (1, 0, 1, 1, 0.0, 500, 'a'), (1, 2, 0, 0, 0.1, 400, 'c'),
                (1, 2, 1, 0, 0.2, 400, 'c'), (1, 5, 0, 0, 0.3, 900, 'f');
              PRAGMA user_version = 1;",
-            former.join("\n")
+            former("sighting", &["frames", "last_seen_ms"])?
         ))?;
         drop(store);
         let store = SqliteStore::open(folder.path())?;
-        assert_eq!((store.user_version()?, store.schema()?), (SCHEMA_VERSION, own));
+        assert_eq!((store.user_version()?, &store.schema()?), (SCHEMA_VERSION, own));
         let query = "SELECT sequence, face_index, person, frames, last_seen_ms, label FROM sighting ORDER BY 1, 2";
         let mut statement = store.connection.prepare(query)?;
         type Row = (i64, i64, i64, i64, i64, String);
@@ -111,6 +169,44 @@ mod tests {
             (5, 0, 0, 3, 900, "f"),
         ];
         assert_eq!(rows, expected.map(|(a, b, c, d, e, f)| (a, b, c, d, e, f.to_owned())));
+        Ok(())
+    }
+    #[test]
+    fn a_database_of_version_2_gets_the_sums_over_its_records() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let store = of_version_2(folder.path())?;
+        let frame = |sequence: u64, why: Option<&str>| {
+            let record =
+                Record::Frame { captured_at_ms: 0, digest: Digest::of(b"f"), label: String::new(), moved: None };
+            let analysis = why.map(|why| Analysis::Unreadable { why: why.into() });
+            Entry { sequence, record, analysis, engine: String::new() }
+        };
+        for entry in [frame(0, Some("cut")), frame(1, None), frame(4, Some("empty"))] {
+            let row = params![integer(entry.sequence)?, integer(entry.sequence + 1)?, to_bytes(&entry)?, [7_u8; 32]];
+            store.connection.execute("INSERT INTO entry VALUES (1, ?1, ?2, ?3, ?4, 0, 0)", row)?;
+        }
+        drop(store);
+        let store = SqliteStore::open(folder.path())?;
+        assert_eq!((store.user_version()?, &store.schema()?), (SCHEMA_VERSION, own_schema()?));
+        let chain = Name::new("door-1")?;
+        assert_eq!(store.totals(&chain)?, ChainTotals { frames: 3, unreadable: 2, faces_seen: 0 });
+        let unreadable = |frames_max| {
+            store
+                .unreadable(&chain, frames_max)
+                .map(|rows| rows.into_iter().map(|row| (row.sequence, row.why)).collect::<Vec<_>>())
+        };
+        assert_eq!(unreadable(9)?, [(0, "cut".to_owned()), (4, "empty".to_owned())]);
+        assert_eq!(unreadable(1)?, [(4, "empty".to_owned())]);
+        Ok(())
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_damage_and_nothing_is_changed() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let store = of_version_2(folder.path())?;
+        store.connection.execute("INSERT INTO entry VALUES (1, 0, 1, x'00ff', zeroblob(32), 0, 0)", [])?;
+        assert!(store.migrate().is_err_and(|error| error.is_damage()));
+        assert_eq!(store.user_version()?, 2);
         Ok(())
     }
 }

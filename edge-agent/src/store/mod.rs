@@ -4,9 +4,11 @@ mod check;
 mod fold_again;
 mod migrate;
 mod recover;
+mod room;
 mod sqlite;
 mod sqlite_gallery;
 mod sqlite_read;
+mod totals;
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use serde::Serialize;
 
 pub use check::{Depth, Findings};
 pub use recover::{KeptAside, Opened, Rest};
+pub use room::Room;
 pub use sqlite::SqliteStore;
 
 /// A node has at most so many chains open, and looks at so many when it starts.

@@ -20,7 +20,7 @@ use microlambda_runtime::notify;
 
 use super::check::{Depth, Findings};
 use super::sqlite::{DATABASE, SqliteStore, lock};
-use super::{CHAINS_OPEN_MAX, StoreError};
+use super::{CHAINS_OPEN_MAX, Room, StoreError};
 
 /// How long a start is held up to check what the node does not need at once, ms: a database of some 10,000 steps.
 const CHECK_MS_MAX: u64 = 250;
@@ -166,13 +166,12 @@ impl SqliteStore {
     /// [`StoreError::Directory`] if it has not: one that is full for a while is full for everything else on it too.
     pub fn need_room(&self, bytes: u64) -> Result<(), StoreError> {
         let error = |source| StoreError::Directory { path: self.path.clone(), source };
-        let disk = rustix::fs::statvfs(&self.path).map_err(|errno| error(errno.into()))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free >= bytes {
+        let room = Room::of(&self.path).map_err(error)?;
+        if room.free_bytes >= bytes {
             return Ok(());
         }
-        let mb = |bytes: u64| bytes.div_ceil(1_000_000);
-        let why = format!("its disk has {} MB free, and {} are needed: make room on it", free / 1_000_000, mb(bytes));
+        let needed_mb = bytes.div_ceil(1_000_000);
+        let why = format!("its disk has {} MB free, and {needed_mb} are needed: make room on it", room.free_mb());
         Err(error(std::io::Error::new(ErrorKind::StorageFull, why)))
     }
 

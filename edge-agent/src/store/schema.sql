@@ -30,6 +30,9 @@ CREATE TABLE entry (
   digest BLOB NOT NULL,                 -- state after it
   generation INTEGER NOT NULL,          -- of the state after it
   set_aside INTEGER NOT NULL,           -- of the state after it
+  frames INTEGER NOT NULL,              -- sums over all records up to it, for people: never part of a state
+  unreadable INTEGER NOT NULL,
+  faces_seen INTEGER NOT NULL,
   PRIMARY KEY (chain, sequence)
 ) STRICT, WITHOUT ROWID;
 

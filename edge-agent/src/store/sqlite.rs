@@ -17,10 +17,11 @@ use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::sqlite_read::encoding_bytes;
+use super::totals::totals_before;
 use super::{Advance, ChainTotals, FaceRow, Store, StoreError, StoredChain, kind_text};
 
 /// Written into `user_version`; raised by one with every change of `schema.sql`.
-pub(super) const SCHEMA_VERSION: i64 = 2;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 /// The database inside a state directory.
 pub(super) const DATABASE: &str = "edge.sqlite";
 pub(super) const SCHEMA: &str = include_str!("schema.sql");
@@ -363,17 +364,23 @@ fn take_back(tx: &Transaction<'_>, chain: i64, from: i64) -> rusqlite::Result<()
 }
 
 fn write_entry(tx: &Transaction<'_>, chain: i64, entry: &Entry, folded: &Folded) -> rusqlite::Result<()> {
+    let sequence = integer(entry.sequence)?;
+    let totals = totals_before(tx, chain, sequence)?.with(entry);
     tx.prepare_cached(
-        "INSERT INTO entry (chain, sequence, next_sequence, body, digest, generation, set_aside) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO entry (chain, sequence, next_sequence, body, digest, generation, set_aside, frames, unreadable, faces_seen)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         chain,
-        integer(entry.sequence)?,
+        sequence,
         integer(entry.next_sequence())?,
         blob(entry)?,
         folded.head.digest.0,
         folded.head.version.generation,
-        folded.head.set_aside
+        folded.head.set_aside,
+        integer(totals.frames)?,
+        integer(totals.unreadable)?,
+        integer(totals.faces_seen)?
     ])?;
     Ok(())
 }

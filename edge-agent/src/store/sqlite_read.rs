@@ -1,17 +1,13 @@
 //! SQLite as a store: reads.
 
-use std::collections::VecDeque;
-
 use microlambda::{Attempt, Digest, Head, StepMode, Version};
-use microlambda_faces::content::{Entry, PartialEntry, from_bytes};
-use microlambda_faces::{Analysis, ENCODING_LEN, Encoding, Face, FaceOutcome, Tile, Unusable};
-use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
+use microlambda_faces::content::{Entry, from_bytes};
+use microlambda_faces::{ENCODING_LEN, Encoding};
+use microlambda_wire::{ChainClass, EventKind, EventNote, Name};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::sqlite::{SqliteStore, chain_id, identity, integer};
-use super::{
-    ChainTotals, EVENTS_MAX, EventRow, FaceRow, FrameRow, SetAsideRow, StoreError, StoredChain, UnreadableRow,
-};
+use super::{EVENTS_MAX, EventRow, FaceRow, FrameRow, StoreError, StoredChain};
 
 const CHAIN_COLUMNS: &str =
     "id, name, camera, batch, lambda, generation, boundary_sequence, boundary_digest, boundary_set_aside,
@@ -190,6 +186,10 @@ impl SqliteStore {
         read().map_err(|source| self.sqlite(source))
     }
 
+    pub(super) fn entry_of(&self, chain: &Name, body: &[u8]) -> Result<Entry, StoreError> {
+        from_bytes(body).map_err(|why| self.damaged(format!("an entry of chain {chain} ({why})")))
+    }
+
     pub(super) fn read_entries(
         &self,
         chain: &Name,
@@ -213,10 +213,7 @@ impl SqliteStore {
             Ok(bodies)
         };
         let bodies = read().map_err(|source| self.sqlite(source))?;
-        let entry = |body: Vec<u8>| {
-            from_bytes::<Entry>(&body).map_err(|why| self.damaged(format!("an entry of chain {chain} ({why})")))
-        };
-        let entries = bodies.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+        let entries = bodies.iter().map(|body| self.entry_of(chain, body)).collect::<Result<Vec<_>, _>>()?;
         let behind =
             entries.last().map(|entry| self.read_boundary(chain, entry.next_sequence())).transpose()?.flatten();
         Ok((entries, behind))
@@ -327,101 +324,4 @@ impl SqliteStore {
         };
         read().map_err(|source| self.sqlite(source))
     }
-
-    pub(super) fn read_totals(&self, chain: &Name) -> Result<ChainTotals, StoreError> {
-        let mut totals = ChainTotals::default();
-        self.for_each_entry(chain, |entry| {
-            totals.frames += u64::from(matches!(entry.record, Record::Frame { .. }));
-            match &entry.analysis {
-                Some(Analysis::Frame(analysis)) => totals.faces_seen += analysis.faces.len() as u64,
-                Some(Analysis::Unreadable { .. } | Analysis::SetAside { .. }) => totals.unreadable += 1,
-                None => {}
-            }
-        })?;
-        Ok(totals)
-    }
-
-    fn for_each_entry(&self, chain: &Name, mut see: impl FnMut(&Entry)) -> Result<(), StoreError> {
-        let mut sequence = 0;
-        loop {
-            let (entries, _) = self.read_entries(chain, sequence, 1 << 20)?;
-            let Some(last) = entries.last() else { return Ok(()) };
-            sequence = last.next_sequence();
-            entries.iter().for_each(&mut see);
-        }
-    }
-
-    /// The newest `frames_max` frames that could not be read, and why; the latest last.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the database cannot be read.
-    pub fn unreadable(&self, chain: &Name, frames_max: usize) -> Result<Vec<UnreadableRow>, StoreError> {
-        let mut rows = VecDeque::new();
-        self.for_each_entry(chain, |entry| {
-            if let (Record::Frame { label, .. }, Some(Analysis::Unreadable { why })) = (&entry.record, &entry.analysis)
-            {
-                rows.push_back(UnreadableRow { sequence: entry.sequence, label: label.clone(), why: why.clone() });
-                if rows.len() > frames_max {
-                    rows.pop_front();
-                }
-            }
-        })?;
-        Ok(rows.into())
-    }
-
-    /// The units set aside in the newest `frames_max` records that have any, and in the record under way; the latest last.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the database cannot be read.
-    pub fn set_aside(&self, chain: &StoredChain, frames_max: u32) -> Result<Vec<SetAsideRow>, StoreError> {
-        let read = || {
-            let id = chain_id(&self.connection, &chain.name)?;
-            // The count is of the state after each record: where it rises, there is one.
-            let query = "SELECT body FROM (SELECT sequence, body, set_aside, lag(set_aside, 1, 0) OVER (ORDER BY sequence) AS former
-                FROM entry WHERE chain = ?1) WHERE set_aside > former ORDER BY sequence DESC LIMIT ?2";
-            let mut statement = self.connection.prepare(query)?;
-            let bodies = statement.query_map(params![id, frames_max], |row| row.get::<_, Vec<u8>>(0))?;
-            bodies.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let bodies = read().map_err(|source| self.sqlite(source))?;
-        let mut rows = Vec::new();
-        for body in bodies.iter().rev() {
-            let entry: Entry =
-                from_bytes(body).map_err(|_| self.damaged(format!("an entry of chain {}", chain.name)))?;
-            rows.extend(set_aside_in(&entry));
-        }
-        if let Some(PartialEntry { sequence, partial }) = &chain.partial {
-            rows.extend(set_aside_units(*sequence, "", &partial.tiles_set_aside, &partial.faces));
-        }
-        Ok(rows)
-    }
-}
-
-fn set_aside_in(entry: &Entry) -> Vec<SetAsideRow> {
-    let label = match &entry.record {
-        Record::Frame { label, .. } => label.as_str(),
-        Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => "",
-    };
-    match &entry.analysis {
-        Some(Analysis::Frame(frame)) => set_aside_units(entry.sequence, label, &frame.tiles_set_aside, &frame.faces),
-        Some(Analysis::SetAside { why }) => {
-            vec![SetAsideRow {
-                sequence: entry.sequence,
-                label: label.to_owned(),
-                unit: "frame".into(),
-                why: why.clone(),
-            }]
-        }
-        Some(Analysis::Unreadable { .. }) | None => Vec::new(),
-    }
-}
-
-fn set_aside_units(sequence: u64, label: &str, tiles: &[Tile], faces: &[Face]) -> Vec<SetAsideRow> {
-    let row = |unit: String, why: &str| SetAsideRow { sequence, label: label.to_owned(), unit, why: why.to_owned() };
-    let tiles = tiles.iter().map(|tile| row(format!("tile {}", tile.index), &tile.why));
-    let faces = faces.iter().enumerate().filter_map(|(index, face)| match &face.outcome {
-        FaceOutcome::Unusable(Unusable::SetAside { why }) => Some(row(format!("face {index}"), why)),
-        FaceOutcome::Unusable(_) | FaceOutcome::Encoded(_) => None,
-    });
-    tiles.chain(faces).collect()
 }

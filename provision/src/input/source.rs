@@ -17,8 +17,9 @@ const WORD_BYTES_MAX: usize = 4_096;
 pub enum Source {
     /// A V4L2 device.
     V4l2 {
-        /// Such as `/dev/video0`.
-        device: String,
+        /// Such as `/dev/video0`; none for the first camera that can be used.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
         /// Preferred width, px.
         #[serde(skip_serializing_if = "Option::is_none")]
         width: Option<u64>,
@@ -49,7 +50,7 @@ pub enum Source {
 
 impl Default for Source {
     fn default() -> Self {
-        Self::V4l2 { device: "/dev/video0".into(), width: None, height: None, fps: None }
+        Self::V4l2 { device: None, width: None, height: None, fps: None }
     }
 }
 
@@ -98,10 +99,12 @@ pub fn read(mut section: Section<'_, '_>, former: Option<&Source>, problems: &mu
         }
     };
     let found = match wanted.as_str() {
-        "v4l2" => {
-            let device = device.right().unwrap_or_else(|| "/dev/video0".into());
-            Some(Source::V4l2 { device, width: width.right(), height: height.right(), fps: fps.right() })
-        }
+        "v4l2" => Some(Source::V4l2 {
+            device: device.right(),
+            width: width.right(),
+            height: height.right(),
+            fps: fps.right(),
+        }),
         "folder" => path.right().map(|path| Source::Folder { path }),
         _ => command.right().map(|command| Source::Command {
             command,

@@ -214,6 +214,7 @@ fn payloads() -> Vec<Vec<u8>> {
                 program: "0".into(),
                 engine: "test".into(),
                 load_permille: 20,
+                disk_free_mb: Some(7),
                 costs: vec![cost],
                 chains: vec![lag],
                 counters: vec![("steps".into(), 4)],

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_agent::store::{Advance, ChainTotals, FaceRow, FrameRow, Store, StoreError, StoredChain};
 use microlambda::{Attempt, Digest, Head};
+use microlambda_faces::FaceParams;
 use microlambda_faces::content::{Entry, PartialEntry, to_bytes};
 use microlambda_faces::fold::{FoldState, Gallery, event_id};
-use microlambda_faces::{Analysis, FaceParams};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 
 /// Events handed out at once, as by the real store.
@@ -409,16 +409,7 @@ impl Store for SimStore {
 
     fn totals(&self, chain: &Name) -> Result<ChainTotals, StoreError> {
         self.chain(chain, |chain| {
-            let mut totals = ChainTotals::default();
-            for (entry, _) in chain.entries.values() {
-                totals.frames += u64::from(matches!(entry.record, Record::Frame { .. }));
-                match &entry.analysis {
-                    Some(Analysis::Frame(analysis)) => totals.faces_seen += analysis.faces.len() as u64,
-                    Some(Analysis::Unreadable { .. } | Analysis::SetAside { .. }) => totals.unreadable += 1,
-                    None => {}
-                }
-            }
-            totals
+            chain.entries.values().fold(ChainTotals::default(), |totals, (entry, _)| totals.with(entry))
         })
     }
 }

@@ -44,12 +44,14 @@ pub struct Device {
     capture: Box<dyn Capture>,
     name: String,
     pace: Pace,
+    /// When the last sound picture was taken, or else the first one, µs of the monotonic clock.
+    sound_us: Option<u64>,
 }
 
 impl Device {
     /// Takes pictures from `capture`, one in `interval_us` at most; `name` stands in messages.
     pub fn new(capture: Box<dyn Capture>, name: impl Into<String>, interval_us: u64) -> Self {
-        Self { capture, name: name.into(), pace: Pace { interval_us, next_us: 0 } }
+        Self { capture, name: name.into(), pace: Pace { interval_us, next_us: 0 }, sound_us: None }
     }
 }
 
@@ -70,10 +72,20 @@ impl Source for Device {
             match seen {
                 None => {}
                 Some((taken_us, Ok(picture))) => {
+                    self.sound_us = Some(taken_us);
                     let captured_at_ms = unix_ms().saturating_sub(monotonic_us().saturating_sub(taken_us) / 1_000);
                     return Ok(Next::Frame(Captured { picture, captured_at_ms, label: String::new(), input: None }));
                 }
-                Some((_, Err(why))) => {
+                Some((taken_us, Err(why))) => {
+                    let sound_us = *self.sound_us.get_or_insert(taken_us);
+                    // Stopping and starting its stream brings many a camera to its senses.
+                    if taken_us.saturating_sub(sound_us) >= SILENCE.as_micros() as u64 {
+                        return Err(SourceError::Trouble(format!(
+                            "{} has given no sound picture for {} s, the last one {why}: it is opened anew. Check its cable and power",
+                            self.name,
+                            SILENCE.as_secs()
+                        )));
+                    }
                     return Ok(Next::PassedOver { why: format!("a frame of {}: {why}", self.name), input: None });
                 }
             }
@@ -170,6 +182,24 @@ mod tests {
         assert!(matches!(device.next(), Ok(Next::PassedOver { why, .. }) if why.contains("without its end")));
         assert!(matches!(device.next(), Ok(Next::PassedOver { .. })));
         frame(&mut device);
+    }
+
+    #[test]
+    fn a_camera_that_gives_damaged_pictures_alone_is_trouble_after_a_while_and_one_that_gives_some_is_not() {
+        let jpeg = photo_jpeg(64, 48, 1);
+        let cut = || Ok(jpeg[..jpeg.len() - 2].to_vec());
+        let mut device =
+            device((0..101).map(|_| cut()).chain([Ok(jpeg.clone())]).chain((0..100).map(|_| cut())).collect());
+        for _ in 0..100 {
+            assert!(matches!(device.next(), Ok(Next::PassedOver { .. })));
+        }
+        let Err(SourceError::Trouble(why)) = device.next() else { panic!() };
+        assert!(why.contains("/dev/video0") && why.contains("without its end") && why.contains("cable"), "{why}");
+        frame(&mut device);
+        for _ in 0..99 {
+            assert!(matches!(device.next(), Ok(Next::PassedOver { .. })));
+        }
+        assert!(device.next().is_err());
     }
 
     #[test]

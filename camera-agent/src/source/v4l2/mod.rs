@@ -31,8 +31,8 @@ const RATES: [u32; 10] = [1, 2, 5, 10, 15, 20, 25, 30, 50, 60];
 /// What the configuration would like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
-    /// The device, for example `/dev/video0`.
-    pub device: String,
+    /// The device, for example `/dev/video0`; none for the first camera that can be used.
+    pub device: Option<String>,
     /// Pixels.
     pub width: u32,
     /// Pixels.
@@ -156,28 +156,41 @@ fn none_known(unknown: &[String]) -> String {
 /// # Errors
 /// [`SourceError::Trouble`] with the remedy; the device may appear later.
 pub fn open(wish: &Wish) -> Result<Device, SourceError> {
-    let capture = start(wish).map_err(|why| {
+    let device = match &wish.device {
+        Some(device) => device.clone(),
+        None => first_of(probe().map_err(SourceError::Trouble)?).map_err(SourceError::Trouble)?,
+    };
+    let capture = start(&device, wish).map_err(|why| {
         SourceError::Trouble(format!(
-            "cannot use the camera {}: {why}; is it plugged in, free, and may this user read it (group video)? `camera-agent probe` lists cameras",
-            wish.device
+            "cannot use the camera {device}: {why}; is it plugged in, free, and may this user read it (group video)? `camera-agent probe` lists cameras"
         ))
     })?;
-    Ok(Device::new(capture, wish.device.clone(), 1_000_000 / u64::from(wish.fps.max(1))))
+    Ok(Device::new(capture, device, 1_000_000 / u64::from(wish.fps.max(1))))
 }
 
-fn start(wish: &Wish) -> Result<Box<dyn Capture>, String> {
-    let setting = Setting::of(wish)?;
+/// The first camera that gives what this program reads. A camera that lost its power for a moment may return under another number.
+fn first_of(found: Vec<Found>) -> Result<String, String> {
+    let troubles: Vec<String> = found.iter().map(|one| format!("{}: {}", one.device, one.trouble)).collect();
+    let usable = found.into_iter().find(|one| !one.formats.is_empty());
+    usable.map(|one| one.device).ok_or_else(|| match troubles.is_empty() {
+        true => "there is no camera: plug one in, or set `source.device` if it is not a /dev/video…".to_owned(),
+        false => format!("no camera can be used ({}): `camera-agent probe` lists them", troubles.join("; ")),
+    })
+}
+
+fn start(path: &str, wish: &Wish) -> Result<Box<dyn Capture>, String> {
+    let setting = Setting::of(path, wish)?;
     let (capture, format, through): (Box<dyn Capture>, _, _) = match ThroughNokhwa::start(&setting) {
         Ok((capture, format)) => (Box::new(capture), format, "nokhwa"),
         Err(why) => {
-            log::debug!(device = wish.device.as_str(), why = why.as_str(); "not through nokhwa");
+            log::debug!(device = path, why = why.as_str(); "not through nokhwa");
             let (capture, format) = ThroughV4l::start(&setting).map_err(|error| error.to_string())?;
             (Box::new(capture), format, "v4l")
         }
     };
     let Offer { layout, width, height, fps } = format;
     let fps = fps.map_or_else(|| "unknown".to_owned(), |fps| fps.to_string());
-    log::info!(device = wish.device.as_str(), through, layout:?, width, height, fps = fps.as_str(); "camera opened");
+    log::info!(device = path, through, layout:?, width, height, fps = fps.as_str(); "camera opened");
     Ok(capture)
 }
 
@@ -199,10 +212,10 @@ struct Set {
 }
 
 impl Setting {
-    /// The wish, as far as its device can fulfil it.
-    fn of(wish: &Wish) -> Result<Self, String> {
+    /// The wish, as far as the device can fulfil it.
+    fn of(path: &str, wish: &Wish) -> Result<Self, String> {
         let text = |error: std::io::Error| error.to_string();
-        let path = Path::new(&wish.device).canonicalize().map_err(text)?;
+        let path = Path::new(path).canonicalize().map_err(text)?;
         let device = v4l::Device::with_path(&path).map_err(text)?;
         let sizes = [&SIZES[..], &[(wish.width, wish.height)]].concat();
         let Offered { offers, unknown } = offered(&device, &sizes).map_err(text)?;
@@ -326,7 +339,7 @@ mod tests {
     use super::*;
 
     fn wish(width: u32, height: u32, fps: u32) -> Wish {
-        Wish { device: String::new(), width, height, fps }
+        Wish { device: None, width, height, fps }
     }
 
     fn offer(layout: Layout, width: u32, height: u32, fps: u32) -> Offer {
@@ -400,11 +413,27 @@ mod tests {
     }
 
     #[test]
+    fn without_a_device_the_first_camera_that_can_be_used_is_taken() {
+        let found = |device: &str, formats: Vec<Offer>, trouble: &str| Found {
+            device: device.into(),
+            name: String::new(),
+            formats,
+            trouble: trouble.into(),
+        };
+        let offer = Offer { layout: Layout::Mjpeg, width: 640, height: 480, fps: None };
+        let raw = || found("/dev/video0", Vec::new(), "it offers pBAA");
+        let cameras = ["/dev/video2", "/dev/video4"].map(|device| found(device, vec![offer], ""));
+        assert_eq!(first_of([vec![raw()], cameras.into()].concat()), Ok("/dev/video2".into()));
+        assert!(first_of(vec![raw()]).is_err_and(|why| why.contains("/dev/video0: it offers pBAA")));
+        assert!(first_of(Vec::new()).is_err_and(|why| why.contains("plug one in")));
+    }
+
+    #[test]
     fn a_device_that_is_not_there_is_trouble_with_a_remedy() {
-        let absent = Wish { device: "/dev/video-none".into(), ..wish(1, 1, 1) };
+        let absent = Wish { device: Some("/dev/video-none".into()), ..wish(1, 1, 1) };
         let Err(SourceError::Trouble(why)) = open(&absent).map(|_| ()) else { panic!() };
         assert!(why.contains("plugged in") && why.contains("camera-agent probe"), "{why}");
-        let no_camera = Wish { device: "/dev/null".into(), ..absent };
+        let no_camera = Wish { device: Some("/dev/null".into()), ..absent };
         let Err(SourceError::Trouble(why)) = open(&no_camera).map(|_| ()) else { panic!() };
         assert!(why.contains("no pictures can be captured from it"), "{why}");
     }
