@@ -53,6 +53,8 @@ pub struct Row {
     pub open_ms: f64,
     /// Of a start: reading the chain, as the node does after that.
     pub load_ms: f64,
+    /// What `edge-agent status` reads, beside no agent.
+    pub status_ms: f64,
     /// The transaction of one more step, with the attempt of the next.
     pub commit_ms: Stats,
     /// Bringing a peer up to date that lacks a few steps, with its transaction and without the bus.
@@ -128,6 +130,7 @@ impl History {
             return Err("the database was opened as after an unclean end".into());
         }
         opened.store.note_clean_end()?;
+        let status_ms = self.read_status()?;
         Ok(Row {
             steps,
             database_mb,
@@ -135,10 +138,21 @@ impl History {
             start_after_kill_ms: Stats::of(start_after_kill_ms).ok_or("no starts")?,
             open_ms,
             load_ms,
+            status_ms,
             commit_ms: Stats::of(commit_ms).ok_or("no commits")?,
             sync_ms,
             sync_bytes,
         })
+    }
+
+    fn read_status(&self) -> Result<f64, Error> {
+        let start = Instant::now();
+        let store = SqliteStore::open_read_only(&self.site.state(NODE))?;
+        let [chain] = &store.chains()?[..] else { return Err("there is not one chain".into()) };
+        let totals = store.totals(&chain.name)?;
+        store.set_aside(chain, usize::MAX)?;
+        let status_ms = since(start);
+        if totals.frames == self.length() { Ok(status_ms) } else { Err("the sums are not those of the history".into()) }
     }
 
     /// Makes the last end an orderly one: an agent that was ended before it had checked a large database left that to its next start.
