@@ -76,12 +76,14 @@ fn act(action: &Action, root: &Path) -> Result<bool, String> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(format!("cannot remove {path}: {error}")),
         },
-        Action::Run { program, root_option, args, stdin } => {
+        Action::Run { program, root_option, args, stdin, unsynced } => {
             let mut command = bounded(program);
             if root != Path::new("/") {
                 command.arg(root_option).arg(root);
             }
-            run(command.args(args), program, &stdin.0).map(|()| true)
+            run(command.args(args), program, &stdin.0)?;
+            let synced = unsynced.map_or(Ok(()), |folder| sync_files(&under(root, folder)));
+            synced.map(|()| true).map_err(|error| format!("what {program} wrote may be lost with the power: {error}"))
         }
         Action::HashPasswords { path, lines, owner } => {
             let ids = ids_of(*owner, root).map_err(|why| format!("cannot write {path}: {why}"))?;
@@ -143,6 +145,17 @@ fn write_beside(at: &Path, content: &[u8], mode: u32, ids: Option<(u32, u32)>) -
 fn put_in_place(new: &Path, at: &Path) -> io::Result<()> {
     fs::rename(new, at)?;
     at.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Makes a folder's files durable, with their names.
+fn sync_files(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_folder(folder)
 }
 
 fn make_folder(at: &Path, mode: u32) -> io::Result<bool> {
@@ -348,6 +361,23 @@ mod tests {
         assert!(fails.contains("the reason") && fails.contains('3'), "{fails}");
         let missing = run(&mut bounded("no-such-program-here"), "no-such-program-here", b"").unwrap_err();
         assert!(missing.contains("install the package"), "{missing}");
+    }
+
+    #[test]
+    fn a_program_whose_files_cannot_be_synced_has_not_succeeded() {
+        let root = tempfile::tempdir().unwrap();
+        let run = |unsynced| Action::Run {
+            program: "true",
+            root_option: "--",
+            args: Vec::new(),
+            stdin: Content(Vec::new()),
+            unsynced,
+        };
+        let why = act(&run(Some("/etc/ssh")), root.path()).unwrap_err();
+        assert!(why.contains("what true wrote may be lost"), "{why}");
+        act(&write("/etc/ssh/key", "a key", 0o600), root.path()).unwrap();
+        assert_eq!(act(&run(Some("/etc/ssh")), root.path()), Ok(true));
+        assert_eq!(act(&run(None), root.path()), Ok(true));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Facts {
     pub examples: BTreeSet<&'static str>,
     /// What kind of board this is, as its device tree says; empty if there is none.
     pub board: String,
-    /// Whether the SSH server has keys.
+    /// Whether the SSH server has keys, and none without content.
     pub ssh_host_keys: bool,
     /// Whether what is written is gone at the next start.
     pub data_is_lost: bool,
@@ -115,8 +115,10 @@ fn has_locale(root: &Path, lang: &str) -> bool {
     ["C", "POSIX", "C.UTF-8"].contains(&lang) || folder.join(lang).is_dir() || folder.join(written).is_dir()
 }
 
+/// A loss of power soon after keys were made may leave them without content, and the server does not start with such ones.
 fn has_host_keys(folder: &Path) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.any(|name| name.starts_with("ssh_host_") && name.ends_with("_key"))
+    let is_key = |name: &str| name.starts_with("ssh_host_") && name.ends_with("_key");
+    let mut keys = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_key)).peekable();
+    keys.peek().is_some() && keys.all(|key| std::fs::metadata(key.path()).is_ok_and(|metadata| metadata.len() > 0))
 }

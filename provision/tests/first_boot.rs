@@ -241,6 +241,26 @@ fn whatever_a_file_says_ssh_is_on() {
 }
 
 #[test]
+fn a_host_key_without_content_is_made_again() {
+    let machine = Machine::new();
+    let key = "/etc/ssh/ssh_host_ed25519_key";
+    assert!(!machine.start_with(true).to_string().contains("ssh-keygen"), "a whole one stays");
+    // What a loss of power leaves of a file that was never synced; the other key is whole.
+    machine.write_root("etc/ssh/ssh_host_rsa_key", "a key\n");
+    machine.write_root(key.trim_start_matches('/'), "");
+    assert!(machine.start_with(true).to_string().contains("run ssh-keygen -A"));
+    machine.start();
+    // On a computer without the tool its absence is what is told.
+    if !machine.problems().contains("there is no program ssh-keygen") {
+        assert!(machine.text(key).contains("PRIVATE KEY"), "{}", machine.problems());
+        assert!(!machine.start_with(true).to_string().contains("ssh-keygen"));
+    }
+    assert_eq!(machine.text("/etc/ssh/ssh_host_rsa_key"), "a key\n");
+    fs::remove_dir_all(machine.root().join("etc/ssh")).unwrap();
+    assert!(machine.start_with(true).to_string().contains("run ssh-keygen -A"), "none is there");
+}
+
+#[test]
 fn files_that_are_no_text_too_long_or_no_files_cost_only_themselves() {
     let machine = Machine::new();
     machine.write_boot("rpi-preseed.toml", b"\xff\xfe[\0s\0");

@@ -128,6 +128,8 @@ pub enum Action {
         args: Vec<String>,
         /// What it reads.
         stdin: Content,
+        /// Absolute path of a folder in which it writes files that it does not sync.
+        unsynced: Option<&'static str>,
     },
     /// mosquitto's password file holds these `user:password` lines, hashed.
     HashPasswords {

@@ -23,7 +23,8 @@ pub fn plan(preseed: Option<&Preseed>, facts: &Facts, state: &State, plan: &mut 
     // The way in comes first, and does not depend on any file.
     if !facts.ssh_host_keys {
         let args = vec!["-A".to_owned()];
-        plan.act(Part::Ssh, Action::Run { program: "ssh-keygen", root_option: "-f", args, stdin: Content(Vec::new()) });
+        let (stdin, unsynced) = (Content(Vec::new()), Some("/etc/ssh"));
+        plan.act(Part::Ssh, Action::Run { program: "ssh-keygen", root_option: "-f", args, stdin, unsynced });
     }
     if !facts.present.contains(paths::SSHD) && preseed.is_none_or(|preseed| preseed.ssh.is_none()) {
         plan.write(Part::Ssh, paths::SSHD, sshd_settings(false));
@@ -98,13 +99,15 @@ fn plan_user(user: &User, facts: &Facts, plan: &mut Plan, problems: &mut Problem
     };
     args.push(name.clone());
     if is_new || !groups.is_empty() {
-        plan.act(Part::User, Action::Run { program, root_option: "--prefix", args, stdin: Content(Vec::new()) });
+        let stdin = Content(Vec::new());
+        plan.act(Part::User, Action::Run { program, root_option: "--prefix", args, stdin, unsynced: None });
     }
     let chpasswd = |option: &[&str], password: &str| Action::Run {
         program: "chpasswd",
         root_option: "--root",
         args: option.iter().map(|&option| option.to_owned()).collect(),
         stdin: format!("{name}:{password}\n").into(),
+        unsynced: None,
     };
     match &user.password {
         Some(Password::Plain(password)) => plan.act(Part::User, chpasswd(&["--crypt-method", "YESCRYPT"], password)),
