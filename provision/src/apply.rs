@@ -318,6 +318,7 @@ fn remember(state: &mut State, plan: &Plan, outcome: &Outcome, inputs: &Inputs) 
             Memory::User(name) => state.user = Some(name.clone()),
             Memory::Wlan(wlan) => state.wlan = Some(wlan.clone()),
             Memory::BrokerPasswords(mark) => state.broker_passwords = Some(mark.clone()),
+            Memory::Camera(camera) => state.camera = Some(camera.clone()),
         }
     }
 }

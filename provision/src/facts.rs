@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::authority::Authority;
 use crate::broker::Credentials;
+use crate::camera::Camera;
 use crate::input::preseed::Preseed;
 use crate::paths;
 
@@ -30,6 +31,8 @@ pub struct Facts {
     pub present: BTreeSet<&'static str>,
     /// Which of the agents' files are their packages' examples, as they came.
     pub examples: BTreeSet<&'static str>,
+    /// The camera of the agent's file, unless that is an example.
+    pub camera: Option<Camera>,
     /// What kind of board this is, as its device tree says; empty if there is none.
     pub board: String,
     /// Whether the SSH server has keys, and none without content.
@@ -57,22 +60,26 @@ impl Facts {
         let bytes = |path: &str| read_small(&under(root, path)).unwrap_or_default();
         let zone = preseed.and_then(|preseed| preseed.time_zone.as_deref());
         let lang = preseed.and_then(|preseed| preseed.lang.as_deref());
-        Self {
-            host_name: text("/etc/hostname").lines().next().unwrap_or_default().trim().to_owned(),
-            hosts: text("/etc/hosts"),
-            users: accounts(&text("/etc/passwd")).collect(),
-            groups: accounts(&text("/etc/group")).map(|(name, _)| name).collect(),
-            time_zone_known: zone.is_some_and(|zone| under(root, paths::ZONES).join(zone).is_file()),
-            locale_known: lang.is_some_and(|lang| has_locale(root, lang)),
-            present: paths::OURS.into_iter().filter(|path| under(root, path).exists()).collect(),
-            examples: [(paths::CAMERA, paths::CAMERA_EXAMPLE), (paths::EDGE, paths::EDGE_EXAMPLE)]
+        let host_name = text("/etc/hostname").lines().next().unwrap_or_default().trim().to_owned();
+        let examples: BTreeSet<&'static str> =
+            [(paths::CAMERA, paths::CAMERA_EXAMPLE), (paths::EDGE, paths::EDGE_EXAMPLE)]
                 .into_iter()
                 .filter(|(path, example)| {
                     let found = read_small(&under(root, path));
                     found.is_some() && found == read_small(&under(root, example))
                 })
                 .map(|(path, _)| path)
-                .collect(),
+                .collect();
+        Self {
+            camera: Camera::of_file(&text(paths::CAMERA), &host_name).filter(|_| !examples.contains(paths::CAMERA)),
+            host_name,
+            hosts: text("/etc/hosts"),
+            users: accounts(&text("/etc/passwd")).collect(),
+            groups: accounts(&text("/etc/group")).map(|(name, _)| name).collect(),
+            time_zone_known: zone.is_some_and(|zone| under(root, paths::ZONES).join(zone).is_file()),
+            locale_known: lang.is_some_and(|lang| has_locale(root, lang)),
+            present: paths::OURS.into_iter().filter(|path| under(root, path).exists()).collect(),
+            examples,
             board: text(paths::BOARD).trim_end_matches('\0').to_owned(),
             ssh_host_keys: has_host_keys(&under(root, "/etc/ssh")),
             data_is_lost: under(root, paths::DATA_LOST).exists(),

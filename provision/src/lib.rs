@@ -12,6 +12,7 @@
 pub mod apply;
 pub mod authority;
 pub mod broker;
+pub mod camera;
 pub mod cli;
 pub mod execute;
 pub mod facts;
@@ -20,5 +21,6 @@ pub mod paths;
 pub mod plan;
 pub mod problem;
 pub mod redact;
+pub mod set_aside;
 pub mod state;
 pub mod welcome;

@@ -2,6 +2,8 @@
 
 /// The camera agent's configuration; the service starts only if it is there.
 pub const CAMERA: &str = "/etc/microlambda/camera.toml";
+/// The camera agent's state: its spool.
+pub const CAMERA_STATE: &str = "/var/lib/microlambda/camera";
 /// The edge agent's configuration; the service starts only if it is there.
 pub const EDGE: &str = "/etc/microlambda/edge.toml";
 /// What the packages put in their place when they are installed, unless something is there: no device shall run on it.

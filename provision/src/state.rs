@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::camera::Camera;
 use crate::input::appliance::Settings;
 use crate::input::check::to_hex;
 use crate::input::join::Member;
@@ -34,6 +35,9 @@ pub struct State {
     pub user: Option<String>,
     /// Digest of the credentials that are in the broker's password file.
     pub broker_passwords: Option<String>,
+    /// What the camera's spool is made for. A former version did not know.
+    #[serde(default)]
+    pub camera: Option<Camera>,
 }
 
 /// A join that was applied; password and authority are in files of their own.
@@ -59,6 +63,7 @@ impl Default for State {
             wlan: None,
             user: None,
             broker_passwords: None,
+            camera: None,
         }
     }
 }

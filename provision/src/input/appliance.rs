@@ -16,7 +16,7 @@ pub const FILE: &str = "microlambda.toml";
 /// Keys whose values are secrets, with their tables.
 pub const SECRETS: [&[&str]; 1] = [&["join", "password"]];
 /// Longest name of a camera: digits follow it in its chain's.
-const CAMERA_BYTES_MAX: usize = 55;
+pub const CAMERA_BYTES_MAX: usize = 55;
 
 /// What a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use std::fmt;
 pub use broker::{Materials, broker_names, needs};
 pub use node::{THIS_NODE, Wishes};
 
+use crate::camera::Camera;
 use crate::facts::Facts;
 use crate::input::preseed::Preseed;
 use crate::problem::Problems;
@@ -140,6 +141,11 @@ pub enum Action {
         /// Owner.
         owner: Owner,
     },
+    /// The spool of a camera agent is not in its folder any more, but in one of its own in there.
+    SetSpoolAside {
+        /// Absolute path of the agent's folder.
+        folder: String,
+    },
     /// The running system has this name.
     HostName(String),
 }
@@ -155,6 +161,7 @@ impl fmt::Display for Action {
             Self::Remove { path } => write!(f, "remove {path}"),
             Self::Run { program, args, .. } => write!(f, "run {program} {}", args.join(" ")),
             Self::HashPasswords { path, .. } => write!(f, "hash the site's passwords into {path}"),
+            Self::SetSpoolAside { folder } => write!(f, "set the spool in {folder} aside, if there is one"),
             Self::HostName(name) => write!(f, "set the host name {name}"),
         }
     }
@@ -178,6 +185,8 @@ pub enum Memory {
     Wlan((String, Vec<String>)),
     /// The digest of the credentials in the broker's password file.
     BrokerPasswords(String),
+    /// What the camera's spool is made for.
+    Camera(Camera),
 }
 
 impl Plan {
@@ -218,7 +227,7 @@ pub fn plan(
     let host = host_name(preseed, facts);
     node::plan_joins(wishes, facts, &mut plan);
     broker::plan(wishes, &host, facts, materials, state, &mut plan);
-    node::plan_agents(wishes, facts, &mut plan);
+    node::plan_agents(wishes, &host, facts, state, &mut plan);
     plan
 }
 

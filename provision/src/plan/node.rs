@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use microlambda_wire::Name;
 use toml::{Table, Value};
 
-use super::{Action, Owner, Part, Plan};
+use super::{Action, Memory, Owner, Part, Plan};
 use crate::broker::LOCAL_PORT;
+use crate::camera::{Camera, name_of_host};
 use crate::facts::Facts;
 use crate::input::appliance::{Role, Settings};
 use crate::input::join::{Join, Member};
 use crate::paths;
 use crate::problem::Problems;
-use crate::state::Joined;
+use crate::state::{Joined, State};
 
 /// What the login message and the problems call what belongs to no single file.
 pub const THIS_NODE: &str = "this node";
@@ -163,7 +164,7 @@ pub fn plan_password(plan: &mut Plan, part: Part, member: Member, password: &str
 
 /// The agents' files: written if anything is new, or if they are missing. A package's example is as good as none, and does not stay
 /// where nothing can be written in its place: it opens the first camera and takes any broker.
-pub fn plan_agents(wishes: &Wishes, facts: &Facts, plan: &mut Plan) {
+pub fn plan_agents(wishes: &Wishes, host: &str, facts: &Facts, state: &State, plan: &mut Plan) {
     let roles = wishes.roles();
     let nothing_known = wishes.settings.is_none() && wishes.joins.is_empty();
     if nothing_known {
@@ -196,25 +197,49 @@ pub fn plan_agents(wishes: &Wishes, facts: &Facts, plan: &mut Plan) {
             }
             continue;
         };
-        let (table, owner, mode, program) = match role {
-            // Its group may read it, as an address in it may hold a password.
-            Role::Camera => {
-                (camera_table(wishes, settings, broker), Owner::Group("microlambda-camera"), 0o640, "camera-agent")
-            }
+        match role {
+            Role::Camera => plan_camera(wishes, settings, broker, host, facts, state, plan),
             Role::Edge | Role::Broker => {
-                (edge_table(wishes, settings, broker, facts), Owner::Root, 0o644, "edge-agent")
+                let content = format!("{WRITTEN_BY}\n{}", edge_table(wishes, settings, broker, facts)).into();
+                let check = Some("edge-agent");
+                plan.act(part, Action::Write { path: path.into(), content, mode: 0o644, owner: Owner::Root, check });
             }
-        };
-        let content = format!("{WRITTEN_BY}\n{table}").into();
-        plan.act(part, Action::Write { path: path.into(), content, mode, owner, check: Some(program) });
+        }
     }
 }
 
-fn camera_table(wishes: &Wishes, settings: &Settings, broker: Table) -> Table {
+/// The camera's file always names it: named by its host, it would be another camera as soon as somebody corrects the host's name, and the agent
+/// takes no spool of another. For a camera or job that is another one, the spool is set aside.
+fn plan_camera(
+    wishes: &Wishes,
+    settings: &Settings,
+    broker: Table,
+    host: &str,
+    facts: &Facts,
+    state: &State,
+    plan: &mut Plan,
+) {
+    let former = state.camera.as_ref().or(facts.camera.as_ref());
+    let kept = || former.map(|former| former.name.clone());
+    let name = settings.camera.clone().or_else(kept).or_else(|| name_of_host(host));
+    let content = format!("{WRITTEN_BY}\n{}", camera_table(wishes, settings, name.as_ref(), broker)).into();
+    // Its group may read it, as an address in it may hold a password.
+    let (path, owner) = (paths::CAMERA.into(), Owner::Group("microlambda-camera"));
+    plan.act(Part::Camera, Action::Write { path, content, mode: 0o640, owner, check: Some("camera-agent") });
+    let source = settings.source.clone().unwrap_or_default();
+    let Some(camera) = name.map(|name| Camera::new(name, &source)) else { return };
+    // Last, as a file that the agent refuses ends the part.
+    if former.is_some_and(|former| *former != camera) {
+        plan.act(Part::Camera, Action::SetSpoolAside { folder: paths::CAMERA_STATE.into() });
+    }
+    plan.memory.push((Part::Camera, Memory::Camera(camera)));
+}
+
+fn camera_table(wishes: &Wishes, settings: &Settings, name: Option<&Name>, broker: Table) -> Table {
     let mut table = Table::new();
     table.insert("site".into(), wishes.site().as_str().into());
-    if let Some(camera) = &settings.camera {
-        table.insert("camera".into(), camera.as_str().into());
+    if let Some(name) = name {
+        table.insert("camera".into(), name.as_str().into());
     }
     let source = settings.source.clone().unwrap_or_default();
     // Numbers and texts only: a table can always be made of them.
