@@ -13,6 +13,7 @@ use crate::input::document::{Document, Given};
 use crate::input::join::{self, Join, Member};
 use crate::input::preseed::{self, Preseed};
 use crate::input::source::Source;
+use crate::input::text;
 use crate::paths;
 use crate::plan::{Action, Materials, Memory, Part, Plan, Wishes, host_name, needs, plan};
 use crate::problem::{Problem, Problems, report};
@@ -62,16 +63,23 @@ enum Found {
     Missing,
     /// Applied before, as it is.
     Known,
-    New(String),
+    New(Content),
     Unusable,
+}
+
+/// What a new file holds.
+struct Content {
+    text: String,
+    /// Digest of its bytes on the card, which may have another encoding than `text`.
+    digest: String,
 }
 
 /// What new files say.
 #[derive(Default)]
 struct Inputs {
     preseed: Option<Preseed>,
-    /// Texts of new files, to take the secrets out.
-    texts: BTreeMap<&'static str, String>,
+    /// New files, to take the secrets out.
+    files: BTreeMap<&'static str, Content>,
     /// Whether the new file names a source of pictures that is right.
     source_is_right: bool,
     /// Whether the join in `microlambda.toml` is right.
@@ -182,9 +190,10 @@ fn find(options: &Options, state: &State, name: &str, problems: &mut Problems) -
     if state.has_applied(name, &bytes) {
         return Found::Known;
     }
-    match String::from_utf8(bytes) {
-        Ok(text) => Found::New(text),
-        Err(_) => {
+    let digest = digest(&bytes);
+    match text::decode(bytes) {
+        Some(text) => Found::New(Content { text, digest }),
+        None => {
             problems.note(name, None, "it is not UTF-8 text: save it again with that encoding");
             Found::Unusable
         }
@@ -195,12 +204,12 @@ fn read_inputs(options: &Options, state: &State, problems: &mut Problems) -> Inp
     let mut inputs = Inputs::default();
     inputs.wishes.settings.clone_from(&state.settings);
     inputs.wishes.joins.clone_from(&state.joins);
-    if let Found::New(text) = find(options, state, preseed::FILE, problems) {
-        inputs.preseed = Some(Preseed::read(&Document::read(preseed::FILE, &text, problems), problems));
-        inputs.texts.insert(preseed::FILE, text);
+    if let Found::New(file) = find(options, state, preseed::FILE, problems) {
+        inputs.preseed = Some(Preseed::read(&Document::read(preseed::FILE, &file.text, problems), problems));
+        inputs.files.insert(preseed::FILE, file);
     }
-    if let Found::New(text) = find(options, state, appliance::FILE, problems) {
-        let document = Document::read(appliance::FILE, &text, problems);
+    if let Found::New(file) = find(options, state, appliance::FILE, problems) {
+        let document = Document::read(appliance::FILE, &file.text, problems);
         let read = Settings::read(state.settings.as_ref(), &document, problems);
         let join = read.join;
         inputs.source_is_right = read.source_is_right;
@@ -210,21 +219,12 @@ fn read_inputs(options: &Options, state: &State, problems: &mut Problems) -> Inp
             inputs.inner_join = true;
             take_join(&mut inputs.wishes, join);
         }
-        inputs.texts.insert(appliance::FILE, text);
+        inputs.files.insert(appliance::FILE, file);
     }
     let own = own_authority(&options.root);
-    for name in join::FILES {
-        let Found::New(text) = find(options, state, name, problems) else { continue };
-        let join = join::read(&Document::read(name, &text, problems), problems);
-        if let Given::Right(join) = join {
-            inputs.wishes.changed = true;
-            take_join(&mut inputs.wishes, join);
-            inputs.texts.insert(name, text);
-        } else {
-            // A device with a join is to be no site of its own, but for one that is such a site already.
-            inputs.wishes.waits_for_join = own.is_none() && state.joins.is_empty();
-        }
-    }
+    let has_wrong_join = read_joins(options, state, &mut inputs, problems);
+    // A device with a join is to be no site of its own, but for one that is such a site already.
+    inputs.wishes.waits_for_join = has_wrong_join && own.is_none() && state.joins.is_empty();
     // With no roles named, a join alone makes a node of another's site; the one that this broker wrote itself shall not end it.
     let is_own = |join: &Join| own.as_deref() == Some(join.ca.as_bytes());
     let names_roles = inputs.wishes.settings.as_ref().is_some_and(|settings| settings.roles.is_some());
@@ -239,12 +239,36 @@ fn read_inputs(options: &Options, state: &State, problems: &mut Problems) -> Inp
         );
         inputs.wishes.new_joins.clear();
         inputs.wishes.joins.clone_from(&state.joins);
-        inputs.texts.retain(|name, _| !join::FILES.contains(name));
+        inputs.files.retain(|name, _| !join::FILES.contains(name));
         inputs.inner_join = false;
     }
     let names = [preseed::FILE, appliance::FILE].into_iter().chain(join::FILES);
     inputs.missing = names.filter(|name| !options.boot.join(name).exists()).collect();
     inputs
+}
+
+/// Reads the join files; whether one is there that cannot be used.
+fn read_joins(options: &Options, state: &State, inputs: &mut Inputs, problems: &mut Problems) -> bool {
+    let mut has_wrong = false;
+    for name in join::FILES {
+        let file = match find(options, state, name, problems) {
+            Found::Missing | Found::Known => continue,
+            Found::New(file) => file,
+            Found::Unusable => {
+                has_wrong = true;
+                continue;
+            }
+        };
+        match join::read(&Document::read(name, &file.text, problems), problems) {
+            Given::Right(join) => {
+                inputs.wishes.changed = true;
+                take_join(&mut inputs.wishes, join);
+                inputs.files.insert(name, file);
+            }
+            Given::Absent | Given::Wrong => has_wrong = true,
+        }
+    }
+    has_wrong
 }
 
 /// The certificate of the authority that this node made, if it made one.
@@ -333,21 +357,24 @@ fn take_secrets_out(
 ) -> BTreeMap<String, Vec<String>> {
     let failed = |of_preseed: bool| outcome.failed.keys().any(|part| part.is_of_preseed() == of_preseed);
     let mut applied = BTreeMap::new();
-    for (&name, text) in &inputs.texts {
+    for (&name, file) in &inputs.files {
         // What failed is tried again, and needs its secrets.
         if failed(name == preseed::FILE) {
             continue;
         }
-        let redacted = redacted(name, text, inputs, plan);
-        let mut left = &redacted;
-        if redacted != *text
-            && let Err(error) = write_boot(&options.boot.join(name), redacted.as_bytes())
-        {
-            problems.note(name, None, format!("its passwords were applied and could not be taken out: {error}"));
-            left = text;
+        let redacted = redacted(name, &file.text, inputs, plan);
+        let mut left = file.digest.clone();
+        if redacted != file.text {
+            match write_boot(&options.boot.join(name), redacted.as_bytes()) {
+                Ok(()) => left = digest(redacted.as_bytes()),
+                Err(error) => {
+                    let what = format!("its passwords were applied and could not be taken out: {error}");
+                    problems.note(name, None, what);
+                }
+            }
         }
         // Nothing but what is on the card now: a file that is put back with its passwords is applied again, and they are taken out again.
-        applied.insert(name.to_owned(), vec![digest(left.as_bytes())]);
+        applied.insert(name.to_owned(), vec![left]);
     }
     applied
 }
@@ -385,7 +412,7 @@ fn redacted(name: &str, text: &str, inputs: &Inputs, plan: &Plan) -> String {
 
 /// Keeps what is wrong with files that were not read again; everything else is what this run found.
 fn keep_problems(state: &mut State, inputs: &Inputs, problems: &Problems) {
-    let is_stale = |file: &str| inputs.texts.contains_key(file) || inputs.missing.contains(file) || file == THIS_NODE;
+    let is_stale = |file: &str| inputs.files.contains_key(file) || inputs.missing.contains(file) || file == THIS_NODE;
     state.problems.retain(|file, _| !is_stale(file) && state.applied.contains_key(file));
     let mut found: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
     for problem in problems.iter() {

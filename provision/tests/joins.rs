@@ -68,6 +68,34 @@ fn a_card_whose_join_file_cannot_be_used_makes_no_site_of_its_own() {
 }
 
 #[test]
+fn a_card_whose_join_file_is_no_text_makes_no_site_of_its_own() {
+    let too_long = vec![b'#'; 300 << 10];
+    for unusable in [&b"\xff\xfev"[..], b"na\xefve", &too_long] {
+        let node = Machine::new();
+        node.write_boot("microlambda.toml", EXAMPLE);
+        node.write_boot("microlambda-join.toml", unusable);
+        node.start();
+        assert!(node.problems().contains("microlambda-join.toml: it is not"), "{}", node.problems());
+        assert!(!node.has("/etc/mosquitto/conf.d/microlambda.conf") && !node.has("/etc/microlambda/authority"));
+    }
+}
+
+#[test]
+fn a_join_file_that_powershell_wrote_is_as_good_as_any() {
+    let hub = Machine::new();
+    hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
+    hub.start();
+    let join = hub.text("/var/lib/microlambda-join/edge.toml").replace('\n', "\r\n");
+    let node = Machine::new();
+    node.write_boot("microlambda.toml", EXAMPLE);
+    let utf16: Vec<u8> = format!("\u{feff}{join}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    node.write_boot("microlambda-join.toml", utf16);
+    assert_eq!(node.start().problems, [], "{}", node.problems());
+    assert!(node.has("/etc/microlambda/edge.toml") && !node.has("/etc/microlambda/camera.toml"));
+    assert!(node.boot_text("microlambda-join.toml").contains("(applied)"));
+}
+
+#[test]
 fn a_former_broker_joins_the_site_that_another_device_runs_with_its_authority() {
     let (old, new) = (Machine::new(), Machine::new());
     old.write_boot("microlambda.toml", "roles = [\"broker\"]\n");

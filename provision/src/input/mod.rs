@@ -6,3 +6,4 @@ pub mod document;
 pub mod join;
 pub mod preseed;
 pub mod source;
+pub mod text;
