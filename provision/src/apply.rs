@@ -13,7 +13,7 @@ use crate::input::document::{Document, Given};
 use crate::input::join::{self, Join, Member};
 use crate::input::preseed::{self, Preseed};
 use crate::input::source::Source;
-use crate::input::text;
+use crate::input::{names, text};
 use crate::paths;
 use crate::plan::{Action, Materials, Memory, Part, Plan, Wishes, host_name, needs, plan};
 use crate::problem::{Problem, Problems, report};
@@ -22,6 +22,10 @@ use crate::state::{Joined, State, digest};
 
 /// No file of the boot partition is longer, bytes.
 pub const INPUT_BYTES_MAX: u64 = 256 << 10;
+/// So many names of the boot partition are looked at: a card has some sixty.
+const NAMES_MAX: usize = 10_000;
+/// So many files that nobody reads are told.
+const UNREAD_TOLD_MAX: usize = 10;
 /// What belongs to no file is told under this name.
 const THIS_NODE: &str = crate::plan::THIS_NODE;
 
@@ -223,8 +227,9 @@ fn read_inputs(options: &Options, state: &State, problems: &mut Problems) -> Inp
     }
     let own = own_authority(&options.root);
     let has_wrong_join = read_joins(options, state, &mut inputs, problems);
+    let has_unread_join = note_unread(&options.boot, problems);
     // A device with a join is to be no site of its own, but for one that is such a site already.
-    inputs.wishes.waits_for_join = has_wrong_join && own.is_none() && state.joins.is_empty();
+    inputs.wishes.waits_for_join = (has_wrong_join || has_unread_join) && own.is_none() && state.joins.is_empty();
     // With no roles named, a join alone makes a node of another's site; the one that this broker wrote itself shall not end it.
     let is_own = |join: &Join| own.as_deref() == Some(join.ca.as_bytes());
     let names_roles = inputs.wishes.settings.as_ref().is_some_and(|settings| settings.roles.is_some());
@@ -269,6 +274,22 @@ fn read_joins(options: &Options, state: &State, inputs: &mut Inputs, problems: &
         }
     }
     has_wrong
+}
+
+/// Notes files that are read by nobody here; whether one is meant as a join file.
+fn note_unread(boot: &Path, problems: &mut Problems) -> bool {
+    let entries = std::fs::read_dir(boot).into_iter().flatten().take(NAMES_MAX).flatten();
+    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()));
+    let found: BTreeSet<String> = files.filter_map(|file| file.file_name().into_string().ok()).collect();
+    let unread = names::unread(found.iter().map(String::as_str));
+    for file in unread.iter().take(UNREAD_TOLD_MAX) {
+        problems.note(file.name, None, &file.what);
+    }
+    let line = read_small(&boot.join(names::COMMAND_LINE)).unwrap_or_default();
+    if let Some(what) = names::of_command_line(&String::from_utf8_lossy(&line)) {
+        problems.note(names::COMMAND_LINE, None, what);
+    }
+    unread.iter().any(|file| file.is_join)
 }
 
 /// The certificate of the authority that this node made, if it made one.

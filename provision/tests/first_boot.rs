@@ -261,46 +261,6 @@ fn a_host_key_without_content_is_made_again() {
 }
 
 #[test]
-fn files_that_are_no_text_too_long_or_no_files_cost_only_themselves() {
-    let machine = Machine::new();
-    machine.write_boot("rpi-preseed.toml", b"\xff\xfe[\0s");
-    machine.write_boot("microlambda.toml", vec![b'#'; 300 << 10]);
-    fs::create_dir(machine.boot().join("microlambda-join.toml")).unwrap();
-    machine.start();
-    let told = machine.problems();
-    for part in [
-        "rpi-preseed.toml: it is not UTF-8",
-        "microlambda.toml: it is not a file of at most 256 KiB",
-        "microlambda-join.toml: it is not a file",
-    ] {
-        assert!(told.contains(part), "{part}: {told}");
-    }
-    machine.write_boot("microlambda.toml", "roles = [\"broker\", \"edge\"]\n");
-    machine.start();
-    assert!(machine.has("/etc/microlambda/edge.toml"));
-}
-
-#[test]
-fn files_in_the_encodings_of_windows_are_read_and_their_passwords_taken_out() {
-    let text = "[wlan]\nssid = \"Caf\u{e9}\"\npassword = \"open sesame\"\ncountry = \"FR\"\n";
-    let utf16 = |bytes_of: fn(u16) -> [u8; 2]| format!("\u{feff}{text}").encode_utf16().flat_map(bytes_of).collect();
-    let encodings: [Vec<u8>; 3] = [utf16(u16::to_le_bytes), utf16(u16::to_be_bytes), format!("\u{feff}{text}").into()];
-    for bytes in encodings {
-        let machine = Machine::new();
-        machine.write_boot("rpi-preseed.toml", &bytes);
-        machine.write_boot("microlambda.toml", [b"\xff\xfe#".as_slice(), &[0]].concat());
-        assert_eq!(machine.start().problems, []);
-        let wlan = machine.text("/etc/wpa_supplicant/wpa_supplicant-wlan0.conf");
-        assert!(wlan.contains("ssid=436166c3a9\n"), "{wlan}");
-        let left = machine.boot_text("rpi-preseed.toml");
-        assert_eq!(left.trim_start_matches('\u{feff}'), text.replace("open sesame", "(applied)"));
-        let once = machine.everything();
-        assert_eq!(machine.start().changed, 0, "each file is known as it is on the card");
-        assert_eq!(machine.everything(), once);
-    }
-}
-
-#[test]
 fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     let machine = Machine::new();
     machine.write_boot("microlambda.toml", EXAMPLE);

@@ -81,6 +81,24 @@ fn a_card_whose_join_file_is_no_text_makes_no_site_of_its_own() {
 }
 
 #[test]
+fn a_join_file_under_another_name_is_told_and_its_card_makes_no_site_of_its_own() {
+    let hub = Machine::new();
+    hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
+    hub.start();
+    let node = Machine::new();
+    node.write_boot("microlambda.toml", EXAMPLE);
+    let wrong = "microlambda-join (1).toml";
+    node.write_boot(wrong, hub.text("/var/lib/microlambda-join/edge.toml"));
+    node.start();
+    let told = node.problems();
+    assert!(told.contains("microlambda-join (1).toml: this file is not read: name it microlambda-join.toml"), "{told}");
+    assert!(!node.has("/etc/mosquitto/conf.d/microlambda.conf") && !node.has("/etc/microlambda/authority"));
+    std::fs::rename(node.boot().join(wrong), node.boot().join("microlambda-join.toml")).unwrap();
+    assert_eq!(node.start().problems, [], "{}", node.problems());
+    assert!(node.has("/etc/microlambda/edge.toml"));
+}
+
+#[test]
 fn a_join_file_that_powershell_wrote_is_as_good_as_any() {
     let hub = Machine::new();
     hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
