@@ -10,6 +10,8 @@ const HOST_BYTES_MAX: usize = 63;
 const USER_BYTES_MAX: usize = 32;
 /// Longest password, bytes: more than a person types, less than what a hash function minds.
 const PASSWORD_BYTES_MAX: usize = 256;
+/// Most public keys of a user.
+pub const KEYS_MAX: usize = 64;
 /// Longest public key with options and comment, bytes.
 const KEY_BYTES_MAX: usize = 16 << 10;
 /// Longest network name, bytes: what the standard allows.
@@ -103,16 +105,12 @@ pub fn password_hash(text: String) -> Checked<String> {
     Ok(text)
 }
 
-/// Public SSH keys, each on one line.
-pub fn keys(lines: Vec<String>) -> Checked<Vec<String>> {
-    if lines.len() > 64 {
-        return Err(format!("{} keys are too many: at most 64", lines.len()));
+/// A public SSH key on a line of its own; none on a line that is empty or a comment.
+pub fn key(line: &str) -> Checked<Option<String>> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
     }
-    let lines = lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines.enumerate().map(|(at, line)| key(line).map_err(|why| format!("key {}: {why}", at + 1))).collect()
-}
-
-fn key(line: &str) -> Checked<String> {
     if line.contains("PRIVATE KEY") {
         return Err(
             "this is a private key. Nobody else may have it: write the public one, of the file that ends in .pub"
@@ -135,7 +133,7 @@ fn key(line: &str) -> Checked<String> {
     if fields.len() < 2 || fields[0] != kind.as_bytes() {
         return Err(format!("the text behind {kind} is damaged: copy the whole line of the .pub file"));
     }
-    Ok(line.to_owned())
+    Ok(Some(line.to_owned()))
 }
 
 /// Fields, each behind four bytes of length; none if the last is cut.
@@ -284,14 +282,15 @@ mod tests {
 
     #[test]
     fn a_public_key_is_taken_whole_and_a_damaged_or_private_one_refused() {
-        assert_eq!(keys(vec![format!("  {KEY}\n"), String::new()]).unwrap(), [KEY]);
+        assert_eq!(key(&format!("  {KEY}\n")).unwrap().as_deref(), Some(KEY));
+        assert_eq!((key(""), key("# ann's")), (Ok(None), Ok(None)));
         let with_option = format!("from=\"192.168.1.*\" {KEY}");
-        assert_eq!(keys(vec![with_option.clone()]).unwrap(), [with_option]);
+        assert_eq!(key(&with_option).unwrap(), Some(with_option));
         for wrong in [&KEY[..40], "ssh-ed25519", "hello", &KEY.replace("AAAAC3", "BAAAC3"), &format!("{KEY}\nroot")] {
-            assert!(keys(vec![(*wrong).to_owned()]).is_err(), "{wrong:?}");
+            assert!(key(wrong).is_err(), "{wrong:?}");
         }
         let private = "-----BEGIN OPENSSH PRIVATE KEY-----";
-        assert!(keys(vec![private.into()]).unwrap_err().contains("write the public one"));
+        assert!(key(private).unwrap_err().contains("write the public one"));
     }
 
     #[test]

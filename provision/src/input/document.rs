@@ -182,6 +182,43 @@ impl<'d, 'i> Section<'d, 'i> {
         self.get(key, problems, Ok)
     }
 
+    /// The texts of the list `key`, each if `check` takes it: a wrong one is noted with its number and costs no other. A list without a right one
+    /// among wrong ones is wrong, and so is one of more than `count_max`.
+    pub fn each<U>(
+        &mut self,
+        key: &'static str,
+        count_max: usize,
+        problems: &mut Problems,
+        check: impl Fn(&str) -> Result<U, String>,
+    ) -> Given<Vec<U>> {
+        self.seen.insert(key);
+        let Some(value) = self.table.and_then(|table| table.get(key)) else { return Given::Absent };
+        if self.document.is_broken(&value.span()) {
+            return Given::Wrong;
+        }
+        let Some(list) = value.get_ref().as_array() else {
+            self.blame(key, format!("it has to be {}", Vec::<String>::WANTED), problems);
+            return Given::Wrong;
+        };
+        if list.len() > count_max {
+            self.blame(key, format!("{} are too many: at most {count_max}", list.len()), problems);
+            return Given::Wrong;
+        }
+        let mut right = Vec::new();
+        for (at, item) in list.iter().enumerate() {
+            let text = item.get_ref().as_str().ok_or_else(|| format!("it has to be {}", String::WANTED));
+            match text.and_then(&check) {
+                Ok(value) => right.push(value),
+                Err(why) => {
+                    let line = line_of(self.document.text, item.span().start);
+                    let what = format!("`{}`, number {}: {why}", self.full(key), at + 1);
+                    problems.note(&self.document.name, Some(line), what);
+                }
+            }
+        }
+        if right.is_empty() && !list.is_empty() { Given::Wrong } else { Given::Right(right) }
+    }
+
     /// The table `key`; one without keys if there is none.
     pub fn section(&mut self, key: &'static str, problems: &mut Problems) -> Section<'d, 'i> {
         self.seen.insert(key);
@@ -304,6 +341,32 @@ mod tests {
         assert!(told.contains("line 2: `sorce` in [camera] is not known: did you mean `source`?"), "{told}");
         assert!(told.contains("line 3:") && told.contains("the keys here are `r-limit-ms`, `source`"), "{told}");
         assert!(told.contains("line 4:") && told.contains("did you mean `r-limit-ms`?"), "{told}");
+    }
+
+    #[test]
+    fn a_wrong_text_of_a_list_costs_itself() {
+        let mut problems = Problems::default();
+        let text = "all = [\"a\",\n \"-\", 3,\n \"b\"]\nnone = [\"-\"]\nempty = []\nlong = [\"a\", \"a\", \"a\", \"a\", \"a\"]\ntext = \"a\"\n";
+        let document = Document::read("f.toml", text, &mut problems);
+        let mut root = document.root();
+        let mut each = |key| {
+            let check = |text: &str| if text == "-" { Err("no letter".to_owned()) } else { Ok(text.to_owned()) };
+            root.each(key, 4, &mut problems, check)
+        };
+        assert_eq!(each("all"), Given::Right(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!((each("none"), each("empty"), each("absent")), (Given::Wrong, Given::Right(vec![]), Given::Absent));
+        assert_eq!((each("long"), each("text")), (Given::Wrong, Given::Wrong));
+        let told = told(&problems);
+        for part in [
+            "line 2: `all`, number 2: no letter",
+            "line 2: `all`, number 3: it has to be a text",
+            "line 4: `none`, number 1",
+            "line 6: `long`: 5 are too many: at most 4",
+            "line 7: `text`: it has to be a list",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert_eq!(problems.count(), 5);
     }
 
     #[test]

@@ -190,14 +190,14 @@ fn read_user(mut user: Section<'_, '_>, found: &mut Preseed, problems: &mut Prob
 fn read_ssh(mut ssh: Section<'_, '_>, problems: &mut Problems) -> Option<Ssh> {
     let enabled = ssh.plain::<bool>("enabled", problems);
     let by_password = ssh.plain::<bool>("password_authentication", problems);
-    let keys = ssh.get("authorized_keys", problems, check::keys);
+    let keys = ssh.each("authorized_keys", check::KEYS_MAX, problems, check::key);
     ssh.not_here("ssh_import_id", "keys are not fetched from the network. Write them in `authorized_keys`", problems);
     let is_there = ssh.is_there();
     ssh.finish(problems);
     is_there.then(|| Ssh {
         enabled: enabled.right().unwrap_or(true),
         by_password: by_password.right().unwrap_or(false),
-        keys: keys.right().unwrap_or_default(),
+        keys: keys.right().into_iter().flatten().flatten().collect(),
     })
 }
 
@@ -319,6 +319,17 @@ mod tests {
         assert!(found.wrong_user);
         assert!(found.ssh.unwrap().enabled, "with a mistake in the file, SSH stays on");
         assert!(told.contains("line 2: `system.hostname`") && told.contains("line 5: `user.password`"), "{told}");
+    }
+
+    #[test]
+    fn a_damaged_public_key_costs_no_other() {
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ann@laptop";
+        let (found, told) = read(&format!("[ssh]\nauthorized_keys = [\n\"{}\",\n\"{key}\"]\n", &key[..40]));
+        assert_eq!(found.ssh.unwrap().keys, [key]);
+        assert!(
+            told.contains("line 3: `ssh.authorized_keys`, number 1: the text behind ssh-ed25519 is damaged"),
+            "{told}"
+        );
     }
 
     #[test]
