@@ -360,7 +360,11 @@ fn remember(state: &mut State, plan: &Plan, outcome: &Outcome, inputs: &Inputs) 
             continue;
         }
         match memory {
-            Memory::User(name) => state.user = Some(name.clone()),
+            Memory::User(name) => {
+                state.former_users.extend(state.user.replace(name.clone()));
+                state.former_users.remove(name);
+            }
+            Memory::OnlyUser => state.former_users.clear(),
             Memory::Wlan(wlan) => state.wlan = Some(wlan.clone()),
             Memory::BrokerPasswords(mark) => state.broker_passwords = Some(mark.clone()),
             Memory::Camera(camera) => state.camera = Some(camera.clone()),

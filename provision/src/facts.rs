@@ -37,6 +37,8 @@ pub struct Facts {
     pub board: String,
     /// Whether the SSH server has keys, and none without content.
     pub ssh_host_keys: bool,
+    /// Users who have public keys of ours.
+    pub ssh_users: BTreeSet<String>,
     /// Whether what is written is gone at the next start.
     pub data_is_lost: bool,
     /// The clock, s since 1970.
@@ -82,6 +84,7 @@ impl Facts {
             examples,
             board: text(paths::BOARD).trim_end_matches('\0').to_owned(),
             ssh_host_keys: has_host_keys(&under(root, "/etc/ssh")),
+            ssh_users: names_in(&under(root, paths::SSH_KEYS)).collect(),
             data_is_lost: under(root, paths::DATA_LOST).exists(),
             now_unix_s,
             authority: Authority::from_pem(&bytes(paths::AUTHORITY)).ok(),
@@ -120,6 +123,11 @@ fn has_locale(root: &Path, lang: &str) -> bool {
     let written = lang.replace("UTF-8", "utf8");
     let folder = under(root, "/usr/lib/locale");
     ["C", "POSIX", "C.UTF-8"].contains(&lang) || folder.join(lang).is_dir() || folder.join(written).is_dir()
+}
+
+fn names_in(folder: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 /// A loss of power soon after keys were made may leave them without content, and the server does not start with such ones.

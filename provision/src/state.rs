@@ -1,6 +1,6 @@
 //! What this program remembers between boots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -33,6 +33,9 @@ pub struct State {
     pub wlan: Option<(String, Vec<String>)>,
     /// Who was given a way in.
     pub user: Option<String>,
+    /// Who was before, and still has it. A former version did not know.
+    #[serde(default)]
+    pub former_users: BTreeSet<String>,
     /// Digest of the credentials that are in the broker's password file.
     pub broker_passwords: Option<String>,
     /// What the camera's spool is made for. A former version did not know.
@@ -62,6 +65,7 @@ impl Default for State {
             joins: BTreeMap::new(),
             wlan: None,
             user: None,
+            former_users: BTreeSet::new(),
             broker_passwords: None,
             camera: None,
         }

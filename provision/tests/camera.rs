@@ -110,7 +110,9 @@ fn a_memory_without_the_camera_is_read_and_the_agents_own_file_says_who_it_is() 
     let (config, state) = ("/etc/microlambda/camera.toml", "/var/lib/microlambda-provision/state.json");
     machine.write_root(&config[1..], &machine.text(config).replace("camera = \"microlambda\"\n", ""));
     let mut memory: serde_json::Value = serde_json::from_str(&machine.text(state)).unwrap();
-    assert!(memory.as_object_mut().unwrap().remove("camera").is_some());
+    for key in ["camera", "former_users"] {
+        assert!(memory.as_object_mut().unwrap().remove(key).is_some(), "{key}");
+    }
     machine.write_root(&state[1..], &memory.to_string());
     start_agent_named(&machine, "microlambda");
     machine.write_boot("rpi-preseed.toml", "[system]\nhostname = \"door\"\n");

@@ -63,8 +63,8 @@ pub struct Ssh {
     pub enabled: bool,
     /// Whether a password is enough.
     pub by_password: bool,
-    /// Public keys of the user.
-    pub keys: Vec<String>,
+    /// All public keys of the user. Absent in a file without `[ssh]`, and wrong if a mistake may hide some: then those of before stay.
+    pub keys: Given<Vec<String>>,
 }
 
 /// A wireless network.
@@ -132,7 +132,9 @@ impl Preseed {
         found.host_name = system.get("hostname", problems, check::host_name).right();
         system.finish(problems);
         read_user(root.section("user", problems), &mut found, problems);
-        found.ssh = read_ssh(root.section("ssh", problems), problems);
+        let before = problems.count();
+        let ssh = root.section("ssh", problems);
+        found.ssh = read_ssh(ssh, document.is_clean(), before, problems);
         read_wlan(root.section("wlan", problems), &mut found, problems);
         read_locale(root.section("locale", problems), &mut found, problems);
         let mut time = root.section("time", problems);
@@ -187,17 +189,26 @@ fn read_user(mut user: Section<'_, '_>, found: &mut Preseed, problems: &mut Prob
     user.finish(problems);
 }
 
-fn read_ssh(mut ssh: Section<'_, '_>, problems: &mut Problems) -> Option<Ssh> {
+/// A file without the table means its defaults, as Raspberry Pi Imager leaves it out; none if a mistake may have cost the table. `clean` is whether
+/// the file's syntax is right, `before` the number of problems that are not the table's.
+fn read_ssh(mut ssh: Section<'_, '_>, clean: bool, before: usize, problems: &mut Problems) -> Option<Ssh> {
     let enabled = ssh.plain::<bool>("enabled", problems);
     let by_password = ssh.plain::<bool>("password_authentication", problems);
     let keys = ssh.each("authorized_keys", check::KEYS_MAX, problems, check::key);
     ssh.not_here("ssh_import_id", "keys are not fetched from the network. Write them in `authorized_keys`", problems);
     let is_there = ssh.is_there();
     ssh.finish(problems);
-    is_there.then(|| Ssh {
+    let is_sound = clean && problems.count() == before;
+    let keys = match keys {
+        Given::Right(keys) => Given::Right(keys.into_iter().flatten().collect()),
+        Given::Absent if is_there && is_sound => Given::Right(Vec::new()),
+        Given::Absent if is_sound => Given::Absent,
+        Given::Absent | Given::Wrong => Given::Wrong,
+    };
+    (is_there || is_sound).then(|| Ssh {
         enabled: enabled.right().unwrap_or(true),
         by_password: by_password.right().unwrap_or(false),
-        keys: keys.right().into_iter().flatten().flatten().collect(),
+        keys,
     })
 }
 
@@ -322,10 +333,32 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_ssh_means_its_defaults_and_a_mistake_that_may_hide_keys_leaves_those_of_before() {
+        let keys = |text: &str| read(text).0.ssh.map(|ssh| ssh.keys);
+        let defaults = Ssh { enabled: true, by_password: false, keys: Given::Absent };
+        assert_eq!(read("[user]\nname = \"ann\"\n").0.ssh, Some(defaults));
+        for none in ["[ssh]\n", "[ssh]\nauthorized_keys = []\n", "[ssh]\n[sytem]\nhostname = \"x\"\n"] {
+            assert_eq!(keys(none), Some(Given::Right(vec![])), "{none}");
+        }
+        for wrong in [
+            "[ssh]\nauthorized_keys = [\"x\"]\n",
+            "[ssh]\nauthorised_keys = [\"x\"]\n",
+            "[ssh]\nssh_import_id = [\"x\"]\n",
+            "[ssh]\nauthorized_keys = [\"x\n",
+            "[ssh]\n[wlan]\nssid = \"x\n",
+        ] {
+            assert_eq!(keys(wrong), Some(Given::Wrong), "{wrong}");
+        }
+        for lost in ["ssh = 3\n", "[shh\nenabled = false\n"] {
+            assert_eq!(keys(lost), None, "{lost}");
+        }
+    }
+
+    #[test]
     fn a_damaged_public_key_costs_no_other() {
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ann@laptop";
         let (found, told) = read(&format!("[ssh]\nauthorized_keys = [\n\"{}\",\n\"{key}\"]\n", &key[..40]));
-        assert_eq!(found.ssh.unwrap().keys, [key]);
+        assert_eq!(found.ssh.unwrap().keys, Given::Right(vec![key.to_owned()]));
         assert!(
             told.contains("line 3: `ssh.authorized_keys`, number 1: the text behind ssh-ed25519 is damaged"),
             "{told}"

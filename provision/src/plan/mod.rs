@@ -181,6 +181,8 @@ pub struct Plan {
 pub enum Memory {
     /// The user who was given a way in.
     User(String),
+    /// Nobody but this user has one any more.
+    OnlyUser,
     /// The wireless network and the lines that open it.
     Wlan((String, Vec<String>)),
     /// The digest of the credentials in the broker's password file.

@@ -3,9 +3,12 @@
 use openssl::hash::MessageDigest;
 use openssl::pkcs5::pbkdf2_hmac;
 
-use super::{Action, Content, Memory, Owner, Part, Plan};
+use std::collections::BTreeSet;
+
+use super::{Action, Content, Memory, Owner, Part, Plan, THIS_NODE};
 use crate::facts::Facts;
 use crate::input::check::to_hex;
+use crate::input::document::Given;
 use crate::input::preseed::{FILE, Password, Preseed, Ssh, User, Wlan, WlanKey};
 use crate::paths;
 use crate::problem::Problems;
@@ -40,7 +43,13 @@ pub fn plan(preseed: Option<&Preseed>, facts: &Facts, state: &State, plan: &mut 
         plan_user(user, facts, plan, problems);
     }
     if let Some(ssh) = &preseed.ssh {
-        plan_ssh(ssh, user, preseed, state, plan, problems);
+        plan_ssh(ssh, user, preseed, facts, state, plan, problems);
+        // Behind the new user's keys, and only if there is no doubt about them: somebody has to have a way in.
+        if let Some(user) = user
+            && !ssh.keys.is_wrong()
+        {
+            plan_former_users(user, facts, state, plan, problems);
+        }
     }
     if let Some(wlan) = &preseed.wlan {
         plan_wlan(wlan, state, plan, problems);
@@ -123,7 +132,7 @@ fn plan_user(user: &User, facts: &Facts, plan: &mut Plan, problems: &mut Problem
         }
         Some(Password::AsBefore) | None => {}
     }
-    let sudoers = format!("/etc/sudoers.d/010-microlambda-{name}");
+    let sudoers = sudoers_of(name);
     if user.passwordless_sudo {
         let content = format!("{WRITTEN_BY}{name} ALL=(ALL:ALL) NOPASSWD: ALL\n").into();
         plan.act(Part::User, Action::Write { path: sudoers, content, mode: 0o440, owner: Owner::Root, check: None });
@@ -139,6 +148,34 @@ fn plan_user(user: &User, facts: &Facts, plan: &mut Plan, problems: &mut Problem
     plan.memory.push((Part::User, Memory::User(name.clone())));
 }
 
+/// Takes back what former users were given. Their accounts stay, as their homes may hold what somebody needs.
+fn plan_former_users(user: &User, facts: &Facts, state: &State, plan: &mut Plan, problems: &mut Problems) {
+    let all: BTreeSet<&String> = state.former_users.iter().chain(&state.user).collect();
+    let former: Vec<&String> = all.into_iter().filter(|former| **former != user.name).collect();
+    for name in &former {
+        plan.remove(Part::User, keys_of(name));
+        plan.remove(Part::User, sudoers_of(name));
+        if facts.users.contains_key(*name) {
+            let what = format!(
+                "rpi-preseed.toml names the user {} now: the keys and rights it gave to {name} are taken back, and the account stays, with its                  password: `sudo userdel --remove {name}` removes it with its home. This is told once",
+                user.name
+            );
+            problems.note(THIS_NODE, None, what);
+        }
+    }
+    if !former.is_empty() {
+        plan.memory.push((Part::User, Memory::OnlyUser));
+    }
+}
+
+fn sudoers_of(user: &str) -> String {
+    format!("/etc/sudoers.d/010-microlambda-{user}")
+}
+
+fn keys_of(user: &str) -> String {
+    format!("{}/{user}", paths::SSH_KEYS)
+}
+
 fn sshd_settings(by_password: bool) -> String {
     let yes_no = if by_password { "yes" } else { "no" };
     format!(
@@ -152,6 +189,7 @@ fn plan_ssh(
     ssh: &Ssh,
     user: Option<&User>,
     preseed: &Preseed,
+    facts: &Facts,
     state: &State,
     plan: &mut Plan,
     problems: &mut Problems,
@@ -162,21 +200,33 @@ fn plan_ssh(
     } else {
         plan.write(Part::Ssh, paths::SSH_OFF, "rpi-preseed.toml says [ssh] enabled = false.\n".to_owned());
     }
-    if !ssh.keys.is_empty() {
-        match user.map(|user| &user.name).or(if preseed.user.is_none() { state.user.as_ref() } else { None }) {
-            Some(name) => {
-                plan.act(Part::Ssh, Action::Folder { path: paths::SSH_KEYS.into(), mode: 0o755 });
-                plan.write(Part::Ssh, format!("{}/{name}", paths::SSH_KEYS), ssh.keys.join("\n") + "\n");
-            }
-            None => problems.note(
-                FILE,
-                None,
-                "`ssh.authorized_keys`: nobody is there to use them: add [user] with a `name`",
-            ),
+    let name = user.map(|user| &user.name).or(if preseed.user.is_none() { state.user.as_ref() } else { None });
+    let has_former_keys = name.is_some_and(|name| facts.ssh_users.contains(name));
+    let has_keys = match (&ssh.keys, name) {
+        (Given::Right(keys), Some(name)) if !keys.is_empty() => {
+            plan.act(Part::Ssh, Action::Folder { path: paths::SSH_KEYS.into(), mode: 0o755 });
+            plan.write(Part::Ssh, keys_of(name), keys.join("\n") + "\n");
+            true
         }
-    } else if !ssh.by_password && ssh.enabled {
-        let what =
-            "nobody can log in over SSH yet: add `authorized_keys` to [ssh], or `password_authentication = true`";
+        (Given::Right(keys), None) if !keys.is_empty() => {
+            let what = "`ssh.authorized_keys`: nobody is there to use them: add [user] with a `name`";
+            problems.note(FILE, None, what);
+            return;
+        }
+        (Given::Right(_), Some(name)) => {
+            if has_former_keys {
+                plan.remove(Part::Ssh, keys_of(name));
+            }
+            false
+        }
+        (Given::Right(_), None) => false,
+        (Given::Absent | Given::Wrong, _) => has_former_keys,
+    };
+    // Without [ssh] and without a user, nobody is meant to log in.
+    let is_meant = ssh.keys != Given::Absent || name.is_some();
+    if ssh.enabled && !ssh.by_password && !has_keys && is_meant {
+        let what = "nobody can log in over SSH yet: add `authorized_keys` to [ssh], or `password_authentication = true`; or `enabled = false`, if \
+                    nobody is to";
         problems.note(FILE, None, what);
     }
 }
