@@ -102,8 +102,8 @@ pub fn apply(options: &Options) -> Result<Report, String> {
     let mut state = load_state(&options.root, &mut problems);
     let inputs = read_inputs(options, &state, &mut problems);
     let facts = Facts::gather(&options.root, inputs.preseed.as_ref(), options.now_unix_s);
-    inputs.wishes.check(&facts, &mut problems);
     let host = host_name(inputs.preseed.as_ref(), &facts);
+    inputs.wishes.check(&host, &facts, &mut problems);
     let materials = make_materials(&inputs.wishes, &host, &facts, &mut problems);
     let plan = plan(inputs.preseed.as_ref(), &inputs.wishes, &facts, &materials, &state, &mut problems);
     let actions = plan.actions.iter().map(|(_, action)| action.to_string()).collect();

@@ -28,7 +28,7 @@ struct Node {
 
 impl Node {
     fn join(hub: &Hub, role: &'static str, microlambda: &str) -> Self {
-        let machine = Machine::new();
+        let machine = Machine::named("node");
         machine.write_boot("microlambda.toml", microlambda);
         machine
             .write_boot("microlambda-join.toml", hub.machine.text(&format!("/var/lib/microlambda-join/{role}.toml")));

@@ -12,7 +12,7 @@ fn a_node_joins_with_the_file_that_the_broker_wrote() {
     hub.write_boot("microlambda.toml", "site = \"lab\"\nroles = [\"broker\"]\n");
     hub.start();
     for (role, file) in [("camera", "microlambda-join-camera.toml"), ("edge", "microlambda-join.toml")] {
-        let node = Machine::new();
+        let node = Machine::named("node");
         let join = hub.text(&format!("/var/lib/microlambda-join/{role}.toml"));
         node.write_boot(file, &join);
         assert_eq!(node.start().problems, [], "{}", node.problems());
@@ -32,11 +32,32 @@ fn a_node_joins_with_the_file_that_the_broker_wrote() {
 }
 
 #[test]
+fn a_node_that_is_called_as_its_broker_is_told_to_have_another_name() {
+    let hub = Machine::named("hub");
+    hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
+    assert_eq!(hub.start().problems, []);
+    let join = hub.text("/var/lib/microlambda-join/edge.toml");
+    let node = Machine::named("hub");
+    node.write_boot("microlambda-join.toml", &join);
+    node.start();
+    assert!(node.problems().contains("this device is called hub, as its broker is"), "{}", node.problems());
+    node.write_boot("rpi-preseed.toml", "[system]\nhostname = \"attic\"\n");
+    assert_eq!(node.start().problems, []);
+    // The name that counts is the one it is going to have, and the broker's that it is going to ask.
+    node.write_boot("microlambda.toml", "[broker]\naddress = \"Hub.local\"\n");
+    node.write_boot("rpi-preseed.toml", "[system]\nhostname = \"hub\"\n");
+    node.start();
+    assert!(node.problems().contains("this device is called hub, as its broker is"), "{}", node.problems());
+    node.write_boot("microlambda.toml", "[broker]\naddress = \"192.168.1.7\"\n");
+    assert_eq!(node.start().problems, []);
+}
+
+#[test]
 fn a_card_as_it_comes_joins_with_nothing_but_the_file_that_the_broker_wrote() {
     let hub = Machine::new();
     hub.write_boot("microlambda.toml", EXAMPLE);
     assert_eq!(hub.start().problems, []);
-    let node = Machine::new();
+    let node = Machine::named("node");
     node.write_boot("microlambda.toml", EXAMPLE);
     node.write_boot("microlambda-join.toml", hub.text("/var/lib/microlambda-join/edge.toml"));
     assert_eq!(node.start().problems, [], "{}", node.problems());
@@ -50,7 +71,7 @@ fn a_card_whose_join_file_cannot_be_used_makes_no_site_of_its_own() {
     hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
     hub.start();
     let join = hub.text("/var/lib/microlambda-join/edge.toml");
-    let node = Machine::new();
+    let node = Machine::named("node");
     node.write_boot("microlambda.toml", EXAMPLE);
     node.write_boot("microlambda-join.toml", join.replacen("MII", "XXX", 1));
     for _ in 0..2 {
@@ -71,7 +92,7 @@ fn a_card_whose_join_file_cannot_be_used_makes_no_site_of_its_own() {
 fn a_card_whose_join_file_is_no_text_makes_no_site_of_its_own() {
     let too_long = vec![b'#'; 300 << 10];
     for unusable in [&b"\xff\xfev"[..], b"na\xefve", &too_long] {
-        let node = Machine::new();
+        let node = Machine::named("node");
         node.write_boot("microlambda.toml", EXAMPLE);
         node.write_boot("microlambda-join.toml", unusable);
         node.start();
@@ -85,7 +106,7 @@ fn a_join_file_under_another_name_is_told_and_its_card_makes_no_site_of_its_own(
     let hub = Machine::new();
     hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
     hub.start();
-    let node = Machine::new();
+    let node = Machine::named("node");
     node.write_boot("microlambda.toml", EXAMPLE);
     let wrong = "microlambda-join (1).toml";
     node.write_boot(wrong, hub.text("/var/lib/microlambda-join/edge.toml"));
@@ -104,7 +125,7 @@ fn a_join_file_that_powershell_wrote_is_as_good_as_any() {
     hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
     hub.start();
     let join = hub.text("/var/lib/microlambda-join/edge.toml").replace('\n', "\r\n");
-    let node = Machine::new();
+    let node = Machine::named("node");
     node.write_boot("microlambda.toml", EXAMPLE);
     let utf16: Vec<u8> = format!("\u{feff}{join}").encode_utf16().flat_map(u16::to_le_bytes).collect();
     node.write_boot("microlambda-join.toml", utf16);
@@ -115,7 +136,7 @@ fn a_join_file_that_powershell_wrote_is_as_good_as_any() {
 
 #[test]
 fn a_former_broker_joins_the_site_that_another_device_runs_with_its_authority() {
-    let (old, new) = (Machine::new(), Machine::new());
+    let (old, new) = (Machine::named("old"), Machine::named("new"));
     old.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
     old.start();
     for file in ["authority.pem", "credentials.json"] {
@@ -137,7 +158,7 @@ fn a_role_that_is_dropped_and_taken_again_takes_the_same_join_file() {
     hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
     hub.start();
     let join = hub.text("/var/lib/microlambda-join/edge.toml");
-    let node = Machine::new();
+    let node = Machine::named("node");
     node.write_boot("microlambda.toml", "roles = [\"edge\"]\n");
     node.write_boot("microlambda-join.toml", &join);
     assert_eq!(node.start().problems, []);
@@ -159,7 +180,7 @@ fn a_join_that_cannot_be_used_is_told_and_leaves_the_former_one() {
     hub.write_boot("microlambda.toml", "roles = [\"broker\"]\n");
     hub.start();
     let join = hub.text("/var/lib/microlambda-join/edge.toml");
-    let node = Machine::new();
+    let node = Machine::named("node");
     node.write_boot("microlambda-join.toml", &join);
     node.start();
     let config = node.text("/etc/microlambda/edge.toml");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use microlambda_runtime::BrokerUrl;
 use microlambda_wire::Name;
 use toml::{Table, Value};
 
@@ -59,8 +60,8 @@ impl Wishes {
         joined.or_else(named).unwrap_or_else(Name::default_site)
     }
 
-    /// Notes what does not go together.
-    pub fn check(&self, facts: &Facts, problems: &mut Problems) {
+    /// Notes what does not go together on a node whose host has this name.
+    pub fn check(&self, host: &str, facts: &Facts, problems: &mut Problems) {
         let mut note = |what: String| problems.note(THIS_NODE, None, what);
         if self.is_broker() {
             return;
@@ -84,6 +85,12 @@ impl Wishes {
                 }
             }
         }
+        // Its own /etc/hosts would answer.
+        if self.brokers().any(|url| url.host.strip_suffix(".local").unwrap_or(&url.host).eq_ignore_ascii_case(host)) {
+            note(format!(
+                "this device is called {host}, as its broker is, and so finds only itself: give it another name (`system.hostname` in rpi-preseed.toml)"
+            ));
+        }
         let sites: BTreeSet<&Name> = self.joins.values().map(|joined| &joined.site).collect();
         let named = self.settings.as_ref().and_then(|settings| settings.site.as_ref());
         if sites.len() > 1 {
@@ -99,6 +106,13 @@ impl Wishes {
         if authorities.len() > 1 {
             note("its join files are of different brokers: use those of one".into());
         }
+    }
+
+    /// The brokers that its agents are told of.
+    fn brokers(&self) -> impl Iterator<Item = BrokerUrl> {
+        let named = self.settings.as_ref().and_then(|settings| settings.broker.as_ref());
+        let used = self.joins.values().map(move |joined| named.unwrap_or(&joined.broker));
+        used.filter_map(|url| url.parse().ok())
     }
 
     /// Where an agent finds its broker and as whom: none if it cannot be let in yet.

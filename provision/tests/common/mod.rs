@@ -50,6 +50,13 @@ impl Machine {
         machine
     }
 
+    /// One whose host has another name than the others'.
+    pub fn named(host: &str) -> Self {
+        let machine = Self::new();
+        machine.write_root("etc/hostname", &format!("{host}\n"));
+        machine
+    }
+
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }
