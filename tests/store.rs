@@ -1,5 +1,6 @@
 //! The simulator's disk and the real one give the same answers to the same operations.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use edge_agent::store::{Depth, SqliteStore, Store};
@@ -77,6 +78,43 @@ fn generated_histories_give_equal_answers_on_the_double_and_on_sqlite() {
         }
         assert_eq!(real.integrity().expect("a check"), Vec::<String>::new());
     }
+}
+
+/// Makes a database what version 2 would have made of it.
+fn as_version_2(folder: &Path) {
+    let database = rusqlite::Connection::open(folder.join("edge.sqlite")).expect("a database");
+    let query = "SELECT sql FROM sqlite_schema WHERE name = 'entry'";
+    let sql: String = database.query_row(query, [], |row| row.get(0)).expect("the table");
+    let is_former =
+        |line: &&str| !["frames", "unreadable", "faces_seen"].iter().any(|new| line.trim().starts_with(new));
+    let former = sql.lines().filter(is_former).collect::<Vec<_>>().join("\n");
+    let script = format!(
+        "BEGIN; ALTER TABLE entry RENAME TO newer; {former};
+         INSERT INTO entry SELECT chain, sequence, next_sequence, body, digest, generation, set_aside FROM newer;
+         DROP TABLE newer; PRAGMA user_version = 2; COMMIT;"
+    );
+    database.execute_batch(&script).expect("a former database");
+}
+
+#[test]
+fn a_database_of_a_former_version_gives_the_same_answers_and_is_sound() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut store = SqliteStore::open(dir.path()).expect("a store");
+    let mut history = History::new(5);
+    for _ in 0..OPERATIONS {
+        history.step().apply(&mut store).expect("a transaction");
+    }
+    drop(store);
+    as_version_2(dir.path());
+    assert!(SqliteStore::open_read_only(dir.path()).is_err_and(|error| !error.is_damage()), "a report changes nothing");
+    let mut store = SqliteStore::open(dir.path()).expect("a store");
+    assert_eq!(answers(&store, history.chains()), answers(&history.double, history.chains()));
+    let found = store.check(&FaceParams::default(), Depth::Everything, None).expect("a check");
+    assert!(found.sound && found.records > 0, "{found:?}");
+    for _ in 0..OPERATIONS {
+        history.step().apply(&mut store).expect("a transaction");
+    }
+    assert_eq!(answers(&store, history.chains()), answers(&history.double, history.chains()));
 }
 
 #[test]

@@ -110,6 +110,8 @@ pub fn apply(options: &Options) -> Result<Report, String> {
     if options.dry_run {
         return Ok(Report { actions, changed: 0, problems: problems.iter().cloned().collect() });
     }
+    // Before the agent's file says otherwise: its spool may be another camera's, and a loss of power may cut this off behind the file.
+    state.camera = state.camera.take().or_else(|| facts.camera.clone());
     // Learn first whether anything can be remembered.
     save_state(&options.root, &state)?;
     remove_recovered(&options.boot, &mut problems);

@@ -23,7 +23,7 @@ const CONNECTIONS_MAX: usize = 200;
 /// Retained messages are written to the card this often, s.
 const AUTOSAVE_S: u32 = 900;
 /// A kept session, up to [`QUEUED_BYTES_MAX`] of memory and of each autosave, outlives its subscriber so long.
-const SESSIONS_KEPT: &str = "2d";
+const SESSIONS_KEPT: &str = "7d";
 
 /// One password per member of the site.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use rustix::fs::{Gid, Uid, fchown};
 use crate::facts::{accounts, under};
 use crate::paths;
 use crate::plan::{Action, Owner, Part, Plan};
-use crate::set_aside::set_aside;
+use crate::set_aside::{can_set_aside, set_aside};
 
 /// A program that takes longer than this is stopped, s: nothing here may hold up a boot.
 const PROGRAM_S_MAX: u32 = 60;
@@ -90,6 +90,7 @@ fn act(action: &Action, root: &Path) -> Result<bool, String> {
             let ids = ids_of(*owner, root).map_err(|why| format!("cannot write {path}: {why}"))?;
             hash_passwords(root, &under(root, path), &lines.0, ids).map(|()| true)
         }
+        Action::SpoolCanBeSetAside { folder } => can_set_aside(&under(root, folder)).map(|()| false),
         Action::SetSpoolAside { folder } => set_aside(&under(root, folder)),
         Action::HostName(name) => set_host_name(name, root),
     }

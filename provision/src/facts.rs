@@ -37,6 +37,8 @@ pub struct Facts {
     pub board: String,
     /// Whether the SSH server has keys, and none without content.
     pub ssh_host_keys: bool,
+    /// Whether the SSH server lets somebody in by password, as our settings say.
+    pub ssh_by_password: bool,
     /// Users who have public keys of ours.
     pub ssh_users: BTreeSet<String>,
     /// Whether what is written is gone at the next start.
@@ -84,6 +86,7 @@ impl Facts {
             examples,
             board: text(paths::BOARD).trim_end_matches('\0').to_owned(),
             ssh_host_keys: has_host_keys(&under(root, "/etc/ssh")),
+            ssh_by_password: text(paths::SSHD).lines().any(|line| line == "PasswordAuthentication yes"),
             ssh_users: names_in(&under(root, paths::SSH_KEYS)).collect(),
             data_is_lost: under(root, paths::DATA_LOST).exists(),
             now_unix_s,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use microlambda_runtime::{create_private, sync_folder};
 
@@ -22,10 +22,36 @@ const KEPT_MAX: u32 = 4;
 /// # Errors
 /// What is in the way, and what to do.
 pub fn set_aside(folder: &Path) -> Result<bool, String> {
+    let failed = |error: io::Error| failed(folder, &error);
+    let Some((place, _held)) = place_for(folder)? else { return Ok(false) };
+    create_private(&place).map_err(failed)?;
+    for name in BESIDE.into_iter().chain([DATABASE]) {
+        match fs::rename(folder.join(name), place.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    sync_folder(&place).and_then(|()| sync_folder(folder)).map(|()| true).map_err(failed)
+}
+
+/// Whether [`set_aside`] could do its work now. Nothing is changed.
+///
+/// # Errors
+/// As there.
+pub fn can_set_aside(folder: &Path) -> Result<(), String> {
+    place_for(folder).map(|_| ())
+}
+
+fn failed(folder: &Path, error: &io::Error) -> String {
+    format!("the spool in {} cannot be set aside: {error}", folder.display())
+}
+
+/// Where the spool in `folder` goes, and the lock that keeps an agent from it; nothing if there is none.
+fn place_for(folder: &Path) -> Result<Option<(PathBuf, Option<File>)>, String> {
     let shown = folder.display();
-    let failed = |error: io::Error| format!("the spool in {shown} cannot be set aside: {error}");
+    let failed = |error: io::Error| failed(folder, &error);
     if !folder.join(DATABASE).exists() {
-        return Ok(false);
+        return Ok(None);
     }
     let lock = match File::open(folder.join(LOCK)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -43,14 +69,7 @@ pub fn set_aside(folder: &Path) -> Result<bool, String> {
     let place = places.find(|place| !place.join(DATABASE).exists()).ok_or_else(|| {
         format!("{KEPT_MAX} former spools are kept in {shown} already: remove its folders {KEPT}1 to {KEPT}{KEPT_MAX}")
     })?;
-    create_private(&place).map_err(failed)?;
-    for name in BESIDE.into_iter().chain([DATABASE]) {
-        match fs::rename(folder.join(name), place.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    sync_folder(&place).and_then(|()| sync_folder(folder)).map(|()| true).map_err(failed)
+    Ok(Some((place, lock)))
 }
 
 #[cfg(test)]

@@ -52,7 +52,24 @@ fn ssh_that_was_off_is_on_again_once_the_file_says_nothing_of_it() {
     machine.write_boot("rpi-preseed.toml", "[system]\nhostname = \"door\"\n");
     assert_eq!(machine.start().problems, []);
     assert!(!machine.has("/etc/microlambda/ssh-off"));
-    assert!(machine.text("/etc/ssh/sshd_config.d/10-microlambda.conf").contains("PasswordAuthentication no"));
+}
+
+#[test]
+fn a_way_in_by_password_stays_where_the_file_says_nothing_of_ssh_or_says_it_wrongly() {
+    for (text, by_password) in [
+        ("[system]\nhostname = \"door\"\n", "yes"),
+        ("[ssh]\npassword_authentication = \"true\"\n", "yes"),
+        ("[shh]\nenabled = true\n", "yes"),
+        ("[ssh]\nenabled = true\n", "no"),
+    ] {
+        let machine = Machine::new();
+        machine.write_boot("rpi-preseed.toml", "[ssh]\npassword_authentication = true\n");
+        machine.start();
+        machine.write_boot("rpi-preseed.toml", text);
+        machine.start();
+        let settings = machine.text("/etc/ssh/sshd_config.d/10-microlambda.conf");
+        assert!(settings.contains(&format!("PasswordAuthentication {by_password}")), "{text}: {settings}");
+    }
 }
 
 #[test]
@@ -94,6 +111,13 @@ fn a_former_user_loses_keys_and_rights_once_the_new_one_has_theirs() {
         let (_, actions, _) = applied(&text, &of_ann());
         assert!(OF_ANN.iter().all(|gone| !actions.contains(gone)), "{text}: {actions}");
     }
+    let text_without_ssh = "[user]\nname = \"bob\"\npassword = \"correct horse\"\n";
+    let (_, actions, told) = applied(text_without_ssh, &of_ann());
+    assert!(OF_ANN.iter().all(|gone| !actions.contains(gone)), "{actions}");
+    assert!(told.contains("nobody can log in over SSH yet"), "{told}");
+    let by_password = format!("{text_without_ssh}[ssh]\npassword_authentication = true\n");
+    let (_, actions, _) = applied(&by_password, &of_ann());
+    assert!(OF_ANN.iter().all(|gone| actions.contains(gone)), "{actions}");
     // Mended, the same file does it.
     let state = State { user: Some("bob".into()), former_users: ["ann".to_owned()].into(), ..State::default() };
     let (_, actions, _) = applied(&text, &state);

@@ -138,12 +138,35 @@ fn former_spools_that_are_too_many_are_told_with_the_remedy_and_it_is_tried_agai
     for at in 0..6 {
         machine.write_boot("microlambda.toml", settings(&format!("name = \"camera-{at}\"")));
         machine.start();
-        if at < 5 {
-            start_agent(&machine);
-        }
+        // Also at the last, for which there is no room: it is the former one until there is.
+        start_agent(&machine);
     }
+    assert_eq!(name(&machine), "camera-4");
     assert!(machine.problems().contains("remove its folders set-aside-1"), "{}", machine.problems());
     fs::remove_dir_all(machine.root().join(&STATE[1..]).join("set-aside-1")).unwrap();
     assert_eq!(machine.start().problems, []);
+    assert_eq!(name(&machine), "camera-5");
     start_agent(&machine);
+}
+
+#[test]
+fn a_spool_is_set_aside_though_the_first_try_was_cut_off_behind_the_agents_file() {
+    let machine = Machine::new();
+    machine.write_boot("microlambda.toml", settings("name = \"door\""));
+    machine.start();
+    start_agent(&machine);
+    // A former version remembered nothing of the camera.
+    let (config, state) = ("/etc/microlambda/camera.toml", "/var/lib/microlambda-provision/state.json");
+    let mut memory: serde_json::Value = serde_json::from_str(&machine.text(state)).unwrap();
+    memory.as_object_mut().unwrap().remove("camera").unwrap();
+    machine.write_root(&state[1..], &memory.to_string());
+    machine.write_boot("microlambda.toml", settings("name = \"gate\""));
+    // A file in the place of the folder stands for the power that fails once the agent's file is written.
+    let in_the_way = machine.root().join(&STATE[1..]).join("set-aside-1");
+    fs::write(&in_the_way, "").unwrap();
+    machine.start();
+    assert!(machine.text(config).contains("gate") && machine.has(SPOOL));
+    fs::remove_file(in_the_way).unwrap();
+    assert_eq!(machine.start().problems, []);
+    assert!(machine.has(ASIDE) && !machine.has(SPOOL));
 }

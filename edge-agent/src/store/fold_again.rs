@@ -73,7 +73,7 @@ impl SqliteStore {
     }
 
     /// The write-ahead log of a chain that was folded again is not left to the node's first commit, which has no time for it.
-    fn shorten_log(&self) -> Result<(), StoreError> {
+    pub(super) fn shorten_log(&self) -> Result<(), StoreError> {
         let log_bytes = std::fs::metadata(self.path.with_extension("sqlite-wal")).map_or(0, |file| file.len());
         if log_bytes > LOG_BYTES_MAX {
             let done = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));

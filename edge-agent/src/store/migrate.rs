@@ -1,6 +1,7 @@
 //! A database that is new, or of another version of this program.
 
 use microlambda_faces::content::{Entry, from_bytes};
+use microlambda_runtime::notify;
 use rusqlite::{Transaction, params};
 
 use super::check::own_schema;
@@ -30,7 +31,8 @@ impl SqliteStore {
                 if self.schema().map_err(|source| self.sqlite(source))?
                     != *own_schema().map_err(|source| self.sqlite(source))? =>
             {
-                self.migrate_from(found)
+                // It takes the longer the larger the database is, and nobody is to end it for that.
+                notify::while_starting(|| self.migrate_from(found))
             }
             found => Err(self.other_version(found)),
         }
@@ -49,7 +51,8 @@ impl SqliteStore {
     /// Tables are made anew, not altered: each start compares the schema with its own, letter by letter.
     fn migrate_from(&self, found: i64) -> Result<(), StoreError> {
         let error = |source| StoreError::Directory { path: self.path.clone(), source };
-        self.need_room(std::fs::metadata(&self.path).map_err(error)?.len())?;
+        // Until it is committed, a second copy of nearly all of it is in the file and in the write-ahead log.
+        self.need_room(std::fs::metadata(&self.path).map_err(error)?.len().saturating_mul(2))?;
         log::info!(from = found, to = SCHEMA_VERSION; "the database is of an earlier version: it is brought to this one's form");
         let migrate = || {
             let transaction = self.connection.unchecked_transaction()?;
@@ -57,13 +60,16 @@ impl SqliteStore {
                 let made = made(&["table sighting ", "index sighting_by_person "])?;
                 transaction.execute_batch(&format!("{FROM_1} {made} {FROM_1_REST}"))?;
             }
-            let are_read = add_totals(&transaction)?;
+            add_totals(&transaction)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-            let is_own = are_read && self.schema()? == *own_schema()?;
+            let is_own = self.schema()? == *own_schema()?;
             if is_own { transaction.commit().map(|()| true) } else { Ok(false) }
         };
         let is_own = migrate().map_err(|source| self.sqlite(source))?;
-        if is_own { Ok(()) } else { Err(self.damaged("the schema, or an entry")) }
+        if !is_own {
+            return Err(self.damaged("the schema"));
+        }
+        self.shorten_log()
     }
 }
 
@@ -74,8 +80,9 @@ fn made(objects: &[&str]) -> rusqlite::Result<String> {
     Ok(sql.map(|sql| format!("{sql};")).collect())
 }
 
-/// Up to version 2 there were no sums beside the entries: whoever wanted them read all. False if an entry cannot be read.
-fn add_totals(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
+/// Up to version 2 there were no sums beside the entries: whoever wanted them read all. An entry that cannot be read is left for the checks,
+/// which know what to make of it.
+fn add_totals(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute_batch(&format!("ALTER TABLE entry RENAME TO former_entry; {}", made(&["table entry "])?))?;
     {
         let columns = "chain, sequence, next_sequence, body, digest, generation, set_aside";
@@ -86,9 +93,8 @@ fn add_totals(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
         let (mut rows, mut totals) = (former.query([])?, (0, ChainTotals::default()));
         while let Some(row) = rows.next()? {
             let (chain, body): (i64, Vec<u8>) = (row.get(0)?, row.get(3)?);
-            let Ok(entry) = from_bytes::<Entry>(&body) else { return Ok(false) };
             let before = if totals.0 == chain { totals.1 } else { ChainTotals::default() };
-            totals = (chain, before.with(&entry));
+            totals = (chain, from_bytes::<Entry>(&body).map_or(before, |entry| before.with(&entry)));
             let ChainTotals { frames, unreadable, faces_seen } = totals.1;
             insert.execute(params![
                 chain,
@@ -104,8 +110,7 @@ fn add_totals(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
             ])?;
         }
     }
-    tx.execute_batch("DROP TABLE former_entry;")?;
-    Ok(true)
+    tx.execute_batch("DROP TABLE former_entry;")
 }
 
 #[cfg(test)]
@@ -201,12 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_cannot_be_read_is_damage_and_nothing_is_changed() -> Outcome {
+    fn an_entry_that_cannot_be_read_holds_nothing_up_and_is_found_by_the_check() -> Outcome {
         let folder = tempfile::tempdir()?;
         let store = of_version_2(folder.path())?;
         store.connection.execute("INSERT INTO entry VALUES (1, 0, 1, x'00ff', zeroblob(32), 0, 0)", [])?;
-        assert!(store.migrate().is_err_and(|error| error.is_damage()));
-        assert_eq!(store.user_version()?, 2);
+        drop(store);
+        let store = SqliteStore::open(folder.path())?;
+        assert_eq!(store.user_version()?, SCHEMA_VERSION);
+        assert!(store.entries(&Name::new("door-1")?, 0, 1).is_err_and(|error| error.is_damage()));
         Ok(())
     }
 }

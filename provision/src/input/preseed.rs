@@ -61,8 +61,8 @@ pub enum Password {
 pub struct Ssh {
     /// Whether it is on.
     pub enabled: bool,
-    /// Whether a password is enough.
-    pub by_password: bool,
+    /// Whether a password is enough; none if that stays as it is: in a file without `[ssh]`, or where the value is wrong.
+    pub by_password: Option<bool>,
     /// All public keys of the user. Absent in a file without `[ssh]`, and wrong if a mistake may hide some: then those of before stay.
     pub keys: Given<Vec<String>>,
 }
@@ -205,11 +205,12 @@ fn read_ssh(mut ssh: Section<'_, '_>, clean: bool, before: usize, problems: &mut
         Given::Absent if is_sound => Given::Absent,
         Given::Absent | Given::Wrong => Given::Wrong,
     };
-    (is_there || is_sound).then(|| Ssh {
-        enabled: enabled.right().unwrap_or(true),
-        by_password: by_password.right().unwrap_or(false),
-        keys,
-    })
+    let by_password = match by_password {
+        Given::Right(by_password) => Some(by_password),
+        Given::Absent if is_there && is_sound => Some(false),
+        Given::Absent | Given::Wrong => None,
+    };
+    (is_there || is_sound).then(|| Ssh { enabled: enabled.right().unwrap_or(true), by_password, keys })
 }
 
 fn read_wlan(mut wlan: Section<'_, '_>, found: &mut Preseed, problems: &mut Problems) {
@@ -335,7 +336,7 @@ mod tests {
     #[test]
     fn a_file_without_ssh_means_its_defaults_and_a_mistake_that_may_hide_keys_leaves_those_of_before() {
         let keys = |text: &str| read(text).0.ssh.map(|ssh| ssh.keys);
-        let defaults = Ssh { enabled: true, by_password: false, keys: Given::Absent };
+        let defaults = Ssh { enabled: true, by_password: None, keys: Given::Absent };
         assert_eq!(read("[user]\nname = \"ann\"\n").0.ssh, Some(defaults));
         for none in ["[ssh]\n", "[ssh]\nauthorized_keys = []\n", "[ssh]\n[sytem]\nhostname = \"x\"\n"] {
             assert_eq!(keys(none), Some(Given::Right(vec![])), "{none}");

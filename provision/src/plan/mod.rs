@@ -141,6 +141,11 @@ pub enum Action {
         /// Owner.
         owner: Owner,
     },
+    /// The next one would do its work: nothing is changed, so that a part ends here before its files say otherwise.
+    SpoolCanBeSetAside {
+        /// Absolute path of the agent's folder.
+        folder: String,
+    },
     /// The spool of a camera agent is not in its folder any more, but in one of its own in there.
     SetSpoolAside {
         /// Absolute path of the agent's folder.
@@ -161,6 +166,7 @@ impl fmt::Display for Action {
             Self::Remove { path } => write!(f, "remove {path}"),
             Self::Run { program, args, .. } => write!(f, "run {program} {}", args.join(" ")),
             Self::HashPasswords { path, .. } => write!(f, "hash the site's passwords into {path}"),
+            Self::SpoolCanBeSetAside { folder } => write!(f, "see that the spool in {folder} can be set aside"),
             Self::SetSpoolAside { folder } => write!(f, "set the spool in {folder} aside, if there is one"),
             Self::HostName(name) => write!(f, "set the host name {name}"),
         }

@@ -237,16 +237,20 @@ fn plan_camera(
     let kept = || former.map(|former| former.name.clone());
     let name = settings.camera.clone().or_else(kept).or_else(|| name_of_host(host));
     let content = format!("{WRITTEN_BY}\n{}", camera_table(wishes, settings, name.as_ref(), broker)).into();
+    let camera = name.map(|name| Camera::new(name, &settings.source.clone().unwrap_or_default()));
+    let is_another = former.is_some_and(|former| camera.as_ref().is_some_and(|camera| camera != former));
+    let folder = || paths::CAMERA_STATE.to_owned();
+    if is_another {
+        plan.act(Part::Camera, Action::SpoolCanBeSetAside { folder: folder() });
+    }
     // Its group may read it, as an address in it may hold a password.
     let (path, owner) = (paths::CAMERA.into(), Owner::Group("microlambda-camera"));
     plan.act(Part::Camera, Action::Write { path, content, mode: 0o640, owner, check: Some("camera-agent") });
-    let source = settings.source.clone().unwrap_or_default();
-    let Some(camera) = name.map(|name| Camera::new(name, &source)) else { return };
     // Last, as a file that the agent refuses ends the part.
-    if former.is_some_and(|former| *former != camera) {
-        plan.act(Part::Camera, Action::SetSpoolAside { folder: paths::CAMERA_STATE.into() });
+    if is_another {
+        plan.act(Part::Camera, Action::SetSpoolAside { folder: folder() });
     }
-    plan.memory.push((Part::Camera, Memory::Camera(camera)));
+    plan.memory.extend(camera.map(|camera| (Part::Camera, Memory::Camera(camera))));
 }
 
 fn camera_table(wishes: &Wishes, settings: &Settings, name: Option<&Name>, broker: Table) -> Table {

@@ -29,7 +29,8 @@ pub fn plan(preseed: Option<&Preseed>, facts: &Facts, state: &State, plan: &mut 
         let (stdin, unsynced) = (Content(Vec::new()), Some("/etc/ssh"));
         plan.act(Part::Ssh, Action::Run { program: "ssh-keygen", root_option: "-f", args, stdin, unsynced });
     }
-    if !facts.present.contains(paths::SSHD) && preseed.is_none_or(|preseed| preseed.ssh.is_none()) {
+    let by_password = preseed.and_then(|preseed| preseed.ssh.as_ref()).and_then(|ssh| ssh.by_password);
+    if !facts.present.contains(paths::SSHD) && by_password.is_none() {
         plan.write(Part::Ssh, paths::SSHD, sshd_settings(false));
     }
     let Some(preseed) = preseed else { return };
@@ -43,10 +44,10 @@ pub fn plan(preseed: Option<&Preseed>, facts: &Facts, state: &State, plan: &mut 
         plan_user(user, facts, plan, problems);
     }
     if let Some(ssh) = &preseed.ssh {
-        plan_ssh(ssh, user, preseed, facts, state, plan, problems);
+        let has_way_in = plan_ssh(ssh, user, preseed, facts, state, plan, problems);
         // Behind the new user's keys, and only if there is no doubt about them: somebody has to have a way in.
         if let Some(user) = user
-            && !ssh.keys.is_wrong()
+            && has_way_in
         {
             plan_former_users(user, facts, state, plan, problems);
         }
@@ -153,18 +154,19 @@ fn plan_former_users(user: &User, facts: &Facts, state: &State, plan: &mut Plan,
     let all: BTreeSet<&String> = state.former_users.iter().chain(&state.user).collect();
     let former: Vec<&String> = all.into_iter().filter(|former| **former != user.name).collect();
     for name in &former {
-        plan.remove(Part::User, keys_of(name));
-        plan.remove(Part::User, sudoers_of(name));
+        plan.remove(Part::Ssh, keys_of(name));
+        plan.remove(Part::Ssh, sudoers_of(name));
         if facts.users.contains_key(*name) {
             let what = format!(
-                "rpi-preseed.toml names the user {} now: the keys and rights it gave to {name} are taken back, and the account stays, with its                  password: `sudo userdel --remove {name}` removes it with its home. This is told once",
+                "rpi-preseed.toml names the user {} now: the keys and rights it gave to {name} are taken back, and the account stays, with its password: \
+                 `sudo userdel --remove {name}` removes it with its home. This is told once",
                 user.name
             );
             problems.note(THIS_NODE, None, what);
         }
     }
     if !former.is_empty() {
-        plan.memory.push((Part::User, Memory::OnlyUser));
+        plan.memory.push((Part::Ssh, Memory::OnlyUser));
     }
 }
 
@@ -185,6 +187,7 @@ fn sshd_settings(by_password: bool) -> String {
     )
 }
 
+/// Whether the file's user has a way in then.
 fn plan_ssh(
     ssh: &Ssh,
     user: Option<&User>,
@@ -193,8 +196,11 @@ fn plan_ssh(
     state: &State,
     plan: &mut Plan,
     problems: &mut Problems,
-) {
-    plan.write(Part::Ssh, paths::SSHD, sshd_settings(ssh.by_password));
+) -> bool {
+    if let Some(by_password) = ssh.by_password {
+        plan.write(Part::Ssh, paths::SSHD, sshd_settings(by_password));
+    }
+    let by_password = ssh.by_password.unwrap_or(facts.ssh_by_password);
     if ssh.enabled {
         plan.remove(Part::Ssh, paths::SSH_OFF);
     } else {
@@ -211,7 +217,7 @@ fn plan_ssh(
         (Given::Right(keys), None) if !keys.is_empty() => {
             let what = "`ssh.authorized_keys`: nobody is there to use them: add [user] with a `name`";
             problems.note(FILE, None, what);
-            return;
+            return false;
         }
         (Given::Right(_), Some(name)) => {
             if has_former_keys {
@@ -224,11 +230,13 @@ fn plan_ssh(
     };
     // Without [ssh] and without a user, nobody is meant to log in.
     let is_meant = ssh.keys != Given::Absent || name.is_some();
-    if ssh.enabled && !ssh.by_password && !has_keys && is_meant {
+    if ssh.enabled && !by_password && !has_keys && is_meant {
         let what = "nobody can log in over SSH yet: add `authorized_keys` to [ssh], or `password_authentication = true`; or `enabled = false`, if \
                     nobody is to";
         problems.note(FILE, None, what);
     }
+    let has_password = user.is_some_and(|user| user.password.is_some());
+    !ssh.keys.is_wrong() && (has_keys || (by_password && has_password))
 }
 
 fn plan_wlan(wlan: &Wlan, state: &State, plan: &mut Plan, problems: &mut Problems) {

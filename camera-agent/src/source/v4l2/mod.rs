@@ -156,23 +156,29 @@ fn none_known(unknown: &[String]) -> String {
 /// # Errors
 /// [`SourceError::Trouble`] with the remedy; the device may appear later.
 pub fn open(wish: &Wish) -> Result<Device, SourceError> {
-    let device = match &wish.device {
-        Some(device) => device.clone(),
-        None => first_of(probe().map_err(SourceError::Trouble)?).map_err(SourceError::Trouble)?,
+    let started = match &wish.device {
+        Some(device) => start(device, wish).map(|capture| (device.clone(), capture)).map_err(|why| {
+            format!(
+                "cannot use the camera {device}: {why}; is it plugged in, free, and may this user read it (group video)? `camera-agent probe` lists cameras"
+            )
+        }),
+        None => probe().and_then(|found| first_of(found, |device| start(device, wish))),
     };
-    let capture = start(&device, wish).map_err(|why| {
-        SourceError::Trouble(format!(
-            "cannot use the camera {device}: {why}; is it plugged in, free, and may this user read it (group video)? `camera-agent probe` lists cameras"
-        ))
-    })?;
+    let (device, capture) = started.map_err(SourceError::Trouble)?;
     Ok(Device::new(capture, device, 1_000_000 / u64::from(wish.fps.max(1))))
 }
 
-/// The first camera that gives what this program reads. A camera that lost its power for a moment may return under another number.
-fn first_of(found: Vec<Found>) -> Result<String, String> {
-    let troubles: Vec<String> = found.iter().map(|one| format!("{}: {}", one.device, one.trouble)).collect();
-    let usable = found.into_iter().find(|one| !one.formats.is_empty());
-    usable.map(|one| one.device).ok_or_else(|| match troubles.is_empty() {
+/// The first camera that can be started. One that lost its power for a moment may return under another number.
+fn first_of<C>(found: Vec<Found>, start: impl Fn(&str) -> Result<C, String>) -> Result<(String, C), String> {
+    let mut troubles = Vec::new();
+    for Found { device, formats, trouble, .. } in found {
+        let started = if formats.is_empty() { Err(trouble) } else { start(&device) };
+        match started {
+            Ok(capture) => return Ok((device, capture)),
+            Err(why) => troubles.push(format!("{device}: {why}")),
+        }
+    }
+    Err(match troubles.is_empty() {
         true => "there is no camera: plug one in, or set `source.device` if it is not a /dev/video…".to_owned(),
         false => format!("no camera can be used ({}): `camera-agent probe` lists them", troubles.join("; ")),
     })
@@ -423,9 +429,14 @@ mod tests {
         let offer = Offer { layout: Layout::Mjpeg, width: 640, height: 480, fps: None };
         let raw = || found("/dev/video0", Vec::new(), "it offers pBAA");
         let cameras = ["/dev/video2", "/dev/video4"].map(|device| found(device, vec![offer], ""));
-        assert_eq!(first_of([vec![raw()], cameras.into()].concat()), Ok("/dev/video2".into()));
-        assert!(first_of(vec![raw()]).is_err_and(|why| why.contains("/dev/video0: it offers pBAA")));
-        assert!(first_of(Vec::new()).is_err_and(|why| why.contains("plug one in")));
+        let all = || [vec![raw()], cameras.to_vec()].concat();
+        let busy = |device: &str| if device == "/dev/video2" { Err("busy".to_owned()) } else { Ok(()) };
+        let none = |_: &str| Err::<(), _>("busy".to_owned());
+        assert_eq!(first_of(all(), |_| Ok(())), Ok(("/dev/video2".into(), ())));
+        assert_eq!(first_of(all(), busy), Ok(("/dev/video4".into(), ())));
+        let whys = ["/dev/video0: it offers pBAA", "/dev/video2: busy", "/dev/video4: busy"];
+        assert!(first_of(all(), none).is_err_and(|told| whys.iter().all(|why| told.contains(why))));
+        assert!(first_of(Vec::new(), none).is_err_and(|why| why.contains("plug one in")));
     }
 
     #[test]
