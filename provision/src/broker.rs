@@ -22,7 +22,8 @@ const QUEUED_BYTES_MAX: usize = 64 << 20;
 const CONNECTIONS_MAX: usize = 200;
 /// Retained messages are written to the card this often, s.
 const AUTOSAVE_S: u32 = 900;
-/// A kept session, up to [`QUEUED_BYTES_MAX`] of memory and of each autosave, outlives its subscriber so long.
+/// A kept session, up to [`QUEUED_BYTES_MAX`] of memory and of each autosave, outlives its subscriber so long, in
+/// mosquitto's notation.
 const SESSIONS_KEPT: &str = "7d";
 
 /// One password per member of the site.

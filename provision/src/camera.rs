@@ -7,7 +7,6 @@ use microlambda_wire::Name;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use crate::input::appliance::CAMERA_BYTES_MAX;
 use crate::input::source::Source;
 
 /// A camera, as its agent tells one from another.
@@ -42,18 +41,11 @@ impl Camera {
         let table: Table = text.parse().ok()?;
         let name = match table.get("camera") {
             Some(name) => Name::new(name.as_str()?).ok()?,
-            None => name_of_host(host)?,
+            None => Name::of_camera_on(host).ok()?,
         };
         let source: Source = table.get("source")?.clone().try_into().ok()?;
         Some(Self::new(name, &source))
     }
-}
-
-/// The name that a camera gets from its host, in the agent's way; none from a host without a name.
-pub fn name_of_host(host: &str) -> Option<Name> {
-    let label = host.split('.').next().unwrap_or_default().to_lowercase();
-    let allowed = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
-    Name::new(label.chars().take(CAMERA_BYTES_MAX).map(allowed).collect::<String>()).ok()
 }
 
 #[cfg(test)]
@@ -69,8 +61,6 @@ mod tests {
         let file = "[source]\nkind = \"v4l2\"\ndevice = \"/dev/video0\"\n";
         assert_eq!(camera(file), Some(Camera { name: Name::new("door_1").unwrap(), job: None }));
         assert_eq!(camera(&format!("camera = \"gate\"\n{file}")).unwrap().name.as_str(), "gate");
-        assert_eq!(name_of_host(""), None);
-        assert_eq!(name_of_host(&"ä".repeat(90)).unwrap().as_str(), "-".repeat(CAMERA_BYTES_MAX));
         for none in [
             "# mine\n",
             "camera = 3\n[source]\nkind = \"v4l2\"\ndevice = \"/dev/video0\"\n",

@@ -1,10 +1,10 @@
 //! Setting a camera's spool aside, so that its agent begins a new one. Nothing is deleted.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use microlambda_runtime::{create_private, sync_folder};
+use microlambda_runtime::{create_private, move_files};
 
 /// The spool's database, and what stands beside it while it is open, in the camera agent's folder.
 const DATABASE: &str = "spool.sqlite";
@@ -25,13 +25,7 @@ pub fn set_aside(folder: &Path) -> Result<bool, String> {
     let failed = |error: io::Error| failed(folder, &error);
     let Some((place, _held)) = place_for(folder)? else { return Ok(false) };
     create_private(&place).map_err(failed)?;
-    for name in BESIDE.into_iter().chain([DATABASE]) {
-        match fs::rename(folder.join(name), place.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    sync_folder(&place).and_then(|()| sync_folder(folder)).map(|()| true).map_err(failed)
+    move_files(folder, &place, BESIDE.into_iter().chain([DATABASE])).map(|()| true).map_err(failed)
 }
 
 /// Whether [`set_aside`] could do its work now. Nothing is changed.
@@ -74,6 +68,8 @@ fn place_for(folder: &Path) -> Result<Option<(PathBuf, Option<File>)>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn write(folder: &Path, name: &str, text: &str) {

@@ -1,6 +1,6 @@
 //! Folders for what nobody else should read.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
@@ -41,6 +41,21 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         outcome => outcome,
     }
+}
+
+/// Moves those of `names` that are there from one folder to another of the same file system, in this order; durable when it returns.
+///
+/// # Errors
+/// What the system says; what was moved until then stays there.
+pub fn move_files<N: AsRef<Path>>(from: &Path, to: &Path, names: impl IntoIterator<Item = N>) -> io::Result<()> {
+    for name in names {
+        match fs::rename(from.join(&name), to.join(&name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    sync_folder(to)?;
+    sync_folder(from)
 }
 
 /// Makes a shared folder and its parents; each is durable when this returns, unless it was there.

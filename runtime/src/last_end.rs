@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::{create_private, sync_folder};
+use crate::{create_private, move_files, sync_folder};
 
 /// The file that says it.
 const MARK: &str = "last-end";
@@ -125,15 +125,8 @@ pub fn keep_aside(folder: &Path, database: &str) -> io::Result<PathBuf> {
     })?;
     create_private(&place)?;
     // The database first: without its log it could pass for an older one, while a log alone is seen to be one.
-    for suffix in ["", "-journal", "-wal", "-shm"] {
-        let name = format!("{database}{suffix}");
-        match fs::rename(folder.join(&name), place.join(&name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    sync_folder(&place)?;
-    sync_folder(folder)?;
+    let names = ["", "-journal", "-wal", "-shm"].map(|suffix| format!("{database}{suffix}"));
+    move_files(folder, &place, names)?;
     Ok(place)
 }
 

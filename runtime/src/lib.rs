@@ -26,7 +26,7 @@ pub use clock::{boot_id, monotonic_us, unix_ms};
 pub use config::ConfigError;
 pub use discovery::BrokerAddress;
 pub use exit::{Signal, shutdown_signal};
-pub use folder::{create_private, sync_folder};
+pub use folder::{create_private, move_files, sync_folder};
 pub use link::{
     Link, LinkConfig, LinkCounters, LinkEvent, LinkEvents, Message, PACKET_BYTES_MAX_DEFAULT, PublishError, Queued,
 };

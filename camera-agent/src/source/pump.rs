@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use std::sync::mpsc as blocking;
 use std::time::{Duration, Instant};
 
-use microlambda_runtime::monotonic_us;
+use microlambda_runtime::{Seldom, monotonic_us};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::{oneshot, watch};
 
@@ -24,10 +24,6 @@ const NOT_YET_TOLD_US: u64 = 60_000_000;
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// Pictures of a live source that are passed over are told of this often at most.
-const WARN_EVERY: Duration = Duration::from_secs(10);
-/// A source that fails again and again for the same reason is told of this often: a camera may be missing for months.
-const FAILURE_EVERY: Duration = Duration::from_secs(3600);
 
 /// Opens the source; gets what a finite one has given already.
 pub type Opener = Box<dyn FnMut(Given, &Arc<Leash>) -> Result<Box<dyn Source>, SourceError> + Send>;
@@ -144,10 +140,10 @@ impl Pump {
             stopped,
             leash: leash.clone(),
             next_image: Instant::now(),
-            next_warning: Instant::now(),
+            warnings: Seldom::default(),
             unsaid: 0,
             failure: None,
-            next_failure: Instant::now(),
+            failures: Seldom::standing(),
             gate,
         };
         std::thread::Builder::new().name("source".into()).spawn(move || {
@@ -180,12 +176,14 @@ struct Worker {
     stopped: blocking::Receiver<()>,
     leash: Arc<Leash>,
     next_image: Instant,
-    next_warning: Instant,
+    /// Pictures of a live source that are passed over, as the log tells them.
+    warnings: Seldom,
     /// Pictures passed over without a word since the last warning.
     unsaid: u64,
     /// Why the source failed last, if it has given nothing since.
     failure: Option<String>,
-    next_failure: Instant,
+    /// The same reason again and again, as the log tells it: a camera may be missing for months.
+    failures: Seldom,
     /// For live sources, unless it is switched off.
     gate: Option<Gate>,
 }
@@ -218,9 +216,10 @@ impl Worker {
                 // A command that was killed because the agent stops is no trouble.
                 Err(SourceError::Trouble(_)) if self.is_stopped_within(Duration::ZERO) => return,
                 Err(SourceError::Trouble(why)) => {
-                    let is_other = self.failure.as_ref() != Some(&why);
-                    if is_other || Instant::now() >= self.next_failure {
-                        self.next_failure = Instant::now() + FAILURE_EVERY;
+                    if self.failure.as_ref() != Some(&why) {
+                        self.failures = Seldom::standing();
+                    }
+                    if self.failures.is_due(monotonic_us()) {
                         log::warn!(why = why.as_str(), pause_ms = pause.as_millis() as u64; "the source failed and will be opened again");
                     }
                     self.failure = Some(why.clone());
@@ -345,9 +344,8 @@ impl Worker {
             report.garbage += u64::from(input.is_none());
         });
         // Each piece of a finite input is named; a live source could fill the log.
-        if input.is_some() || Instant::now() >= self.next_warning {
+        if self.warnings.is_due(monotonic_us()) || input.is_some() {
             log::warn!(why = why, more = self.unsaid; "a picture is passed over");
-            self.next_warning = Instant::now() + WARN_EVERY;
             self.unsaid = 0;
         } else {
             self.unsaid += 1;

@@ -140,7 +140,7 @@ impl<S: Store, W: World> Node<S, W> {
         Some(note)
     }
 
-    pub(super) fn refuse(&mut self, what: &str, error: &dyn std::error::Error) {
+    pub(super) fn refuse(&mut self, what: &str, error: &dyn std::fmt::Display) {
         self.counters.refused_messages += 1;
         if self.refusals.is_due(self.world.now_us()) {
             log::warn!(topic:% = what; "message refused: {error}; see who publishes on MicroLambda's topics");
@@ -191,10 +191,7 @@ impl<S: Store, W: World> Node<S, W> {
                 self.record(&chain, sequence, meta.into_record(), jpeg)
             }
             Ok((meta, _)) => {
-                self.counters.refused_messages += 1;
-                if self.refusals.is_due(self.world.now_us()) {
-                    log::warn!(camera:% = camera, named:% = meta.camera; "frame refused: it names another camera");
-                }
+                self.refuse(&topic_name("frame", camera), &format!("it names the camera {}", meta.camera));
                 Ok(())
             }
             Err(error) => {

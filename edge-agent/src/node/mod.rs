@@ -14,6 +14,7 @@ mod chain_run;
 mod chains;
 mod commit;
 mod feed;
+mod limit;
 mod publish;
 mod slot;
 mod status;
@@ -29,7 +30,7 @@ use microlambda_runtime::{ConfigError, Message, Seldom};
 use microlambda_wire::{ChainClass, EventNote, Name, SetAsideNote, Topic, TopicPrefix, to_payload};
 
 use crate::config::Config;
-use crate::store::{Room, Store, StoreError};
+use crate::store::{Store, StoreError};
 pub use agent::run;
 use book::EventBook;
 use chain_run::ChainRun;
@@ -107,10 +108,8 @@ pub struct Node<S, W> {
     name_clashes: Seldom,
     /// When another node last spoke under this node's name, µs.
     name_clashed_at_us: Option<u64>,
-    /// The room on the store's disk, as it was at the last status.
-    room: Option<Room>,
-    /// That there is little of it, as the log tells it.
-    rooms: Seldom,
+    /// That there is little room on the store's disk, as the log tells it.
+    shortages: Seldom,
     /// No bids before this: peers may hold newer heads.
     settled_at_us: u64,
     status_at_us: u64,
@@ -154,8 +153,7 @@ impl<S: Store, W: World> Node<S, W> {
             other_lambdas: Seldom::standing(),
             name_clashes: Seldom::standing(),
             name_clashed_at_us: None,
-            room: None,
-            rooms: Seldom::standing(),
+            shortages: Seldom::standing(),
             settled_at_us: u64::MAX,
             status_at_us: 0,
             stopping: false,

@@ -167,30 +167,26 @@ impl<S: Store, W: World> Node<S, W> {
         let link = self.world.bus_counters();
         counters.push(("bus-messages-dropped".into(), link.inbox_dropped));
         counters.push(("bus-connections".into(), link.connected));
-        self.room = self.world.room();
-        self.tell_of_room(now_us);
+        let room = self.world.room();
+        let shortage = room.and_then(|room| room.trouble());
+        // A disk fills for years: whoever reads the log is to see that in time.
+        if let Some(trouble) = shortage.as_ref().filter(|_| self.shortages.is_due(now_us)) {
+            log::warn!("{trouble}");
+        }
         let status = NodeStatus {
             engine: self.worker.engine.clone(),
             load_permille,
-            disk_free_mb: self.room.map(|room| room.free_mb()),
+            disk_free_mb: room.map(|room| room.free_mb()),
             costs: self.budget.table(),
             chains: self.chains.keys().map(|name| self.chain_lag(name)).collect(),
             counters,
             set_aside: self.set_aside.iter().cloned().collect(),
-            trouble: self.trouble().chars().take(TROUBLE_CHARS_MAX).collect(),
+            trouble: self.trouble(shortage).chars().take(TROUBLE_CHARS_MAX).collect(),
             ..status_of(&self.name, &self.boot, true)
         };
         let line = self.status_line(&status);
         self.world.show_status(&line);
         self.publish(&Topic::NodeStatus { node: self.name.clone() }, &status, true);
-    }
-
-    /// A disk fills for years: whoever reads the log is to see that in time.
-    fn tell_of_room(&mut self, now_us: u64) {
-        let trouble = self.room.and_then(|room| room.trouble());
-        if let Some(trouble) = trouble.filter(|_| self.rooms.is_due(now_us)) {
-            log::warn!("{trouble}");
-        }
     }
 
     fn chain_lag(&self, name: &Name) -> ChainLag {
@@ -204,7 +200,8 @@ impl<S: Store, W: World> Node<S, W> {
         }
     }
 
-    fn trouble(&self) -> String {
+    /// What is wrong, the worst first; `shortage` is that there is little room on the disk.
+    fn trouble(&self, shortage: Option<String>) -> String {
         if !self.worker.trouble.is_empty() {
             return self.worker.trouble.clone();
         }
@@ -217,8 +214,8 @@ impl<S: Store, W: World> Node<S, W> {
         if !self.kept_aside.is_empty() {
             return self.kept_aside.clone();
         }
-        if let Some(trouble) = self.room.and_then(|room| room.trouble()) {
-            return trouble;
+        if let Some(shortage) = shortage {
+            return shortage;
         }
         let now_us = self.world.now_us();
         let is_recent = |at_us: u64| at_us.saturating_add(SILENCE_US) > now_us;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use microlambda_wire::Name;
+use microlambda_wire::{CAMERA_LEN_MAX, Name};
 use serde::{Deserialize, Serialize};
 
 use super::check::{self, Checked};
@@ -15,8 +15,6 @@ use crate::problem::Problems;
 pub const FILE: &str = "microlambda.toml";
 /// Keys whose values are secrets, with their tables.
 pub const SECRETS: [&[&str]; 1] = [&["join", "password"]];
-/// Longest name of a camera: digits follow it in its chain's.
-pub const CAMERA_BYTES_MAX: usize = 55;
 
 /// What a node does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -133,8 +131,8 @@ impl Settings {
     fn read_camera(&mut self, mut section: Section<'_, '_>, old: &Self, clean: bool, problems: &mut Problems) -> bool {
         let camera = |text: String| {
             let name = name(text)?;
-            let fits = name.as_str().len() <= CAMERA_BYTES_MAX;
-            if fits { Ok(name) } else { Err(format!("a camera's name has at most {CAMERA_BYTES_MAX} characters")) }
+            let fits = name.as_str().len() <= CAMERA_LEN_MAX;
+            if fits { Ok(name) } else { Err(format!("a camera's name has at most {CAMERA_LEN_MAX} characters")) }
         };
         self.camera = keep(section.get("name", problems, camera), &old.camera, clean);
         let interval = section.get("image-interval-s", problems, |s| check::within(s, 0, 86_400));

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::{Action, Memory, Owner, Part, Plan};
 use crate::broker::LOCAL_PORT;
-use crate::camera::{Camera, name_of_host};
+use crate::camera::Camera;
 use crate::facts::Facts;
 use crate::input::appliance::{Role, Settings};
 use crate::input::join::{Join, Member};
@@ -235,7 +235,7 @@ fn plan_camera(
 ) {
     let former = state.camera.as_ref().or(facts.camera.as_ref());
     let kept = || former.map(|former| former.name.clone());
-    let name = settings.camera.clone().or_else(kept).or_else(|| name_of_host(host));
+    let name = settings.camera.clone().or_else(kept).or_else(|| Name::of_camera_on(host).ok());
     let content = format!("{WRITTEN_BY}\n{}", camera_table(wishes, settings, name.as_ref(), broker)).into();
     let camera = name.map(|name| Camera::new(name, &settings.source.clone().unwrap_or_default()));
     let is_another = former.is_some_and(|former| camera.as_ref().is_some_and(|camera| camera != former));
