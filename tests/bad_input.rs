@@ -23,6 +23,8 @@ fn pictures_that_cannot_be_read_are_counted_and_the_others_are_searched() {
     fs::write(photos.join("12_empty.jpg"), b"").expect("an empty file");
     save(&DynamicImage::ImageRgb8(RgbImage::new(1, 1)), &photos.join("13_one_pixel.jpg"));
     save(&DynamicImage::ImageRgb8(RgbImage::new(8_000, 6_400)), &photos.join("14_51_megapixels.jpg"));
+    let lost = [&good[..good.len() * 2 / 3], &[0xff, 0xd9]].concat();
+    fs::write(photos.join("15_lost.jpg"), lost).expect("a photo of which some was lost");
     fs::copy(photo("people/biden.jpg"), photos.join("20_biden.jpg")).expect("a photo");
     site.start_node("a", 4_000, "stay");
     site.start_camera(&photos);
@@ -35,8 +37,13 @@ fn pictures_that_cannot_be_read_are_counted_and_the_others_are_searched() {
     }
     let labels = site.tally.steps.iter().flat_map(|step| &step.frames).map(|frame| frame.label.as_str());
     let searched: BTreeSet<&str> = labels.collect();
-    assert_eq!(searched, ["00_obama.jpg", "14_51_megapixels.jpg", "20_biden.jpg"].into());
+    assert_eq!(searched, ["00_obama.jpg", "14_51_megapixels.jpg", "15_lost.jpg", "20_biden.jpg"].into());
     assert_eq!(outcome.frames, searched.len() as u64, "{outcome:?}");
+    let report = site.node("a").ask(&["status"]).expect("its status");
+    assert!(report.contains("15_lost.jpg"), "{report}");
+    site.wait_for_status("a", "what it could not read", |status| {
+        status.counters.contains(&("frames-unreadable".into(), 1))
+    });
     // The camera tells its counters every few seconds.
     site.wait_for("count", |tally, _| tally.passed_over() == passed_over.len() as u64);
     site.stop_and_check();

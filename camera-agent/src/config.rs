@@ -16,7 +16,7 @@ pub const PROGRAM: &str = "camera-agent";
 /// A commented configuration with every key.
 pub const EXAMPLE: &str = include_str!("../camera.toml");
 /// A frame must pass in one MQTT packet, bytes.
-const FRAME_BYTES_LIMIT: u64 = 16 << 20;
+pub const FRAME_BYTES_LIMIT: u64 = 16 << 20;
 /// Below this no picture is worth looking at, bytes.
 const FRAME_BYTES_LEAST: u64 = 16 << 10;
 /// Nobody should stand before a camera for longer without being seen, s.
@@ -280,7 +280,7 @@ fn check(raw: RawConfig) -> Result<Config, ConfigError> {
         );
         return Err(ConfigError::value("motion.still-interval-s", why));
     }
-    config::check_state_dir(&raw.state_dir)?;
+    config::check_path("state-dir", &raw.state_dir)?;
     raw.broker.link_config("check")?;
     Ok(Config {
         site: raw.site,
@@ -314,49 +314,61 @@ fn check_source(raw: RawSource) -> Result<SourceConfig, ConfigError> {
             format!("only kind = \"{kind}\" has this key: leave it out"),
         ));
     }
-    let missing = |key: &str, example: &str| {
-        ConfigError::value(
-            format!("source.{key}"),
-            format!("this kind of source needs it, for example {key} = {example}"),
-        )
-    };
     match raw.kind {
-        SourceKind::Folder => {
-            Ok(SourceConfig::Folder { path: raw.path.ok_or_else(|| missing("path", "\"/srv/pictures\""))? })
-        }
-        SourceKind::V4l2 => {
-            let wish = Wish {
-                device: raw.device,
-                width: raw.width.unwrap_or(1280),
-                height: raw.height.unwrap_or(720),
-                fps: raw.fps.unwrap_or(10),
-            };
-            for (key, value, most) in
-                [("width", wish.width, 16_384), ("height", wish.height, 16_384), ("fps", wish.fps, 1_000)]
-            {
-                if !(1..=most).contains(&value) {
-                    return Err(ConfigError::value(
-                        format!("source.{key}"),
-                        format!("{value} is out of bounds: use 1 to {most}"),
-                    ));
-                }
-            }
-            Ok(SourceConfig::V4l2(wish))
-        }
-        SourceKind::Command => {
-            let example = "[\"rpicam-vid\", \"-t\", \"0\", \"--codec\", \"mjpeg\", \"-o\", \"-\"]";
-            let argv = raw.command.filter(|argv| argv.first().is_some_and(|program| !program.is_empty()));
-            let argv = argv.ok_or_else(|| missing("command", example))?;
-            let finite = raw.finite.unwrap_or(false);
-            // A finite one begins anew when it is started again, and would be silent again at the same place.
-            let silence_s = raw.silence_s.unwrap_or(if finite { 0 } else { SILENCE_S_DEFAULT });
-            if silence_s > SILENCE_S_MAX {
-                let why = format!("{silence_s} is more than a day: use at most {SILENCE_S_MAX}; 0 waits for ever");
-                return Err(ConfigError::value("source.silence-s", why));
-            }
-            Ok(SourceConfig::Command(CommandLine { argv, finite, silence_s }))
+        SourceKind::Folder => check_folder(raw.path),
+        SourceKind::V4l2 => check_camera(raw),
+        SourceKind::Command => check_command(raw),
+    }
+}
+
+fn missing(key: &str, example: &str) -> ConfigError {
+    ConfigError::value(format!("source.{key}"), format!("this kind of source needs it, for example {key} = {example}"))
+}
+
+fn check_folder(path: Option<PathBuf>) -> Result<SourceConfig, ConfigError> {
+    // What is empty cannot be left out here.
+    let path = path.filter(|path| !path.as_os_str().is_empty());
+    let path = path.ok_or_else(|| missing("path", "\"/srv/pictures\""))?;
+    config::check_path("source.path", &path)?;
+    Ok(SourceConfig::Folder { path })
+}
+
+fn check_camera(raw: RawSource) -> Result<SourceConfig, ConfigError> {
+    let wish = Wish {
+        device: raw.device,
+        width: raw.width.unwrap_or(1280),
+        height: raw.height.unwrap_or(720),
+        fps: raw.fps.unwrap_or(10),
+    };
+    if let Some(device) = &wish.device {
+        config::check_path("source.device", Path::new(device))?;
+    }
+    for (key, value, most) in [("width", wish.width, 16_384), ("height", wish.height, 16_384), ("fps", wish.fps, 1_000)]
+    {
+        if !(1..=most).contains(&value) {
+            let why = format!("{value} is out of bounds: use 1 to {most}");
+            return Err(ConfigError::value(format!("source.{key}"), why));
         }
     }
+    Ok(SourceConfig::V4l2(wish))
+}
+
+fn check_command(raw: RawSource) -> Result<SourceConfig, ConfigError> {
+    let example = "[\"rpicam-vid\", \"-t\", \"0\", \"--codec\", \"mjpeg\", \"-o\", \"-\"]";
+    let argv = raw.command.filter(|argv| argv.first().is_some_and(|program| !program.is_empty()));
+    let argv = argv.ok_or_else(|| missing("command", example))?;
+    // Its arguments are the program's own matter: a shell expands them itself.
+    if let Some(program) = argv.first() {
+        config::check_path("source.command", Path::new(program))?;
+    }
+    let finite = raw.finite.unwrap_or(false);
+    // A finite one begins anew when it is started again, and would be silent again at the same place.
+    let silence_s = raw.silence_s.unwrap_or(if finite { 0 } else { SILENCE_S_DEFAULT });
+    if silence_s > SILENCE_S_MAX {
+        let why = format!("{silence_s} is more than a day: use at most {SILENCE_S_MAX}; 0 waits for ever");
+        return Err(ConfigError::value("source.silence-s", why));
+    }
+    Ok(SourceConfig::Command(CommandLine { argv, finite, silence_s }))
 }
 
 fn host_name() -> Result<Name, ConfigError> {

@@ -5,7 +5,7 @@
 mod blocks;
 
 pub use blocks::{Blocks, luma_blocks};
-use microlambda_wire::{JpegScan, JpegScanner};
+use microlambda_picture::{JpegScan, JpegScanner};
 
 /// Code of the marker that starts a picture.
 const SOI: u8 = 0xd8;

@@ -3,7 +3,7 @@
 //! Pictures are found by walking their segments: the end marker's two bytes also stand inside thumbnails, so that
 //! looking for them alone would cut pictures apart.
 
-use microlambda_wire::{JpegScan, JpegScanner};
+use microlambda_picture::{JpegScan, JpegScanner};
 
 /// The longest start of a picture that has to be kept to recognise it: `ff d8`, to be followed by `ff`.
 const START: [u8; 3] = [0xff, 0xd8, 0xff];

@@ -6,8 +6,9 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-use microlambda_wire::jpeg_is_cut_short;
+use microlambda_picture::{decode_jpeg, jpeg_is_cut_short, on_white};
 
+use crate::config::FRAME_BYTES_LIMIT;
 use crate::jpeg;
 
 /// A side shorter than this shows no face, pixels.
@@ -137,8 +138,10 @@ fn prepare_jpeg(bytes: Vec<u8>, bytes_max: usize) -> Result<Prepared, PictureErr
     if bytes.len() <= bytes_max {
         return Ok(Prepared { jpeg: bytes, reencoded: false, reshaped: false });
     }
-    let (image, orientation) =
-        decode(&bytes, ImageFormat::Jpeg, ", or raise bytes-max in [frame] so that it passes as it is")?;
+    // At the bound of that key it would be no way out.
+    let may_be_raised = (bytes_max as u64) < FRAME_BYTES_LIMIT;
+    let hint = if may_be_raised { ", or raise bytes-max in [frame] so that it passes as it is" } else { "" };
+    let (image, orientation) = decode(&bytes, ImageFormat::Jpeg, hint)?;
     drop(bytes);
     encode_to_fit(image, orientation, bytes_max)
 }
@@ -183,10 +186,16 @@ fn decode(bytes: &[u8], format: ImageFormat, hint: &'static str) -> Result<(Dyna
     check_size(width, height, DECODE_PIXELS_MAX, hint)?;
     // A picture whose EXIF is damaged is shown as it is.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    Ok((DynamicImage::from_decoder(decoder).map_err(undecodable)?, orientation))
+    let image = if format == ImageFormat::Jpeg {
+        drop(decoder);
+        decode_jpeg(bytes).map_err(undecodable)?
+    } else {
+        DynamicImage::from_decoder(decoder).map_err(undecodable)?
+    };
+    Ok((image, orientation))
 }
 
-fn undecodable(error: image::ImageError) -> PictureError {
+fn undecodable(error: impl std::fmt::Display) -> PictureError {
     PictureError::Undecodable(error.to_string())
 }
 
@@ -225,22 +234,6 @@ fn flat(image: DynamicImage) -> DynamicImage {
         image if image.color().has_alpha() => on_white(image.into_rgba8()).into(),
         image => image.into_rgb8().into(),
     }
-}
-
-/// In the memory of `image`: a second large picture would not find room on a small computer.
-fn on_white(image: image::RgbaImage) -> RgbImage {
-    let (width, height) = image.dimensions();
-    let mut pixels = image.into_raw();
-    let rgb_bytes = pixels.len() / 4 * 3;
-    for (from, to) in (0..pixels.len()).step_by(4).zip((0..).step_by(3)) {
-        let alpha = u32::from(pixels[from + 3]);
-        for channel in 0..3 {
-            let mixed = u32::from(pixels[from + channel]) * alpha + 255 * (255 - alpha);
-            pixels[to + channel] = u8::try_from((mixed + 127) / 255).unwrap_or(u8::MAX);
-        }
-    }
-    pixels.truncate(rgb_bytes);
-    RgbImage::from_raw(width, height, pixels).unwrap_or_else(|| unreachable!("three bytes a pixel"))
 }
 
 #[cfg(test)]
@@ -306,6 +299,10 @@ mod tests {
         assert!(matches!(file(png, ROOMY), Err(PictureError::TooSmall { .. })));
         let png = photo_png(&DynamicImage::ImageRgb8(photo(64, 64, 1)));
         assert!(matches!(file(png[..png.len() / 2].to_vec(), ROOMY), Err(PictureError::Undecodable(_))));
+        // Data lost on the way, in a picture that has to be decoded here.
+        let jpeg = photo_jpeg(320, 240, 1);
+        let lost = [&jpeg[..jpeg.len() / 2], &[0xff, 0xd9]].concat();
+        assert!(matches!(file(lost, jpeg.len() / 4), Err(PictureError::Undecodable(_))));
         assert_eq!(file(png[..20].to_vec(), ROOMY), Err(PictureError::BadHeader));
     }
 
@@ -322,6 +319,23 @@ mod tests {
         assert!(error.to_string().contains("24 megapixels") && error.to_string().contains("bytes-max"), "{error}");
         jpeg[sof + 5..sof + 9].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
         assert!(matches!(file(jpeg, ROOMY), Err(PictureError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn nobody_is_told_to_raise_a_bound_that_cannot_be_raised() {
+        let limit = usize::try_from(FRAME_BYTES_LIMIT).unwrap();
+        let mut jpeg = photo_jpeg(64, 64, 1);
+        let sof = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+        jpeg[sof + 5..sof + 9].copy_from_slice(&[0x17, 0x00, 0x21, 0xff]);
+        // Comments make it as long as it has to be.
+        let mut comment = vec![0xff, 0xfe, 0xff, 0xff];
+        comment.resize(65_537, b' ');
+        let comments = comment.repeat(limit / comment.len() + 1);
+        let long = [&jpeg[..2], &comments[..], &jpeg[2..]].concat();
+        let error = file(long.clone(), limit - 1).unwrap_err().to_string();
+        assert!(error.contains("24 megapixels, or raise bytes-max in [frame]"), "{error}");
+        let error = file(long, limit).unwrap_err().to_string();
+        assert!(error.ends_with("scale it down to at most 24 megapixels"), "{error}");
     }
 
     #[test]
@@ -371,14 +385,6 @@ mod tests {
         let prepared = file(photo_png(&clear), ROOMY).unwrap();
         let seen = image::load_from_memory(&prepared.jpeg).unwrap().to_rgb8();
         assert!(seen.pixels().all(|pixel| pixel.0.iter().all(|&value| value >= 253)));
-    }
-
-    #[test]
-    fn half_transparent_pixels_are_mixed_with_white_each_in_its_place() {
-        let rgba = ImageBuffer::from_fn(64, 48, |x, _| Rgba([0, 100, 200, if x < 32 { 51 } else { 255 }]));
-        let rgb = on_white(rgba);
-        assert_eq!(rgb.get_pixel(31, 47).0, [204, 224, 244]);
-        assert_eq!(rgb.get_pixel(32, 0).0, [0, 100, 200]);
     }
 
     /// The picture, bright on its left half, with an EXIF orientation.

@@ -199,8 +199,17 @@ impl Config {
         real("faces.sharpness-min", self.faces.sharpness_min.into(), 0.0, 1e9)?;
         real("faces.score-min", self.faces.score_min.into(), 0.0, 10.0)?;
         real("faces.new-person-score-min", self.faces.new_person_score_min.into(), 0.0, 10.0)?;
-        config::check_state_dir(&self.state_dir)?;
+        self.check_paths()?;
         self.node_name().map(|_| ())
+    }
+
+    fn check_paths(&self) -> Result<(), ConfigError> {
+        config::check_path("state-dir", &self.state_dir)?;
+        config::check_path("models-dir", &self.models_dir)?;
+        if let Some(worker) = &self.worker {
+            config::check_path("worker", worker)?;
+        }
+        self.broker.check_paths()
     }
 
     /// This node's name.
@@ -329,6 +338,28 @@ mod tests {
             assert!(check(least) && check(most) && !check(least - 1) && !check(most + 1), "{key}");
             let row = documentation.lines().find(|line| line.starts_with(&format!("| `{table}.{key}` |"))).unwrap();
             assert!(row.contains(&format!("({least} to {most})")), "{row}");
+        }
+    }
+
+    #[test]
+    fn a_path_under_a_tilde_is_refused_by_its_key_with_the_whole_path() {
+        for (table, key) in [
+            ("", "state-dir"),
+            ("", "models-dir"),
+            ("", "worker"),
+            ("[broker]\n", "broker.password-file"),
+            ("[broker]\n", "broker.ca-file"),
+        ] {
+            let check = |path: &str| {
+                let text = format!("{table}{} = {path:?}\n", key.trim_start_matches("broker."));
+                let config: Config = config::parse(&text, Path::new("edge.toml"), PROGRAM).unwrap();
+                config.check().map_err(|error| error.to_string())
+            };
+            let why = check("~/a/b").unwrap_err();
+            assert!(why.starts_with(&format!("{key}: `~`")) && why.contains("such as /home/ann/a/b"), "{why}");
+            let why = check("").unwrap_err();
+            assert!(why.starts_with(&format!("{key}: it is empty")) && why.contains("leave the key out"), "{why}");
+            assert_eq!(check("/srv/a/b"), Ok(()), "{key}: whether it is there is seen later");
         }
     }
 

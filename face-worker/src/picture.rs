@@ -3,9 +3,9 @@
 use std::io::Cursor;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use microlambda_faces::plan::halved;
-use microlambda_wire::jpeg_is_cut_short;
+use microlambda_picture::{decode_jpeg, jpeg_is_cut_short, on_white};
 
 /// Pictures of more pixels than this are refused before they are decoded.
 pub const DECODE_PX_MAX: u64 = 100_000_000;
@@ -164,24 +164,16 @@ pub fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
         return Err(PictureError::CutShort);
     }
     let (decoder, orientation) = decoder(bytes)?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+    let mut picture = if image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Jpeg) {
+        drop(decoder);
+        decode_jpeg(bytes).map_err(damaged)?
+    } else {
+        DynamicImage::from_decoder(decoder).map_err(damaged)?
+    };
     picture.apply_orientation(orientation);
     let rgb = if picture.color().has_alpha() { on_white(picture.into_rgba8()) } else { picture.into_rgb8() };
     let (width_px, height_px) = rgb.dimensions();
     Pixels::new(width_px, height_px, rgb.into_raw()).ok_or(PictureError::NotAPicture)
-}
-
-/// A picture that lets something through, on white: what a camera agent sends of it.
-fn on_white(picture: RgbaImage) -> RgbImage {
-    let mix = |value: u8, alpha: u8| {
-        let (value, alpha) = (u32::from(value), u32::from(alpha));
-        // At most 255.
-        ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
-    };
-    RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
-        let image::Rgba([red, green, blue, alpha]) = *picture.get_pixel(x, y);
-        image::Rgb([red, green, blue].map(|value| mix(value, alpha)))
-    })
 }
 
 fn decoder(bytes: &[u8]) -> Result<(impl ImageDecoder, Orientation), PictureError> {
@@ -210,7 +202,7 @@ fn decoder(bytes: &[u8]) -> Result<(impl ImageDecoder, Orientation), PictureErro
     Ok((decoder, orientation))
 }
 
-fn damaged(error: image::ImageError) -> PictureError {
+fn damaged(error: impl std::fmt::Display) -> PictureError {
     // Some of the decoder's messages end with a line break, or have one in them.
     PictureError::Damaged { why: error.to_string().split_whitespace().collect::<Vec<_>>().join(" ") }
 }
@@ -254,8 +246,8 @@ impl Pyramid {
 mod tests {
     use std::io::Cursor;
 
-    use image::ImageEncoder;
     use image::codecs::jpeg::JpegEncoder;
+    use image::{ImageEncoder, RgbImage, RgbaImage};
 
     use super::*;
 
@@ -366,6 +358,9 @@ mod tests {
         for length in [60, whole.len() * 2 / 3, whole.len() - 1] {
             assert_eq!(decode(&whole[..length]), Err(PictureError::CutShort));
         }
+        // Nor what lies behind data that was lost on the way.
+        let lost = [&whole[..whole.len() - 8], &[0xff, 0xd9]].concat();
+        assert!(matches!(decode(&lost), Err(PictureError::Damaged { .. })));
         let mut more = whole.clone();
         more.extend_from_slice(b"a second picture, as some phones append one");
         assert_eq!(decode(&more), decode(&whole));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, check_path};
 use crate::discovery::BrokerAddress;
 use crate::link::LinkConfig;
 
@@ -128,6 +128,19 @@ impl BrokerConfig {
         self.url.clone().map_or(BrokerAddress::Found { tls: self.ca_file.is_some() }, BrokerAddress::At)
     }
 
+    /// Checks the paths that stand here; the files are read by [`link_config`](Self::link_config).
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] names the key and what to write instead.
+    pub fn check_paths(&self) -> Result<(), ConfigError> {
+        for (key, path) in [("broker.password-file", &self.password_file), ("broker.ca-file", &self.ca_file)] {
+            if let Some(path) = path {
+                check_path(key, path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads password and certificate and returns the settings of a link with everything else at its default.
     ///
     /// `client_id` should be the same at every start (for example `camera-door`): the broker then ends a former
@@ -136,6 +149,7 @@ impl BrokerConfig {
     /// # Errors
     /// [`ConfigError::Value`] names the key and what to do.
     pub fn link_config(&self, client_id: impl Into<String>) -> Result<LinkConfig, ConfigError> {
+        self.check_paths()?;
         let address = self.address();
         let tls =
             matches!(&address, BrokerAddress::Found { tls: true } | BrokerAddress::At(BrokerUrl { tls: true, .. }));
@@ -251,6 +265,21 @@ mod tests {
         assert_eq!(config.credentials(Some(folder.path())).unwrap(), pair("from file"));
         config.password_file = Some(folder.path().join("none"));
         assert!(config.credentials(None).unwrap_err().to_string().starts_with("broker.password-file: cannot read"));
+    }
+
+    #[test]
+    fn a_file_under_a_tilde_is_refused_by_its_key_before_it_is_looked_for() {
+        let tilde = |name: &str| Some(PathBuf::from(format!("~/{name}")));
+        let password = BrokerConfig { password_file: tilde("password"), ..BrokerConfig::default() };
+        let authority = BrokerConfig { ca_file: tilde("ca.pem"), ..BrokerConfig::default() };
+        for (config, key, whole) in [
+            (password, "broker.password-file", "/home/ann/password"),
+            (authority, "broker.ca-file", "/home/ann/ca.pem"),
+        ] {
+            let message = config.link_config("x").unwrap_err().to_string();
+            assert!(message.starts_with(key) && message.contains(whole), "{message}");
+        }
+        BrokerConfig::default().check_paths().unwrap();
     }
 
     #[test]

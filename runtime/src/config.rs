@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::without_passwords;
+use crate::{printable, without_passwords};
 
 /// No configuration file is longer, bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -101,20 +101,24 @@ pub fn load<T: DeserializeOwned>(path: &Path, program: &str) -> Result<T, Config
     parse(&text, path, program)
 }
 
-/// Checks where an agent is to keep what it holds: nothing here expands `~`, and SQLite would take an empty name for the working folder.
+/// Checks the path that stands under `key`: nothing here expands `~`, and SQLite would take an empty name for the working folder.
+/// Whether anything is there is not looked at.
 ///
 /// # Errors
 /// [`ConfigError::Value`] says what to write instead.
-pub fn check_state_dir(state_dir: &Path) -> Result<(), ConfigError> {
-    let wrong = |why: &str| Err(ConfigError::value("state-dir", why));
-    if state_dir.as_os_str().is_empty() {
-        return wrong("it is empty: name a folder, or leave the key out");
+pub fn check_path(key: &str, path: &Path) -> Result<(), ConfigError> {
+    let wrong = |why: String| Err(ConfigError::value(key, why));
+    if path.as_os_str().is_empty() {
+        return wrong("it is empty: write a path, or leave the key out".into());
     }
-    if state_dir.as_os_str().as_bytes().contains(&0) {
-        return wrong("it holds a NUL character, which no path can: write it without");
+    if path.as_os_str().as_bytes().contains(&0) {
+        return wrong("it holds a NUL character, which no path can: write it without".into());
     }
-    if state_dir.components().next() == Some(Component::Normal("~".as_ref())) {
-        return wrong("`~` would be a folder of that name: write the whole path, such as /home/ann/state");
+    let mut components = path.components();
+    if components.next() == Some(Component::Normal("~".as_ref())) {
+        let whole = Path::new("/home/ann").join(components.as_path());
+        let whole = printable(whole.display());
+        return wrong(format!("`~` would be a folder of that name: write the whole path, such as {whole}"));
     }
     Ok(())
 }
@@ -265,18 +269,19 @@ mod tests {
     }
 
     #[test]
-    fn a_state_dir_that_would_not_be_where_it_seems_is_refused_with_the_remedy() {
-        for (state_dir, remedy) in [
+    fn a_path_that_would_not_be_where_it_seems_is_refused_with_the_remedy() {
+        for (path, remedy) in [
             ("", "leave the key out"),
-            ("~", "write the whole path"),
-            ("~/state", "write the whole path"),
+            ("~", "write the whole path, such as /home/ann"),
+            ("~/a b/state", "write the whole path, such as /home/ann/a b/state"),
+            ("~/a\nb", r"such as /home/ann/a\nb"),
             ("/var/a\0b", "write it without"),
         ] {
-            let message = check_state_dir(Path::new(state_dir)).unwrap_err().to_string();
+            let message = check_path("state-dir", Path::new(path)).unwrap_err().to_string();
             assert!(message.starts_with("state-dir: ") && message.contains(remedy), "{message}");
         }
         for fine in ["state", "./~", "/home/~ann", "~ann", "/var/lib/microlambda/edge"] {
-            check_state_dir(Path::new(fine)).unwrap();
+            check_path("state-dir", Path::new(fine)).unwrap();
         }
     }
 

@@ -10,7 +10,6 @@ mod area;
 mod camera_notes;
 mod chain_notes;
 mod frame;
-mod jpeg;
 mod name;
 mod payload;
 mod record;
@@ -23,7 +22,6 @@ pub use chain_notes::{
     FaceNote, FrameSummary, NodeStatus, SetAsideNote, StepTiming, SyncHave, SyncWant, UnitFailure,
 };
 pub use frame::{FrameError, FrameMeta, META_BYTES_MAX, read_frame_meta, strip_frame_meta, write_frame_meta};
-pub use jpeg::{JpegScan, JpegScanner, jpeg_is_cut_short};
 pub use name::{CAMERA_LEN_MAX, NAME_LEN_MAX, Name, NameError};
 pub use payload::{Blob, Payload, PayloadError, UNPUBLISHED_LEN_MAX, from_payload, to_payload};
 pub use record::{GapReason, LABEL_BYTES_MAX, Record, SEQUENCE_MAX, TIME_MS_MAX};

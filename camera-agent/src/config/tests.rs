@@ -125,6 +125,7 @@ fn unknown_and_missing_keys_are_named_with_the_remedy() {
         ("[source]\npath = \"x\"\n".into(), vec!["missing field `kind`"]),
         ("[source]\nkind = \"webcam\"\n".into(), vec!["`webcam`", "`folder`", "`v4l2`", "`command`"]),
         ("[source]\nkind = \"folder\"\n".into(), vec!["source.path", "for example"]),
+        ("[source]\nkind = \"folder\"\npath = \"\"\n".into(), vec!["source.path", "for example"]),
         ("[source]\nkind = \"command\"\ncommand = []\n".into(), vec!["source.command", "rpicam-vid"]),
         (format!("{FOLDER}device = \"/dev/video0\"\n"), vec!["source.device", "only kind = \"v4l2\""]),
         (format!("{FOLDER}finite = true\n"), vec!["source.finite", "only kind = \"command\""]),
@@ -156,6 +157,24 @@ fn unknown_and_missing_keys_are_named_with_the_remedy() {
             assert!(error.contains(part), "{part} in: {error}");
         }
     }
+}
+
+#[test]
+fn a_path_under_a_tilde_is_refused_by_its_key_with_the_whole_path() {
+    for (key, text) in [
+        ("state-dir", format!("state-dir = \"~/a/b\"\n{FOLDER}")),
+        ("source.path", "[source]\nkind = \"folder\"\npath = \"~/a/b\"\n".into()),
+        ("source.device", "[source]\nkind = \"v4l2\"\ndevice = \"~/a/b\"\n".into()),
+        ("source.command", "[source]\nkind = \"command\"\ncommand = [\"~/a/b\", \"-\"]\n".into()),
+        ("broker.password-file", format!("{FOLDER}[broker]\npassword-file = \"~/a/b\"\n")),
+        ("broker.ca-file", format!("{FOLDER}[broker]\nca-file = \"~/a/b\"\n")),
+    ] {
+        let error = parse(&text).unwrap_err();
+        assert!(error.starts_with(&format!("camera.toml: {key}: `~`")), "{error}");
+        assert!(error.contains("write the whole path, such as /home/ann/a/b"), "{error}");
+    }
+    let shell = "[source]\nkind = \"command\"\ncommand = [\"sh\", \"-c\", \"~/bin/give\"]\n";
+    assert!(parse(shell).is_ok(), "a shell expands it");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! ITU-T T.81, annexes B and F, for sequential pictures with Huffman coding and all components in one scan, as cameras send them. A decoder
 //! that scales keeps rows of coefficients of all components, more than a camera agent's memory has room for.
 
-use microlambda_wire::JpegScanner;
+use microlambda_picture::JpegScanner;
 
 use super::{DHT, SOS, header};
 

@@ -4,7 +4,7 @@ use camera_agent::jpeg::{header, whole_picture, with_huffman_tables};
 use camera_agent::luma::{CELL_PIXELS, Cells};
 use camera_agent::mjpeg::Splitter;
 use camera_agent::picture::Picture;
-use microlambda_wire::{JpegScan, JpegScanner};
+use microlambda_picture::{JpegScan, JpegScanner};
 
 /// The standard Huffman tables with their marker, bytes (T.81, K.3).
 const TABLES_BYTES: usize = 2 + 0x1a2;
