@@ -235,7 +235,6 @@ impl Agent {
             self.hurdle.on_queue(queued_bytes);
         }
         let next = self.desk.borrow().view.next;
-        let oldest = self.desk.borrow().view.oldest;
         if self.reading.is_none()
             && link.is_connected()
             && queued_bytes < SERVE_BYTES
@@ -244,9 +243,11 @@ impl Agent {
         {
             self.reading = Some((node, sequence, self.clerk.read(sequence)));
         }
+        // A node may have committed some of the numbers of a restart, in a former generation. That frees nothing, and would be asked for
+        // without end.
         if self.releasing.is_none()
             && let Some(release) = self.audience.release(now_ms())
-            && release.below > oldest
+            && self.desk.borrow().view.frees_below(release.below)
         {
             self.releasing = Some((release, self.clerk.free(release.below)));
         }
@@ -351,7 +352,7 @@ impl Agent {
         // What came of a finished job was published, and is kept by the broker.
         let Some(lost) = self.audience.lost(oldest, now_ms).filter(|_| after_ms > 0 && !complete) else { return };
         if now_ms.saturating_sub(lost.since_ms) >= after_ms {
-            self.audience.forget_lost();
+            self.audience.give_up(lost);
             self.clerk.restart(lost.from);
         }
     }

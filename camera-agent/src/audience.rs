@@ -238,9 +238,13 @@ impl Audience {
         from.zip(since_ms).map(|(from, since_ms)| Lost { from, since_ms })
     }
 
-    /// Something was done about what was lost: it counts from now.
-    pub fn forget_lost(&mut self) {
+    /// What is lost is given up, and a restart takes its place: losses count from now. What a node that is away had reported beyond was
+    /// of the former generation; it must not free a restart that nobody has asked for yet.
+    pub fn give_up(&mut self, lost: Lost) {
         self.lost_since_ms = None;
+        for node in self.nodes.values_mut() {
+            node.committed = node.committed.map(|committed| committed.min(lost.from));
+        }
     }
 
     /// Nodes with an open want.

@@ -46,7 +46,8 @@ enum Command {
         /// Remove the spool with all frames in it and start a new chain
         #[arg(long)]
         new_job: bool,
-        /// End once a folder or a finite command was read and its frames were committed; fails if it had none
+        /// End once a folder or a finite command was read and its frames were committed; fails if it had none, or if the
+        /// command fails again and again
         #[arg(long)]
         exit_when_done: bool,
     },

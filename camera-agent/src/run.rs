@@ -14,12 +14,15 @@ use crate::source::{command, folder, v4l2};
 use crate::spool::clerk::Clerk;
 use crate::spool::{INPUTS_PAGE, Identity, Opened, Spool, SpoolError};
 
+/// With `--exit-when-done`, a finite command that failed so often in a row without a new picture is given up.
+const FAILURES_MAX: u32 = 3;
+
 /// How to run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// Forget the spool and start a new chain.
     pub new_job: bool,
-    /// End when a finite input is done and every frame was freed.
+    /// End when a finite input is done and every frame was freed, or when its command fails again and again.
     pub exit_when_done: bool,
 }
 
@@ -38,7 +41,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
         say_ended(&config, &spool);
     }
     let clerk = Clerk::start(spool).map_err(RunError::system)?;
-    let pump = if input_ended { None } else { Some(start_pump(&config, &clerk)?) };
+    let pump = if input_ended { None } else { Some(start_pump(&config, options, &clerk)?) };
     let mut agent = Agent::new(config, options, clerk, kept_aside)?;
     // The events are kept until the end: without them the link would close before the last status is sent.
     let (link, mut events) = Link::start(agent.link_config()?);
@@ -118,7 +121,7 @@ fn say_ended(config: &Config, spool: &Spool) {
     }
 }
 
-fn start_pump(config: &Config, clerk: &Clerk) -> Result<Pump, RunError> {
+fn start_pump(config: &Config, options: Options, clerk: &Clerk) -> Result<Pump, RunError> {
     let source = config.source.clone();
     let opener: Opener = Box::new(move |already, leash| match &source {
         SourceConfig::Folder { path } => Ok(Box::new(folder::Folder::open(path, already)?)),
@@ -129,7 +132,14 @@ fn start_pump(config: &Config, clerk: &Clerk) -> Result<Pump, RunError> {
         frame_bytes_max: config.frame_bytes_max,
         image_interval: (config.image_interval_s > 0).then(|| Duration::from_secs(config.image_interval_s)),
         finite: config.source.class() == ChainClass::Batch,
+        failures_max: failures_max(&config.source, options),
         still_interval: (config.still_interval_s > 0).then(|| Duration::from_secs(config.still_interval_s)),
     };
     Pump::start(opener, clerk.intake(), settings).map_err(RunError::system)
+}
+
+/// Whoever waits for the end of a job must learn that its command gives nothing. A folder that is away may come back.
+fn failures_max(source: &SourceConfig, options: Options) -> Option<u32> {
+    let is_finite_command = matches!(source, SourceConfig::Command(line) if line.finite);
+    (options.exit_when_done && is_finite_command).then_some(FAILURES_MAX)
 }

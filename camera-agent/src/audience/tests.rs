@@ -267,3 +267,40 @@ fn what_no_live_node_has_is_lost_since_all_have_lacked_it() {
     audience.on_status(&name("c"), false, T + 3_000);
     assert_eq!(audience.lost(50, T + 4_000).map(|lost| lost.since_ms), Some(T + 4_000), "and gone again");
 }
+
+#[test]
+fn a_node_inside_a_restarts_numbers_is_served_from_there_and_neither_loses_nor_frees_it() {
+    let mut audience = audience();
+    // The restart stands for 50 to 79.
+    assert_eq!(audience.on_want(&want("a", 54, 4, 54), 50..90, T), Answer::Serve);
+    let (node, asked) = audience.next_read(90, T).unwrap();
+    assert_eq!((node.as_str(), asked), ("a", 54));
+    assert!(audience.sent(&node, asked, 80));
+    assert_eq!(serve(&mut audience, 90, T), of("a", 80..83));
+    assert_eq!(audience.lost(50, T), None, "it can be had");
+    audience.on_want(&want("b", 85, 0, 85), 50..90, T);
+    let release = audience.release(T).unwrap();
+    assert!(release.below < 80 && !release.on_one, "{release:?}: the restart ends at 80");
+    audience.on_want(&want("a", 80, 1, 80), 50..90, T);
+    assert_eq!(audience.release(T), Some(Release { below: 80, on_one: false }));
+}
+
+#[test]
+fn what_nodes_that_are_away_had_reported_does_not_free_a_restart() {
+    let mut audience = audience();
+    for node in ["a", "b"] {
+        audience.on_want(&want(node, 80, 0, 80), 0..90, T);
+        audience.on_status(&name(node), false, T);
+    }
+    assert_eq!(audience.release(T), Some(Release { below: 80, on_one: false }));
+    let now_ms = T + 60_000;
+    audience.on_want(&want("c", 50, 1, 50), 80..90, now_ms);
+    let lost = audience.lost(80, now_ms).unwrap();
+    assert_eq!(lost.from, 50);
+    audience.give_up(lost);
+    assert_eq!(audience.lost(50, now_ms), None, "the restart begins there");
+    assert!(audience.release(now_ms).is_none_or(|release| release.below <= 50));
+    audience.on_want(&want("c", 80, 1, 80), 50..90, now_ms + 1_000);
+    let taken = Some(Release { below: 80, on_one: true });
+    assert_eq!(audience.release(now_ms + 1_000), taken, "the only one has taken it");
+}

@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use microlambda_runtime::{unix_ms, without_passwords};
+use microlambda_runtime::{counted, unix_ms, without_passwords};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
@@ -210,12 +210,18 @@ impl Stream {
         } else {
             format!("closed its output, did not end within {} s and was killed,", END_TIMEOUT.as_secs())
         };
-        Err(SourceError::Trouble(format!(
-            "{} {how} after {} pictures{}; try its command line in a terminal",
-            self.program(),
-            self.count,
-            self.last_words()
-        )))
+        let (program, given, words) = (self.program(), counted(self.count, "picture"), self.last_words());
+        // A video file would be played again and again, as if it were a camera.
+        let seems_finite = by_itself && status.success() && self.count > 0;
+        Err(SourceError::Trouble(if seems_finite {
+            let said = if words.is_empty() { words } else { format!(" (it said{words})") };
+            format!(
+                "{program} {how} after {given} and is started again; if that is the end of its input, as of a video file, set \
+                 finite = true in [source], which makes it a job with an end{said}"
+            )
+        } else {
+            format!("{program} {how} after {given}{words}; try its command line in a terminal")
+        }))
     }
 
     /// A finite input ended inside of its last picture; `None` if an earlier run has told so.

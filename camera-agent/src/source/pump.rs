@@ -101,6 +101,8 @@ pub struct PumpConfig {
     pub image_interval: Option<Duration>,
     /// Whether the source has an end.
     pub finite: bool,
+    /// It is given up once it has failed so often in a row without a new picture; `None`: it is opened again for ever.
+    pub failures_max: Option<u32>,
     /// Of pictures in which nothing moves one is kept this often; `None` keeps them all. A finite source gives all of its pictures anyway.
     pub still_interval: Option<Duration>,
 }
@@ -142,6 +144,7 @@ impl Pump {
             next_image: Instant::now(),
             warnings: Seldom::default(),
             unsaid: 0,
+            fruitless: 0,
             failure: None,
             failures: Seldom::standing(),
             gate,
@@ -180,6 +183,8 @@ struct Worker {
     warnings: Seldom,
     /// Pictures passed over without a word since the last warning.
     unsaid: u64,
+    /// How often in a row the source failed without a new picture.
+    fruitless: u32,
     /// Why the source failed last, if it has given nothing since.
     failure: Option<String>,
     /// The same reason again and again, as the log tells it: a camera may be missing for months.
@@ -216,18 +221,14 @@ impl Worker {
                 // A command that was killed because the agent stops is no trouble.
                 Err(SourceError::Trouble(_)) if self.is_stopped_within(Duration::ZERO) => return,
                 Err(SourceError::Trouble(why)) => {
-                    if self.failure.as_ref() != Some(&why) {
-                        self.failures = Seldom::standing();
+                    let gave = self.report.borrow().given() > given_before;
+                    self.fruitless = if gave { 0 } else { self.fruitless.saturating_add(1) };
+                    if self.config.failures_max.is_some_and(|most| self.fruitless >= most) {
+                        self.give_up(&why);
+                        return;
                     }
-                    if self.failures.is_due(monotonic_us()) {
-                        log::warn!(why = why.as_str(), pause_ms = pause.as_millis() as u64; "the source failed and will be opened again");
-                    }
-                    self.failure = Some(why.clone());
-                    self.report.send_modify(|report| {
-                        report.phase = Phase::Trouble(why);
-                        report.reopened += 1;
-                    });
-                    if self.report.borrow().given() > given_before {
+                    self.tell_failure(why, pause);
+                    if gave {
                         pause = PAUSE_MIN;
                         self.failure = None;
                     }
@@ -238,6 +239,29 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn tell_failure(&mut self, why: String, pause: Duration) {
+        if self.failure.as_ref() != Some(&why) {
+            self.failures = Seldom::standing();
+        }
+        if self.failures.is_due(monotonic_us()) {
+            log::warn!(why = why.as_str(), pause_ms = pause.as_millis() as u64; "the source failed and will be opened again");
+        }
+        self.failure = Some(why.clone());
+        self.report.send_modify(|report| {
+            report.phase = Phase::Trouble(why);
+            report.reopened += 1;
+        });
+    }
+
+    fn give_up(&self, why: &str) {
+        let why = format!(
+            "{why}. It is not tried again, for it failed {} times in a row without a new picture: correct it, then start the job \
+             again",
+            self.fruitless
+        );
+        self.report.send_modify(|report| report.phase = Phase::Failed(why));
     }
 
     fn session(&mut self) -> Result<Finished, SourceError> {
@@ -377,15 +401,22 @@ mod tests {
     use super::*;
     use crate::spool::clerk::Clerk;
     use crate::spool::{Identity, Limits, Spool};
+    use crate::testing::photo_jpeg;
 
     /// Starts a pump, waits until its report is as it must be, and gives that report.
-    async fn reported(opener: Opener, is_there: impl FnMut(&Report) -> bool) -> Report {
+    async fn reported(opener: Opener, failures_max: Option<u32>, is_there: impl FnMut(&Report) -> bool) -> Report {
         let folder = tempfile::tempdir().unwrap();
         let camera = Name::new("door").unwrap();
         let identity = Identity { camera, class: ChainClass::Live, source: String::new() };
         let spool = Spool::open(folder.path(), &identity, Limits { bytes_max: 1 << 20, frames_max: 10 }, 0).unwrap();
         let clerk = Clerk::start(spool).unwrap();
-        let config = PumpConfig { frame_bytes_max: 1 << 16, image_interval: None, finite: false, still_interval: None };
+        let config = PumpConfig {
+            frame_bytes_max: 1 << 16,
+            image_interval: None,
+            finite: false,
+            failures_max,
+            still_interval: None,
+        };
         let mut pump = Pump::start(opener, clerk.intake(), config).unwrap();
         let report = tokio::time::timeout(Duration::from_secs(30), pump.report.wait_for(is_there)).await;
         report.unwrap().unwrap().clone()
@@ -394,7 +425,38 @@ mod tests {
     #[tokio::test]
     async fn a_source_that_panics_has_failed_and_does_not_merely_fall_silent() {
         let opener: Opener = Box::new(|_, _| panic!("a driver's library is wrong"));
-        reported(opener, |report| matches!(report.phase, Phase::Failed(_))).await;
+        reported(opener, None, |report| matches!(report.phase, Phase::Failed(_))).await;
+    }
+
+    /// A source that gives what is left here, and then fails.
+    struct Brittle(Vec<Next>);
+
+    impl Source for Brittle {
+        fn next(&mut self) -> Result<Next, SourceError> {
+            self.0.pop().ok_or_else(|| SourceError::Trouble("no such clip".into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_fails_again_and_again_without_a_picture_is_given_up_if_that_was_asked_for() {
+        let opener: Opener = Box::new(|_, _| Ok(Box::new(Brittle(Vec::new()))));
+        let report = reported(opener, Some(3), |report| matches!(report.phase, Phase::Failed(_))).await;
+        assert_eq!(report.reopened, 2);
+        let Phase::Failed(why) = report.phase else { panic!("{report:?}") };
+        assert!(why.starts_with("no such clip. ") && why.contains("failed 3 times in a row"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_gives_a_picture_between_its_failures_is_opened_again() {
+        let mut opened = 0;
+        let opener: Opener = Box::new(move |_, _| {
+            opened += 1;
+            let picture = Picture::File(photo_jpeg(64, 48, 1));
+            let frame = Next::Frame(Captured { picture, captured_at_ms: 1, label: String::new(), input: None });
+            Ok(Box::new(Brittle(if opened == 3 { vec![frame] } else { Vec::new() })))
+        });
+        let report = reported(opener, Some(3), |report| report.reopened >= 5).await;
+        assert_eq!(report.frames, 1);
     }
 
     #[tokio::test]
@@ -409,7 +471,7 @@ mod tests {
         let mut silence = Some(silence);
         let opener: Opener = Box::new(move |_, _| Ok(Box::new(Silent(silence.take().unwrap()))));
         let began_us = monotonic_us();
-        let report = reported(opener, |report| report.phase == Phase::Running).await;
+        let report = reported(opener, None, |report| report.phase == Phase::Running).await;
         assert!((began_us..=monotonic_us()).contains(&report.quiet_since_us));
     }
 }

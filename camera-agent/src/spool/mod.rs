@@ -207,6 +207,8 @@ pub struct View {
     pub class: ChainClass,
     /// The oldest record held; `next` if none is.
     pub oldest: u64,
+    /// One behind the last number that it covers; `next` if none is held.
+    pub oldest_end: u64,
     /// The number of the next record.
     pub next: u64,
     /// Set once the input has ended.
@@ -223,6 +225,11 @@ impl View {
     /// True when the input has ended and everything was freed.
     pub fn is_complete(&self) -> bool {
         self.end.is_some() && self.oldest == self.next
+    }
+
+    /// Whether [`Spool::free`] would free anything: a record goes once all of its numbers may.
+    pub fn frees_below(&self, below: u64) -> bool {
+        self.oldest < below && self.oldest_end <= below
     }
 }
 
@@ -442,11 +449,10 @@ impl Spool {
     fn refresh_oldest(&mut self) -> Result<(), SpoolError> {
         let oldest = self
             .db
-            .prepare_cached("SELECT min(sequence) FROM record")?
-            .query_row([], |row| row.get::<_, Option<i64>>(0))
-            .optional()?
-            .flatten();
-        self.view.oldest = oldest.map_or(self.view.next, number);
+            .prepare_cached("SELECT sequence, sequence + span FROM record ORDER BY sequence LIMIT 1")?
+            .query_row([], |row| Ok((number(row.get(0)?), number(row.get(1)?))))
+            .optional()?;
+        (self.view.oldest, self.view.oldest_end) = oldest.unwrap_or((self.view.next, self.view.next));
         Ok(())
     }
 }

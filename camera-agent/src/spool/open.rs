@@ -266,6 +266,7 @@ fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<S
         chain: name(chain)?,
         class: held.class,
         oldest: next,
+        oldest_end: next,
         next,
         end: end_count.map(|count| EndMark { count, manifest: marks.manifest }),
         frames: number(frames),

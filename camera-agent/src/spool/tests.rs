@@ -472,6 +472,49 @@ fn a_live_spool_that_was_set_back_begins_a_new_chain_with_what_it_recorded_since
 }
 
 #[test]
+fn who_has_committed_some_of_the_numbers_of_a_restart_gets_it_and_frees_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 0..90);
+    while spool.view().frees_below(80) {
+        spool.free(80).unwrap();
+    }
+    assert_eq!(spool.restart(50).unwrap(), 30);
+    let before = spool.view().clone();
+    assert_eq!((before.oldest, before.oldest_end), (50, 80));
+    let restart = Stored { sequence: 50, record: Record::Restart { count: 30, generation: 1 }, jpeg: None };
+    for inside in [50, 54, 79] {
+        assert_eq!(spool.read(inside).unwrap(), Some(restart.clone()), "{inside}");
+        assert!(!spool.view().frees_below(inside), "{inside}");
+        assert_eq!(spool.free(inside).unwrap(), 0, "{inside}");
+        assert_eq!(*spool.view(), before, "{inside}");
+    }
+    assert_frame(&mut spool, 80);
+    assert!(spool.view().frees_below(80));
+    spool.free(80).unwrap();
+    assert_eq!((spool.view().oldest, spool.view().oldest_end), (80, 81));
+    assert_frame(&mut spool, 80);
+}
+
+#[test]
+fn a_restart_before_one_that_is_still_held_keeps_each_number_with_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 0..9);
+    spool.free(8).unwrap();
+    assert_eq!(spool.restart(5).unwrap(), 3);
+    assert_eq!(spool.restart(1).unwrap(), 4);
+    let restart = |sequence, count, generation| {
+        Some(Stored { sequence, record: Record::Restart { count, generation }, jpeg: None })
+    };
+    assert_eq!(spool.read(3).unwrap(), restart(1, 4, 2));
+    assert_eq!(spool.read(6).unwrap(), restart(5, 3, 1));
+    spool.free(6).unwrap();
+    assert_eq!((spool.view().oldest, spool.view().oldest_end), (5, 8), "the second is not freed by half");
+    assert!(!spool.view().frees_below(6));
+}
+
+#[test]
 fn a_restart_stands_in_for_released_records_and_each_has_a_generation_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let mut spool = open(&folder, ChainClass::Live, ROOMY);

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Broker, Got, Lens, Observer, Setup, free_port, jpeg, numbered, output, put};
+use crate::support::{Broker, Got, Lens, Observer, Setup, free_port, jpeg, name, numbered, output, put};
 use microlambda_wire::{CameraStatus, ChainClass, Record, Topic, from_payload};
 
 const FOLDER: &str = "kind = \"folder\"\npath = \"FOLDER/pictures\"\n[image]\ninterval-s = 0";
@@ -369,6 +369,32 @@ async fn a_frame_that_the_broker_does_not_take_is_told_of_and_not_sent_without_e
     observer.want("n1", 0, 1, 0);
     observer.head(|_| true).await;
     assert_eq!(ends(), ends_before);
+}
+
+#[tokio::test]
+async fn a_restart_is_kept_for_those_who_come_late_whatever_those_who_went_had_reported() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, &Lens::source("[spool]\nrestart-after-s = 1"));
+    Lens::make(&setup);
+    let _agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    observer.head(|_| true).await;
+    let mut lens = Lens::open(&setup).await;
+    (0..5).for_each(|n| lens.show(&jpeg(64, 48, n)));
+    observer.head(|head| head.next == 5).await;
+    for node in ["n1", "n2"] {
+        observer.want(node, 4, 0, 4);
+    }
+    observer.head(|head| head.oldest == 4).await;
+    for node in ["n1", "n2"] {
+        observer.publish_raw(&Topic::NodeStatus { node: name(node) }, b"");
+    }
+    observer.want("n3", 1, 1, 1);
+    observer.status(|status| status.counters.lost == 3).await;
+    observer.want("n4", 2, 2, 2);
+    let note = observer.note("n4").await;
+    assert_eq!((note.sequence, note.record), (1, Record::Restart { count: 3, generation: 1 }));
+    assert_eq!(observer.frame("n4", 4).await.1, jpeg(64, 48, 4));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How a job ends: nobody takes its frames, or some of its pictures could not be read.
 
-use crate::support::{Broker, Observer, Setup, jpeg, numbered, put};
+use crate::support::{Broker, Observer, Setup, free_port, jpeg, numbered, put};
 
 const FOLDER: &str = "kind = \"folder\"\npath = \"FOLDER/pictures\"\n[image]\ninterval-s = 0";
 
@@ -72,6 +72,18 @@ async fn a_job_of_which_nothing_could_be_read_ends_without_success_and_says_so()
     let (code, log, _) = run_to_the_end(nothing, |_| {}).await;
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("the job is done: 0 frames; the input gave no picture"), "{log}");
+}
+
+#[test]
+fn a_finite_command_that_gives_nothing_ends_a_run_that_was_to_end_with_it() {
+    let script = "echo no such clip >&2; exit 1";
+    let source = format!("kind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\nfinite = true");
+    let setup = Setup::new(free_port(), &source);
+    let mut agent = setup.run(&["--exit-when-done"]);
+    assert_eq!(agent.wait().code(), Some(1), "{}", agent.log());
+    let failed = "ended (exit status: 1) after 0 pictures: no such clip; try its command line";
+    assert!(agent.log().contains(failed), "{}", agent.log());
+    assert!(agent.log().contains("failed 3 times in a row without a new picture"), "{}", agent.log());
 }
 
 #[tokio::test]

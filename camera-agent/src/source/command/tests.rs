@@ -118,6 +118,23 @@ fn a_live_command_that_ends_is_trouble_whatever_its_status() {
 }
 
 #[test]
+fn a_live_command_that_ends_well_after_a_picture_is_told_of_the_key_that_makes_it_a_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = stream_file(folder.path(), &[&photo_jpeg(64, 48, 1)]);
+    let why_of = |script: &str| match pictures(&mut open(&shell(script, false), &[]).unwrap()) {
+        (_, Err(SourceError::Trouble(why))) => why,
+        (_, other) => panic!("{other:?}"),
+    };
+    let why = why_of(&format!("cat {file}; echo done >&2"));
+    assert!(why.contains("ended (exit status: 0) after 1 picture and is started again"), "{why}");
+    assert!(why.contains("finite = true in [source]") && why.ends_with("with an end (it said: done)"), "{why}");
+    for no_end in [format!("cat {file}; exit 3"), "true".to_owned()] {
+        let why = why_of(&no_end);
+        assert!(!why.contains("finite") && why.contains("try its command line in a terminal"), "{why}");
+    }
+}
+
+#[test]
 fn a_command_that_gives_no_whole_picture_any_more_is_trouble_whatever_else_it_writes() {
     let folder = tempfile::tempdir().unwrap();
     let file = stream_file(folder.path(), &[&photo_jpeg(64, 48, 1)]);
