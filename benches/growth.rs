@@ -242,8 +242,8 @@ fn tell_histories(args: &Args) -> Result<Told, Error> {
     let text = format!(
         "**History.** A chain of steps of one frame each, in each of which one of two people is seen, in an edge agent's own database, written\n\
          through its store. *Start*: from the start of the process to its first status on the bus, after an orderly end, and after SIGKILL, when\n\
-         a quarter of a second of it may go into checking the database, and the rest is checked later; the parts that concern the database are shown by themselves. *Commit*: one step more, with the attempt of the next one, {} of them. *Sync*: a\n\
-         peer lacks {LACKING_STEPS} steps, hears the head, asks, and commits what it is sent; without the bus. The database is in the page cache.\n\n{table}",
+         the database is checked beside the work; the parts that concern the database are shown by themselves. *Commit*: one step more, with the\n\
+         attempt of the next one, {} of them. *Sync*: a peer lacks {LACKING_STEPS} steps, hears the head, asks, and commits what it is sent; without the bus. The database is in the page cache.\n\n{table}",
         args.commits
     );
     let drawn = [

@@ -107,7 +107,7 @@ fn damaged(image: &Image, database: &str, seed: u64) -> (tempfile::TempDir, Stri
     (dir, what)
 }
 
-/// Checks what a start had no time for, which is nothing unless the machine stands still; on a thread of its own, whose priority it lowers.
+/// Checks what a start leaves for later, on a thread of its own, whose priority it lowers.
 fn rest_is_damaged(rest: Option<Rest>) -> bool {
     rest.is_some_and(|rest| match std::thread::spawn(move || rest.check()).join().expect("a check") {
         Ok(()) => false,
@@ -285,13 +285,13 @@ fn an_event_that_was_changed_before_it_was_published_is_found_by_an_ordinary_sta
 }
 
 #[test]
-fn what_a_start_has_no_time_to_check_is_checked_beside_the_work() {
+fn after_an_end_that_was_not_in_order_everything_is_checked_beside_the_work() {
     let dir = tempfile::tempdir().expect("a folder");
     let open = || SqliteStore::open_or_renew(dir.path(), &FaceParams::default()).expect("a store");
     extend(&mut open().store, &name("door-1"), LONG_FRAMES).expect("a long history");
     // Nobody has noted that this ended in order.
     let mut opened = open();
-    let rest = opened.rest.take().expect("more than a start has time for");
+    let rest = opened.rest.take().expect("all that the start did not look at");
     opened.store.note_clean_end().expect("a note, were all checked");
     assert_eq!(last_end(dir.path()).expect("a mark"), LastEnd::Unclean(0), "the next start is to go on with the check");
     assert!(!rest_is_damaged(Some(rest)), "a sound database");

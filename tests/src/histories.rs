@@ -16,8 +16,8 @@ use crate::sim::disk::SimStore;
 use crate::sim::random::Random;
 use crate::sim::truth::{self, Picture};
 
-/// Frames of a history that takes longer to check than a start has time for.
-pub const LONG_FRAMES: u64 = 60_000;
+/// Frames of a history of which a start looks at the newest only.
+pub const LONG_FRAMES: u64 = 3_000;
 /// Steps written in one transaction by [`extend`].
 const BATCH_STEPS: u64 = 1_000;
 

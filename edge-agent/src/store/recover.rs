@@ -3,9 +3,8 @@
 //! What is checked, and why not everything every time: reading a whole database takes minutes on a large one and a slow card, and
 //! a node that is not there finds nobody. So at each start SQLite's header, the schema, and what the node works with are checked
 //! ([`SqliteStore::quick_look`]); what lies behind is old, and whoever is sent it folds it and compares the digest. After an end that
-//! was not in order the rest follows, for power cuts are when cards fail: what can be read within [`CHECK_MS_MAX`] holds the start up, and
-//! beside the node's work it is read again and further, up to [`CHECK_BESIDE_MS_MAX`] ([`Rest::check`]); damage found there is believed by the
-//! next start. After an error that told of damage, everything is checked however long it takes, for the node could not work anyway.
+//! was not in order all of it is read beside the node's work, up to [`CHECK_BESIDE_MS_MAX`], for power cuts are when cards fail
+//! ([`Rest::check`]); damage found there is believed by the next start. After an error that told of damage, everything is checked however long it takes, for the node could not work anyway.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -22,9 +21,7 @@ use super::check::{Depth, Findings};
 use super::sqlite::{DATABASE, SqliteStore, lock};
 use super::{CHAINS_OPEN_MAX, Room, StoreError};
 
-/// How long a start is held up to check what the node does not need at once, ms: a database of some 10,000 steps.
-const CHECK_MS_MAX: u64 = 250;
-/// How long the check of a larger one goes on beside the node's work, ms: the write-ahead log is not reused meanwhile.
+/// How long the check beside the node's work goes on, ms: the write-ahead log is not reused meanwhile.
 const CHECK_BESIDE_MS_MAX: u64 = 120_000;
 /// What checks beside the node's work leaves the processor to everything else (nice(2)).
 const CHECK_NICENESS: i32 = 5;
@@ -41,7 +38,7 @@ pub struct Opened {
     pub damaged: Option<KeptAside>,
     /// Damaged ones that are kept beside it in all.
     pub kept: u32,
-    /// What the start had no time to check.
+    /// What is to be checked beside the work.
     pub rest: Option<Rest>,
 }
 
@@ -148,16 +145,18 @@ impl SqliteStore {
         }
         let store = Self::connect(state_dir, lock)?;
         store.quick_look(faces, CHAINS_OPEN_MAX)?;
-        let (depth, until, damages) = match end {
-            LastEnd::Never | LastEnd::Clean => return Ok((store, 0, true)),
+        match end {
+            LastEnd::Never | LastEnd::Clean => Ok((store, 0, true)),
             LastEnd::Unclean(damages) => {
-                (Depth::Pages, Some(Instant::now() + Duration::from_millis(CHECK_MS_MAX)), damages)
+                log::info!("the last run did not end in order: the database is checked beside the work");
+                Ok((store, damages, false))
             }
-            LastEnd::DamageSeen(damages) => (Depth::Everything, None, damages),
-        };
-        log::info!(end:? = end; "the last run did not end in order: checking the database");
-        let found = notify::while_starting(|| store.check_content(faces, depth, until))?;
-        Ok((store, damages, !found.cut_short))
+            LastEnd::DamageSeen(damages) => {
+                log::info!("the last run told of damage: the database is checked first");
+                notify::while_starting(|| store.check_content(faces, Depth::Everything, None))?;
+                Ok((store, damages, true))
+            }
+        }
     }
 
     /// Whether the disk has so much room.
