@@ -3,11 +3,11 @@
 .PHONY: help setup models calibration build package image demo test vm-test image-test image-reproducible matrix soak model fuzz torture bench figure check-fast clean
 
 # Given on the command line, e.g. `make demo R_LIMIT_MS=300 KILL=0`; scripts/demo sees them in its environment.
-export PHOTOS NODES R_LIMIT_MS BROKER KILL SCENARIO MINUTES SEED FRESH URL
+export PHOTOS NODES R_LIMIT_MS BROKER FRAME_BYTES_MAX KILL SCENARIO MINUTES SEED FRESH URL
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
-	@echo '  demo takes PHOTOS=folder NODES=n R_LIMIT_MS=n BROKER=mqtt://host:port KILL=0'
+	@echo '  demo takes PHOTOS=folder NODES=n R_LIMIT_MS=n BROKER=mqtt://host:port FRAME_BYTES_MAX=n KILL=0'
 
 setup: ## install what is missing for demo and test (Debian 12 and 13)
 	scripts/setup test

@@ -191,8 +191,7 @@ impl Rig {
         let sandbox = match &self.walls {
             Walls::None(_) => None,
             Walls::Namespaces { socket, .. } => {
-                let downloads = downloads();
-                let cover = outermost(std::iter::once(&self.dir).chain(&self.private).chain(&downloads));
+                let cover = covered(&self.dir, &self.private);
                 let log = dir.join("sandbox.log");
                 Some(Sandbox::new(&self.programs, socket, &cover, &keep, &log)?)
             }
@@ -258,6 +257,13 @@ impl DerefMut for Agent {
     fn deref_mut(&mut self) -> &mut Process {
         &mut self.process
     }
+}
+
+/// What agents of a rig in `dir` see empty where it is not theirs: the directories of all agents, `private` ones and the
+/// downloads.
+pub(crate) fn covered(dir: &Path, private: &[PathBuf]) -> Vec<PathBuf> {
+    let (dir, downloads) = (dir.to_path_buf(), downloads());
+    outermost(std::iter::once(&dir).chain(private).chain(&downloads))
 }
 
 /// `paths` without those that lie in another of them: a covered directory has nothing left to cover.

@@ -59,7 +59,9 @@ pub enum Error {
         why: String,
     },
     /// Separate namespaces were asked for and cannot be made.
-    #[error("cannot isolate the agents: {0}; use `--isolation auto`, or `none`")]
+    #[error(
+        "cannot isolate the agents: {0}; use `--isolation none`, or `--isolation auto`, which goes without where it must"
+    )]
     Isolation(String),
     /// A program ended that should have gone on.
     #[error("{label} ended unexpectedly ({status}); its last lines:\n{log}")]

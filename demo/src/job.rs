@@ -124,12 +124,17 @@ impl<'a> Job<'a> {
             }
             news = self.next()?;
             if news.iter().any(|piece| matches!(piece, News::Step(_) | News::InputEnds(_) | News::Done(_))) {
-                self.went_on_at = Instant::now();
+                self.went_on();
             }
             if self.went_on_at.elapsed() >= self.ground.timeout {
                 return Err(self.timeout(what));
             }
         }
+    }
+
+    /// Something has gone on: the timeout begins anew.
+    pub fn went_on(&mut self) {
+        self.went_on_at = Instant::now();
     }
 
     /// The next news, after at most [`LOOK`].

@@ -25,7 +25,8 @@ Examples:
   microlambda-demo --r-limit-ms 200 --no-kill      shorter steps, nobody is killed
   microlambda-demo --broker mqtt://localhost       on a broker that runs already
 
-Ends with 0 if all nodes and one long run came to the same result, with 130 after Ctrl-C, else with 1.";
+Ends with 0 if all nodes and one long run came to the same result (where a picture could not be searched, all nodes
+alone: then the long run cannot be compared), with 130 after Ctrl-C, else with 1.";
 
 /// What the demo starts of itself as processes of their own.
 #[derive(Subcommand)]

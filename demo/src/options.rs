@@ -10,6 +10,10 @@ use crate::{Error, Isolation, Programs};
 
 /// Limit of one step unless another is given, ms.
 pub(crate) const DEFAULT_R_LIMIT_MS: u64 = 400;
+/// The shortest bound of a frame that a camera agent takes, bytes.
+pub(crate) const FRAME_BYTES_LEAST: u32 = 16 << 10;
+/// The largest one, bytes.
+const FRAME_BYTES_LIMIT: u32 = 16 << 20;
 /// Endings of pictures that the camera agent plays.
 const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
 /// Models that recognition needs.
@@ -31,8 +35,12 @@ pub struct DemoArgs {
     /// Limit of one step, ms
     #[arg(long, value_name = "N", default_value_t = DEFAULT_R_LIMIT_MS, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     pub r_limit_ms: u64,
-    /// A broker that runs already, `mqtt://user:password@host:port`, instead of the embedded one
-    #[arg(long, value_name = "URL")]
+    /// Longest picture that is sent as it is, bytes; longer ones are encoded anew. For a broker with a limit for packets
+    #[arg(long, value_name = "N", default_value_t = FRAME_BYTES_LIMIT, value_parser = frame_bytes())]
+    pub frame_bytes_max: u32,
+    /// A broker that runs already, `mqtt://user:password@host:port`, instead of the embedded one. Other users see the
+    /// password on the command line, and not in the environment
+    #[arg(long, value_name = "URL", env = "MICROLAMBDA_BROKER", hide_env_values = true)]
     pub broker: Option<String>,
     /// Port of the embedded broker [default: a free one]
     #[arg(long, value_name = "PORT", conflicts_with = "broker")]
@@ -46,9 +54,14 @@ pub struct DemoArgs {
     /// Where summary, contact sheet and logs go
     #[arg(long, value_name = "DIR", default_value = "target/demo")]
     pub out: PathBuf,
-    /// Give up when no step has ended for this time, s
+    /// Give up when no step has ended for this time, s, and for twice the limit of a step
     #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout_s: u64,
+}
+
+/// What a camera agent takes as `bytes-max` in `[frame]`.
+fn frame_bytes() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(i64::from(FRAME_BYTES_LEAST)..=i64::from(FRAME_BYTES_LIMIT))
 }
 
 /// Everything a run needs, found and checked.
@@ -64,6 +77,7 @@ pub(crate) struct Plan {
     pub data: PathBuf,
     pub nodes: u8,
     pub r_limit_ms: u64,
+    pub frame_bytes_max: u32,
     pub broker: Option<String>,
     pub port: Option<u16>,
     pub kill: bool,
@@ -99,6 +113,7 @@ impl Plan {
             out: absolute(&args.out)?,
             nodes: args.nodes,
             r_limit_ms: args.r_limit_ms,
+            frame_bytes_max: args.frame_bytes_max,
             broker: args.broker.clone(),
             port: args.port,
             kill: !args.no_kill,
@@ -181,6 +196,7 @@ mod tests {
             data: dir.join("data"),
             nodes: 2,
             r_limit_ms: DEFAULT_R_LIMIT_MS,
+            frame_bytes_max: FRAME_BYTES_LIMIT,
             broker: None,
             port: None,
             no_kill: false,

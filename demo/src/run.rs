@@ -1,49 +1,41 @@
 //! The demo from its first process to its last line.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use microlambda_runtime::{counted, printable};
-use microlambda_wire::Name;
+use microlambda_wire::{CameraHead, Name};
 
+use crate::agent::covered;
 use crate::job::{Ground, Job, Kill, Limits, ms};
 use crate::leftovers::{OutLock, RunDir};
 use crate::options::{DemoArgs, Plan};
+use crate::outcome::{Outcome, conclude, digest_problem, problems};
 use crate::show::say;
-use crate::summary::{KnownFace, Memory, Person, Summary};
-use crate::tally::{News, Tally};
-use crate::{Agent, Broker, BrokerKind, CameraSetup, EdgeSetup, Error, Programs, Rig, Walls, passed_over, sheet, show};
+use crate::stillness::Stillness;
+use crate::summary::{KnownFace, Person, SetAside, Summary};
+use crate::tally::Tally;
+use crate::{Broker, BrokerKind, CameraSetup, EdgeSetup, Error, Programs, Rig, Walls, sheet, show};
 
 /// What a lease allows beyond the limit, ms: the agents' own default.
-const GRACE_MS: u64 = 500;
+pub(crate) const GRACE_MS: u64 = 500;
 /// Heads are announced again after this time, ms.
-const ANNOUNCE_MS: u64 = 2_000;
+pub(crate) const ANNOUNCE_MS: u64 = 2_000;
 /// A limit that no job of the demo reaches, ms: an hour.
 const UNLIMITED_MS: u64 = 3_600_000;
-/// The largest frame that a camera agent can be told to offer, bytes.
-const FRAME_BYTES_MAX: i64 = 16 << 20;
-/// So many pictures that were passed over are named in the summary.
-const REASONS_MAX: usize = 100;
-/// An agent that is asked to end gets so long.
-const END_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What a finished job showed.
-struct Outcome {
-    tally: Tally,
-    digest: String,
-    kill: Kill,
-    wall_s: f64,
-    lists: Vec<(Name, Vec<KnownFace>)>,
-    memory: BTreeMap<String, Memory>,
-    refused: u64,
-    event_repeats: u64,
-    passed_over: u64,
-    passed_over_why: Vec<String>,
-}
+/// A camera that has taken in nothing for so long while it holds frames has a full spool: its heads come within 0.1 s,
+/// and a photo, encoded anew if it must be, takes less. Where one takes longer, the long run is only cut once more.
+const CAMERA_PATIENCE: Duration = Duration::from_secs(5);
+/// What the two runs are called.
+const SHORT_STEPS: &str = "short steps";
+const LONG_RUN: &str = "long run";
+/// What a run leaves in its output folder.
+const SUMMARY: &str = "summary.json";
+const SHEET: &str = "faces.html";
 
 /// Runs the demo and writes `summary.json` and `faces.html`.
 ///
@@ -66,9 +58,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Error> {
 fn run_until(args: &DemoArgs, interrupted: &AtomicBool) -> Result<(), Error> {
     let plan = Plan::new(args, Programs::find()?)?;
     let _lock = OutLock::take(&plan.out)?;
-    let summary_path = plan.out.join("summary.json");
-    let _ = fs::remove_file(&summary_path);
-
+    remove_results(&plan.out)?;
     let (dir, ended) = RunDir::renew(&plan.out.join("run"))?;
     if ended > 0 {
         let processes = if ended == 1 { "1 process".into() } else { format!("{ended} processes") };
@@ -78,27 +68,52 @@ fn run_until(args: &DemoArgs, interrupted: &AtomicBool) -> Result<(), Error> {
         Some(url) => Broker::external(url)?,
         None => Broker::embedded(&plan.programs, &dir.path().join("broker"), plan.port)?,
     };
-    let rig = Rig {
-        walls: Walls::new(plan.isolation, &plan.programs, dir.path(), broker.url())?,
-        programs: plan.programs.clone(),
-        dir: dir.path().to_path_buf(),
-        broker: broker.url().clone(),
-        private: vec![plan.data.clone(), plan.photos.clone()],
-    };
+    let rig = rig(&plan, &dir, &broker)?;
     greet(&plan, &broker, &rig);
-    let ground = Ground { rig: &rig, broker: &broker, dir: &dir, interrupted, timeout: plan.timeout };
+    let timeout = patience(plan.timeout, plan.r_limit_ms);
+    let ground = Ground { rig: &rig, broker: &broker, dir: &dir, interrupted, timeout };
 
     say!("\n{}", show::heading("The job in short steps"));
     let outcome = short_steps(&plan, ground)?;
     something_usable(&plan, &outcome)?;
     say!("\n{}", show::heading("The same photos in one long run, on an empty database"));
     // Its only step says nothing until it ends: about as long as all the short ones together took, on one node.
-    let timeout = plan.timeout.max(Duration::from_secs_f64(outcome.wall_s * 4.0));
-    let long = long_run(&plan, Ground { timeout, ..ground })?;
+    let timeout = timeout.max(Duration::from_secs_f64(outcome.wall_s * 4.0));
+    let (long, in_parts) = long_run(&plan, Ground { timeout, ..ground })?;
 
-    let summary = summarise(&plan, &rig, &broker, &outcome, &long);
+    let summary = summarise(&plan, &rig, &broker, &outcome, (&long, in_parts));
     write_results(&plan, &summary, &outcome.tally)?;
     finish(&plan, &summary)
+}
+
+/// Results of a former run must not pass for those of one that fails.
+fn remove_results(out: &Path) -> Result<(), Error> {
+    for path in [SUMMARY, SHEET].map(|name| out.join(name)) {
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::file(&path, e)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn rig(plan: &Plan, dir: &RunDir, broker: &Broker) -> Result<Rig, Error> {
+    let private = vec![plan.data.clone(), plan.photos.clone()];
+    let cover = covered(dir.path(), &private);
+    let keep = [plan.photos.clone(), plan.models.clone()];
+    Ok(Rig {
+        walls: Walls::around(plan.isolation, &plan.programs, dir.path(), broker.url(), &cover, &keep)?,
+        programs: plan.programs.clone(),
+        dir: dir.path().to_path_buf(),
+        broker: broker.url().clone(),
+        private,
+    })
+}
+
+/// How long nothing may go on in the short steps: a node that is gone may leave a claim, and the step that follows says
+/// nothing until it ends.
+fn patience(timeout: Duration, r_limit_ms: u64) -> Duration {
+    timeout.max(Duration::from_millis(2 * (r_limit_ms + GRACE_MS)))
 }
 
 /// A job over nothing would agree with every other one.
@@ -157,8 +172,8 @@ impl Drop for Sweep<'_> {
 }
 
 fn camera_setup(plan: &Plan, site: &Name) -> Result<CameraSetup, Error> {
-    // A phone's picture passes as it is.
-    let frame = toml::Table::from_iter([("bytes-max".to_owned(), FRAME_BYTES_MAX.into())]);
+    // By default a phone's picture passes as it is.
+    let frame = toml::Table::from_iter([("bytes-max".to_owned(), i64::from(plan.frame_bytes_max).into())]);
     Ok(CameraSetup {
         site: site.clone(),
         camera: name("folder")?,
@@ -205,8 +220,10 @@ fn short_steps(plan: &Plan, ground: Ground<'_>) -> Result<Outcome, Error> {
     conclude(job, digest.to_string(), kill, begun)
 }
 
-/// One node whose limit is never reached. It starts when the spool is complete, so that nothing interrupts its step.
-fn long_run(plan: &Plan, ground: Ground<'_>) -> Result<Outcome, Error> {
+/// One node whose limit is never reached. It starts when the spool is complete, so that nothing interrupts its step. A
+/// spool that is full before does not become complete by itself: then the node starts as well, and makes room with each
+/// of its commits. Says whether its run took several steps for that.
+fn long_run(plan: &Plan, ground: Ground<'_>) -> Result<(Outcome, bool), Error> {
     let Ground { rig, broker, .. } = ground;
     let site = site(plan, "-long")?;
     let _sweep = Sweep { broker, site: site.clone() };
@@ -214,119 +231,42 @@ fn long_run(plan: &Plan, ground: Ground<'_>) -> Result<Outcome, Error> {
     let camera = rig.camera("long-camera", &camera_setup(plan, &site)?)?;
     let mut job = Job::new(observer, camera, ground, true)?;
     job.named = None;
-    job.watch("the camera to read all photos", |_, news| {
-        Ok(news.iter().any(|piece| matches!(piece, News::InputEnds(_))))
+    let mut still = Stillness::new(CAMERA_PATIENCE);
+    job.watch("the camera to read all photos", |job, _| {
+        Ok(takes_no_more(job.tally.camera.as_ref(), &mut still, Instant::now()))
     })?;
+    let is_whole = job.tally.camera.as_ref().is_some_and(|head| head.end.is_some());
+    if !is_whole {
+        let idle_s = CAMERA_PATIENCE.as_secs();
+        let text = format!(
+            "the camera has taken in nothing for {idle_s} s, so that its spool seems full: the long run begins before \
+             all photos are read, and makes room with the end of each step"
+        );
+        say!("{}", show::deed(&text));
+    }
     let begun = Instant::now();
     let node = name("long")?;
     let agent = rig.edge("long-node", &edge_setup(plan, &site, &node, UNLIMITED_MS))?;
     job.join(node, agent)?;
     let limits = Limits { r_limit_ms: UNLIMITED_MS, grace_ms: GRACE_MS };
     let (digest, kill) = job.run(Kill::Off, limits)?;
-    conclude(job, digest.to_string(), kill, begun)
+    let outcome = conclude(job, digest.to_string(), kill, begun)?;
+    let in_parts = !is_whole && outcome.tally.steps.len() > 1;
+    Ok((outcome, in_parts))
 }
 
-/// Asks every node what it knows, measures, and ends the job's agents.
-fn conclude(mut job: Job<'_>, digest: String, kill: Kill, begun: Instant) -> Result<Outcome, Error> {
-    let wall_s = begun.elapsed().as_secs_f64();
-    let mut lists = Vec::new();
-    let mut memory = BTreeMap::new();
-    for (node, agent) in &job.edges {
-        lists.push((node.clone(), known_faces(agent)?));
-        // Every record is folded again from the database and compared with what the node says.
-        agent.ask(&["check"])?;
-        memory.insert(node.to_string(), memory_of(agent));
-    }
-    if job.camera.exited().is_none() {
-        memory.insert("camera".into(), memory_of(&job.camera));
-    }
-    // What is still on its way on the bus belongs to the result: faces and events follow the commit.
-    let expected: BTreeSet<String> = lists.iter().flat_map(|(_, list)| list).map(|face| face.face.clone()).collect();
-    let patience = Instant::now() + Duration::from_millis(2 * ANNOUNCE_MS + GRACE_MS);
-    job.watch("events", |job, _| {
-        let missing =
-            expected.iter().any(|face| Name::new(face.as_str()).is_ok_and(|face| !complete(&job.tally, &face)));
-        Ok(!missing || Instant::now() >= patience)
-    })?;
-    for (_, agent) in &mut job.edges {
-        agent.terminate(END_PATIENCE);
-    }
-    let event_repeats = job.observer.event_repeats();
-    let mut passed_over_why = passed_over::reasons(job.camera.log());
-    // The count comes every few seconds on the bus, the reasons at once in the log.
-    let passed_over = job.tally.passed_over().max(passed_over_why.len() as u64);
-    passed_over_why.truncate(REASONS_MAX);
-    Ok(Outcome {
-        tally: job.tally,
-        digest,
-        kill,
-        wall_s,
-        lists,
-        memory,
-        refused: job.refused,
-        event_repeats,
-        passed_over,
-        passed_over_why,
-    })
+/// Whether a camera without nodes has come as far as it can: its input has ended, or it holds frames and takes in no
+/// more.
+fn takes_no_more(camera: Option<&CameraHead>, still: &mut Stillness, now: Instant) -> bool {
+    camera.is_some_and(|head| head.end.is_some() || (head.next > head.oldest && still.look(head.next, now)))
 }
 
-/// True once a face with its picture, and the event that it was new, have both been seen on the bus.
-fn complete(tally: &Tally, face: &Name) -> bool {
-    tally.faces.get(face).is_some_and(|known| !known.thumbnail.0.is_empty())
-        && tally.events.values().any(|event| event.face == *face)
-}
-
-fn known_faces(agent: &Agent) -> Result<Vec<KnownFace>, Error> {
-    let text = agent.ask(&["faces", "list", "--json"])?;
-    let mut list: Vec<KnownFace> = serde_json::from_str(&text).map_err(|e| Error::Command {
-        command: format!("{} faces list --json", agent.label()),
-        status: "its output is not the agreed JSON".into(),
-        message: e.to_string(),
-    })?;
-    for known in &mut list {
-        known.frames.sort();
-    }
-    list.sort_by(|a, b| a.face.cmp(&b.face));
-    Ok(list)
-}
-
-fn memory_of(agent: &Agent) -> Memory {
-    Memory { agent_bytes: agent.usage().rss_bytes, worker_bytes: agent.children_usage().rss_bytes }
-}
-
-/// What of a job's result does not fit together.
-fn problems(outcome: &Outcome, whose: &str) -> Vec<String> {
-    let mut problems = Vec::new();
-    let Some((first, list)) = outcome.lists.first() else {
-        return vec![format!("{whose}: no node")];
-    };
-    for (node, other) in &outcome.lists[1..] {
-        if other != list {
-            problems.push(format!("{whose}: {node} and {first} do not know the same faces in the same frames"));
-        }
-    }
-    let known: BTreeSet<&str> = list.iter().map(|face| face.face.as_str()).collect();
-    let announced = outcome.tally.new_faces();
-    let announced: BTreeSet<&str> = announced.iter().map(Name::as_str).collect();
-    if known != announced {
-        let (all, events) = (known.len(), announced.len());
-        problems.push(format!("{whose}: {all} faces are known, but events announced {events} new ones, or others"));
-    }
-    let people = outcome.tally.done.as_ref().map(|done| done.people.as_slice()).unwrap_or_default();
-    if people.iter().map(Name::as_str).collect::<BTreeSet<_>>() != known {
-        problems.push(format!("{whose}: the output names {} people, {} are known", people.len(), known.len()));
-    }
-    problems
-}
-
-fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: &Outcome) -> Summary {
+fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: (&Outcome, bool)) -> Summary {
+    let (long, long_run_in_parts) = long;
     let tally = &outcome.tally;
-    let mut problems = problems(outcome, "short steps");
-    problems.extend(self::problems(long, "long run"));
-    let digests_equal = outcome.digest == long.digest;
-    if !digests_equal {
-        problems.push("the digest of the short steps differs from that of the long run".into());
-    }
+    let mut problems = problems(outcome, SHORT_STEPS);
+    problems.extend(self::problems(long, LONG_RUN));
+    problems.extend(digest_problem(outcome, long));
     let kill = match &outcome.kill {
         Kill::Back(recovery) => recovery.clone(),
         _ => None,
@@ -344,6 +284,8 @@ fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: &
         unreadable: done.map_or(0, |done| done.unreadable),
         passed_over: outcome.passed_over,
         passed_over_why: outcome.passed_over_why.clone(),
+        set_aside: [set_aside_in(outcome, SHORT_STEPS), set_aside_in(long, LONG_RUN)].concat(),
+        units_set_aside: outcome.units_set_aside() + long.units_set_aside(),
         reencoded: tally.reencoded(),
         faces_seen: done.map_or(0, |done| done.faces_seen),
         people: known.into_iter().map(Person::from).collect(),
@@ -359,8 +301,9 @@ fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: &
         r_limit_ms: plan.r_limit_ms,
         digest: outcome.digest.clone(),
         digest_long_run: long.digest.clone(),
-        digests_equal,
+        digests_equal: outcome.digest == long.digest,
         long_run_steps: long.tally.steps.len() as u64,
+        long_run_in_parts,
         wall_s: outcome.wall_s,
         long_run_wall_s: long.wall_s,
         worker_cpu_s: ms(tally.worker_cpu_us()) / 1_000.0,
@@ -373,30 +316,85 @@ fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: &
     }
 }
 
+fn set_aside_in(outcome: &Outcome, run: &str) -> Vec<SetAside> {
+    outcome.set_aside.iter().map(|unit| SetAside { run: run.to_owned(), ..unit.clone() }).collect()
+}
+
 fn write_results(plan: &Plan, summary: &Summary, tally: &Tally) -> Result<(), Error> {
-    let path = plan.out.join("summary.json");
+    let path = plan.out.join(SUMMARY);
     let json = serde_json::to_string_pretty(summary).map_err(|e| Error::file(&path, e))?;
     fs::write(&path, json + "\n").map_err(|e| Error::file(&path, e))?;
     let thumbnails = tally.faces.values().map(|face| (face.face.to_string(), face.thumbnail.0.clone())).collect();
     let camera = tally.camera.as_ref().map_or("folder", |head| head.camera.as_str());
-    let path = plan.out.join("faces.html");
+    let path = plan.out.join(SHEET);
     fs::write(&path, sheet::html(summary, camera, &thumbnails)).map_err(|e| Error::file(&path, e))
 }
 
 fn finish(plan: &Plan, summary: &Summary) -> Result<(), Error> {
     say!("\n{}", show::heading("Summary"));
     say!("{}", summary.text().trim_end());
-    say!("  {:<18}{}", "contact sheet", plan.out.join("faces.html").display());
-    say!("  {:<18}{}", "as JSON", plan.out.join("summary.json").display());
+    say!("  {:<18}{}", "contact sheet", plan.out.join(SHEET).display());
+    say!("  {:<18}{}", "as JSON", plan.out.join(SUMMARY).display());
     if plan.kill && summary.kill.is_none() {
         say!("{}", show::deed("the job was over before a node could be killed in the middle of a step"));
     }
     if !summary.ok {
         return Err(Error::Wrong(summary.problems.join("; ")));
     }
-    let steps = counted(summary.steps, "short step");
-    let nodes = counted(summary.steps_per_node.len() as u64, "node");
-    let steps = format!("{steps} on {nodes} and one long run came to the same digest.");
-    say!("\n{}", show::good(&steps));
+    let verdict = summary.verdict();
+    say!("\n{}", if summary.digests_equal { show::good(&verdict) } else { show::deed(&verdict) });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use microlambda::Digest;
+    use microlambda_wire::{ChainClass, EndMark};
+
+    use super::*;
+
+    #[test]
+    fn results_of_a_former_run_are_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        remove_results(dir.path()).unwrap();
+        for name in [SUMMARY, SHEET, "other"] {
+            fs::write(dir.path().join(name), "old").unwrap();
+        }
+        remove_results(dir.path()).unwrap();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["other"]);
+    }
+
+    #[test]
+    fn patience_holds_for_the_longest_step_that_was_asked_for() {
+        let timeout = Duration::from_secs(600);
+        assert_eq!(patience(timeout, 400), timeout);
+        assert_eq!(patience(timeout, 3_600_000), Duration::from_secs(7_201));
+    }
+
+    #[test]
+    fn a_camera_takes_no_more_when_its_input_has_ended_or_its_spool_stands_still() {
+        let mut still = Stillness::new(CAMERA_PATIENCE);
+        let begun = Instant::now();
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        let mut head = CameraHead {
+            camera: name("folder").unwrap(),
+            chain: name("c").unwrap(),
+            class: ChainClass::Batch,
+            oldest: 0,
+            next: 0,
+            end: None,
+        };
+        assert!(!takes_no_more(None, &mut still, at(0)));
+        assert!(!takes_no_more(Some(&head), &mut still, at(0)));
+        assert!(!takes_no_more(Some(&head), &mut still, at(60)), "it has not begun");
+        head.next = 62;
+        assert!(!takes_no_more(Some(&head), &mut still, at(60)) && !takes_no_more(Some(&head), &mut still, at(64)));
+        head.next = 63;
+        assert!(!takes_no_more(Some(&head), &mut still, at(64)) && !takes_no_more(Some(&head), &mut still, at(68)));
+        assert!(takes_no_more(Some(&head), &mut still, at(69)), "nobody makes room");
+        head.end = Some(EndMark { count: 64, manifest: Digest::default() });
+        head.next = 64;
+        assert!(takes_no_more(Some(&head), &mut still, at(69)));
+    }
 }

@@ -12,6 +12,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use microlambda_runtime::printable;
+
 use crate::process::{Process, signal_pid, spawn_error, tail};
 use crate::url::BrokerUrl;
 use crate::{Error, Programs, relay};
@@ -23,33 +25,34 @@ const NAMESPACES: [&str; 4] = ["--mount", "--net", "--propagation", "private"];
 /// A Unix socket's path is no longer, bytes (`sun_path` of unix(7), less its end).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// Covers directories, puts the kept ones back, and becomes the relay. Arguments: a directory for its use, number of
-/// covered directories, these, number of kept ones, these, and the program. The first holds the kept ones in between, in
-/// this namespace alone. As it may be covered itself, it is entered before, and paths in it are taken as they are written.
+/// Covers directories, puts the kept ones back, and becomes the relay. Arguments: a directory for its use, numbers of
+/// kept and of covered directories, these in the same order, and the program. The first holds the kept ones in between,
+/// in this namespace alone. As it may be covered itself, it is entered before, and paths in it are taken as they are
+/// written. The lists stay arguments, as a path may hold any character: what is needed again goes to the end of them.
 const SCRIPT: &str = r#"
 set -eu
 ip link set lo up
 mkdir -p "$1"
 mount -t tmpfs -o mode=0755 microlambda "$1"
-cd "$1"; shift
-covered=$1; shift
-: > covered
-while [ "$covered" -gt 0 ]; do printf '%s\n' "$1" >> covered; shift; covered=$((covered - 1)); done
-kept=$1; shift
+cd "$1"
+kept=$2; covered=$3; shift 3
 number=0
 while [ "$number" -lt "$kept" ]; do
     mkdir $number
     mount --bind "$1" $number
-    printf '%s\n' "$1" > $number.path
-    shift; number=$((number + 1))
+    set -- "$@" "$1"; shift; number=$((number + 1))
 done
-while IFS= read -r path; do mount -t tmpfs -o mode=0755 microlambda "$path"; done < covered
+while [ "$covered" -gt 0 ]; do
+    mount -t tmpfs -o mode=0755 microlambda "$1"
+    shift; covered=$((covered - 1))
+done
+program=$(($# - kept))
+while [ "$program" -gt 0 ]; do set -- "$@" "$1"; shift; program=$((program - 1)); done
 number=0
 while [ "$number" -lt "$kept" ]; do
-    IFS= read -r path < $number.path
-    mkdir -p "$path"
-    mount --no-canonicalize --bind ./$number "$path"
-    number=$((number + 1))
+    mkdir -p "$1"
+    mount --no-canonicalize --bind ./$number "$1"
+    shift; number=$((number + 1))
 done
 cd /
 exec "$@"
@@ -106,36 +109,58 @@ impl Walls {
     /// # Errors
     /// [`Error::Isolation`] if namespaces were demanded and cannot be made.
     pub fn new(isolation: Isolation, programs: &Programs, dir: &Path, broker: &BrokerUrl) -> Result<Self, Error> {
+        Self::around(isolation, programs, dir, broker, &[], &[])
+    }
+
+    /// As [`Walls::new`], for agents that are to see `cover` empty, each but for its share of `keep` (existing
+    /// directories). That is tried as well: a system that has namespaces may refuse a directory.
+    ///
+    /// # Errors
+    /// As [`Walls::new`].
+    pub fn around(
+        isolation: Isolation,
+        programs: &Programs,
+        dir: &Path,
+        broker: &BrokerUrl,
+        cover: &[PathBuf],
+        keep: &[PathBuf],
+    ) -> Result<Self, Error> {
         if isolation == Isolation::None {
             return Ok(Self::None("not asked for".into()));
         }
-        match Self::namespaces(programs, dir, broker) {
+        match Self::namespaces(programs, dir, broker, cover, keep) {
             Ok(walls) => Ok(walls),
+            // Without the remedy of the error, which is taken here.
+            Err(Error::Isolation(why)) if isolation == Isolation::Auto => {
+                Ok(Self::None(format!("namespaces cannot be made here: {why}")))
+            }
             Err(error) if isolation == Isolation::Auto => Ok(Self::None(error.to_string())),
             Err(error) => Err(error),
         }
     }
 
-    fn namespaces(programs: &Programs, dir: &Path, broker: &BrokerUrl) -> Result<Self, Error> {
+    fn namespaces(
+        programs: &Programs,
+        dir: &Path,
+        broker: &BrokerUrl,
+        cover: &[PathBuf],
+        keep: &[PathBuf],
+    ) -> Result<Self, Error> {
         let bus = dir.join("bus");
         let socket = bus.join("broker.sock");
         if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(Error::Isolation(format!("the path {} is too long for a socket", socket.display())));
         }
         std::fs::create_dir_all(&bus).map_err(|e| Error::file(&bus, e))?;
-        // Tried once with nothing to do, so that a system without namespaces is known before any agent starts.
-        let mut trial = unshare(&NAMESPACES);
-        trial.extend(["sh", "-c", SCRIPT, "sh"].map(OsString::from));
-        trial.push(scratch(&bus).into());
-        trial.extend(["0", "0", "true"].map(OsString::from));
+        // Tried once with nothing to run, so that what cannot be walled in is known before any agent starts.
+        let trial = walled_in(programs, &bus, cover, keep, vec!["true".into()]);
         let output = Command::new(&trial[0])
             .args(&trial[1..])
             .stdin(Stdio::null())
             .output()
             .map_err(|e| Error::Isolation(format!("unshare: {e}")))?;
         if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr);
-            return Err(Error::Isolation(why.trim().lines().last().unwrap_or("refused by the system").to_string()));
+            return Err(Error::Isolation(refusal(&output.stderr)));
         }
         let (host, port) = broker.address();
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
@@ -190,18 +215,10 @@ impl Sandbox {
         keep: &[PathBuf],
         log: &Path,
     ) -> Result<Self, Error> {
-        let bus = socket.parent().unwrap_or(socket).to_path_buf();
-        let keep: Vec<&PathBuf> = keep.iter().chain([&bus, &programs.dir]).collect();
-        let mut argv = unshare(&NAMESPACES);
-        argv.extend(["sh", "-c", SCRIPT, "sh"].map(OsString::from));
-        argv.push(scratch(&bus).into());
-        argv.push(cover.len().to_string().into());
-        argv.extend(cover.iter().map(OsString::from));
-        argv.push(keep.len().to_string().into());
-        argv.extend(keep.into_iter().map(OsString::from));
+        let bus = socket.parent().unwrap_or(socket);
         let (host, port) = INSIDE;
-        argv.extend(relay::command(programs, &format!("tcp:{host}:{port}"), &format!("unix:{}", socket.display())));
-
+        let relay = relay::command(programs, &format!("tcp:{host}:{port}"), &format!("unix:{}", socket.display()));
+        let argv = walled_in(programs, bus, cover, keep, relay);
         let errors = std::fs::File::create(log).map_err(|e| Error::file(log, e))?;
         let mut holder = Command::new(&argv[0])
             .args(&argv[1..])
@@ -248,6 +265,34 @@ impl Drop for Sandbox {
     }
 }
 
+/// The command that makes namespaces in which `cover` is empty but for `keep`, `bus` and our programs, and runs `inside`
+/// there.
+fn walled_in(
+    programs: &Programs,
+    bus: &Path,
+    cover: &[PathBuf],
+    keep: &[PathBuf],
+    inside: Vec<OsString>,
+) -> Vec<OsString> {
+    let keep: Vec<&Path> = keep.iter().map(PathBuf::as_path).chain([bus, programs.dir.as_path()]).collect();
+    let mut argv = unshare(&NAMESPACES);
+    argv.extend(["sh", "-c", SCRIPT, "sh"].map(OsString::from));
+    argv.push(scratch(bus).into());
+    argv.extend([keep.len(), cover.len()].map(|count| OsString::from(count.to_string())));
+    argv.extend(keep.into_iter().map(OsString::from));
+    argv.extend(cover.iter().map(OsString::from));
+    argv.extend(inside);
+    argv
+}
+
+/// What a program said before it failed, on one line: mount(8) says what is wrong, and on the next where to look for
+/// more.
+fn refusal(errors: &[u8]) -> String {
+    let text = String::from_utf8_lossy(errors);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() { "refused by the system".into() } else { printable(lines.join(" ")) }
+}
+
 /// Where a sandbox puts its kept directories before it has covered others. `bus` is kept, which hides it in the end.
 fn scratch(bus: &Path) -> PathBuf {
     bus.join("scratch")
@@ -260,4 +305,16 @@ pub fn unshare(options: &[&str]) -> Vec<OsString> {
         argv.extend(["--user", "--map-root-user"].map(OsString::from));
     }
     argv
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_on_one_line() {
+        let said = b"mount: 0: bad superblock on /a\x1b.\n       dmesg(1) may have more information.\n";
+        assert_eq!(refusal(said), "mount: 0: bad superblock on /a\\u{1b}. dmesg(1) may have more information.");
+        assert_eq!(refusal(b"\n"), "refused by the system");
+    }
 }

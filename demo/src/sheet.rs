@@ -60,11 +60,16 @@ pub fn html(summary: &Summary, camera: &str, thumbnails: &BTreeMap<String, Vec<u
         let list: String = summary.passed_over_why.iter().map(|why| format!("<li>{}</li>", escape(why))).collect();
         let _ = writeln!(page, "<details><summary>{count} passed over</summary><ul>{list}</ul></details>");
     }
-    let same = if summary.digests_equal { "the same as" } else { "different from" };
+    let same = match (summary.digests_equal, summary.is_comparable()) {
+        (true, _) => "the same as",
+        (false, true) => "different from",
+        (false, false) => "not comparable, as a picture could not be searched, with",
+    };
     let _ = write!(
         page,
-        "</main>\n<footer>Digest of the final state: {}, {same} that of one long run.</footer>\n</body>\n</html>\n",
-        escape(&summary.digest)
+        "</main>\n<footer>Digest of the final state: {}, {same} that of {}.</footer>\n</body>\n</html>\n",
+        escape(&summary.digest),
+        summary.long_run()
     );
     page
 }
@@ -177,6 +182,16 @@ mod tests {
         assert!(open.is_empty(), "{open:?}");
         assert!(page.contains("no picture") && page.contains("13 September 2020, 12:26 UTC"), "{page}");
         assert!(page.contains("<h1>1 person in 7 photos</h1>") && page.contains("2 photos"), "{page}");
+    }
+
+    #[test]
+    fn the_long_run_is_called_what_it_was() {
+        let footer = |summary: &Summary| html(summary, "c", &BTreeMap::new());
+        assert!(footer(&summary()).contains("ab, the same as that of one long run."));
+        let cut = Summary { long_run_in_parts: true, ..summary() };
+        assert!(footer(&cut).contains("the same as that of a long run in parts."));
+        let aside = Summary { units_set_aside: 1, digests_equal: false, ..summary() };
+        assert!(footer(&aside).contains("not comparable, as a picture could not be searched, with that of"));
     }
 
     #[test]

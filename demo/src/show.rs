@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 use microlambda_runtime::{counted, printable};
 use microlambda_wire::{EventKind, FrameSummary};
 
-use crate::options::DEFAULT_R_LIMIT_MS;
+use crate::options::{DEFAULT_R_LIMIT_MS, FRAME_BYTES_LEAST};
 use crate::tally::{News, Step};
 
 /// Cells of the bar that shows how much of the limit was used.
@@ -73,8 +73,8 @@ pub fn refused(topic: &str, why: &str) -> String {
 
 /// The line for a broker that has gone; one that is not ours may have bounds of its own.
 pub fn lost(why: &str, external: bool) -> String {
-    let hint = if external { "; if it goes at a large picture, let it take messages of 17 MiB" } else { "" };
-    bad(&format!("! the broker is gone: {}{hint}", printable(why)))
+    let hint = "; if it goes at a large picture, let it take messages of 17 MiB, or lower `--frame-bytes-max`";
+    bad(&format!("! the broker is gone: {}{}", printable(why), if external { hint } else { "" }))
 }
 
 /// The line for a piece of news; `None` if it is not worth one.
@@ -160,14 +160,37 @@ fn short(id: &str) -> &str {
 
 /// How a setting is named by an agent that cannot work with it.
 const LIMIT: &str = "r-limit-ms = ";
+/// How a camera names the setting that a broker or a link does not bear.
+const FRAME: &str = "lower bytes-max in [frame]";
+/// What it says before the length of the frame that did not pass.
+const FRAME_BYTES: &str = "a frame of ";
+/// A picture of so many bytes passes a broker that takes packets of 1 MB.
+const PASSING_BYTES: u64 = 900_000;
 
-/// What an agent says is wrong. Where the remedy is a setting that the demo makes, how to make it here: twice the limit there was.
+/// What an agent says is wrong. Where the remedy is a setting that the demo makes, how to make it here.
 pub fn trouble(what: &str) -> String {
-    let after = what.split_once(LIMIT).map(|(_, after)| after);
-    let limit_ms = after.and_then(|after| after.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok());
-    let larger = |limit_ms: u64| limit_ms.saturating_mul(2).max(DEFAULT_R_LIMIT_MS);
-    let here = limit_ms.map(larger).map(|ms| format!("; here: `--r-limit-ms {ms}`, or `make demo R_LIMIT_MS={ms}`"));
+    let here = larger_limit(what).or_else(|| shorter_frames(what));
     format!("{}{}", printable(what), here.unwrap_or_default())
+}
+
+/// Twice the limit there was.
+fn larger_limit(what: &str) -> Option<String> {
+    let ms = number_behind(LIMIT, what)?.saturating_mul(2).max(DEFAULT_R_LIMIT_MS);
+    Some(format!("; here: `--r-limit-ms {ms}`, or `make demo R_LIMIT_MS={ms}`"))
+}
+
+/// Half of what did not pass, or what mostly does.
+fn shorter_frames(what: &str) -> Option<String> {
+    what.contains(FRAME).then(|| {
+        let half = number_behind(FRAME_BYTES, what).map_or(PASSING_BYTES, |bytes| bytes / 2);
+        let bytes = half.clamp(FRAME_BYTES_LEAST.into(), PASSING_BYTES);
+        format!("; here: `--frame-bytes-max {bytes}`, or `make demo FRAME_BYTES_MAX={bytes}`")
+    })
+}
+
+fn number_behind(mark: &str, text: &str) -> Option<u64> {
+    let (_, after) = text.split_once(mark)?;
+    after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// `1 picture was`, `2 pictures were`.
@@ -238,6 +261,22 @@ mod tests {
         let foreign = refused("microlambda/demo/\u{1b}]0;x\u{7}", "not\u{1b}[2Jours");
         assert!(foreign.contains("demo/\\u{1b}]0;x\\u{7}: not\\u{1b}[2Jours"), "{foreign:?}");
         assert!(line.contains("0.3.0") && line.contains("\\u{1b}[2Jthing"), "{line}");
+    }
+
+    #[test]
+    fn trouble_with_the_length_of_frames_says_how_to_set_it_here() {
+        let text = |bytes: &str| {
+            trouble(&format!(
+                "the broker or the link ends the connection at {bytes}: raise the broker's limit for packets, or lower \
+                 bytes-max in [frame] and run once with --new-job"
+            ))
+        };
+        let here = |bytes: u64| format!("; here: `--frame-bytes-max {bytes}`, or `make demo FRAME_BYTES_MAX={bytes}`");
+        for (said, bytes) in [("3145728", 900_000), ("500000", 250_000), ("20000", 16_384)] {
+            let text = text(&format!("a frame of {said} bytes"));
+            assert!(text.ends_with(&here(bytes)), "{text}");
+        }
+        assert!(text("a picture").ends_with(&here(900_000)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use microlambda_runtime::{counted, printable};
 use serde::{Deserialize, Serialize};
 
-/// So many reasons for passing a picture over stand in the text.
+/// So many reasons for passing a picture over, or setting a part of one aside, stand in the text.
 const REASONS_MAX: usize = 10;
 
 /// One known face as `edge-agent faces list --json` gives it.
@@ -91,10 +91,33 @@ pub struct Memory {
     pub worker_bytes: u64,
 }
 
+/// A unit that was set aside: a part of a frame that the worker could not search however often it was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// In which of the two: `short steps` or `long run`.
+    #[serde(default)]
+    pub run: String,
+    /// The frame's number.
+    pub sequence: u64,
+    /// What the camera calls the frame.
+    pub label: String,
+    /// What of the frame: `frame`, `tile 3`, `face 0`.
+    pub unit: String,
+    /// On which nodes it failed, how often and how.
+    pub why: String,
+}
+
+impl SetAside {
+    fn text(&self) -> String {
+        let Self { run, sequence, unit, .. } = self;
+        format!("{run}: {unit} of frame {sequence}, {}: {}", printable(&self.label), printable(&self.why))
+    }
+}
+
 /// All that a run found, as written to `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// True if everything agreed.
+    /// True if everything agreed that can be compared.
     pub ok: bool,
     /// What did not, for people.
     pub problems: Vec<String>,
@@ -106,6 +129,11 @@ pub struct Summary {
     pub passed_over: u64,
     /// The camera's reason for each of the first of them, with the file's name.
     pub passed_over_why: Vec<String>,
+    /// Units that were set aside in either run, by name: of each those in the newest 50 frames that have any.
+    pub set_aside: Vec<SetAside>,
+    /// How many there are in both runs. The reason of each is part of the result and names nodes and counts: if there
+    /// are any, digests that differ are nothing wrong.
+    pub units_set_aside: u64,
     /// Frames that the camera encoded anew.
     pub reencoded: u64,
     /// Faces seen, usable or not.
@@ -140,6 +168,8 @@ pub struct Summary {
     pub digests_equal: bool,
     /// Steps that the long run took.
     pub long_run_steps: u64,
+    /// True if it took several as the camera's spool does not hold all photos at once: only a commit makes room.
+    pub long_run_in_parts: bool,
     /// From the first agent's start to the end of the chain, s.
     pub wall_s: f64,
     /// The same of the long run, s.
@@ -179,6 +209,17 @@ impl Summary {
                 line("", format!("and {more} more, which the camera's log names"));
             }
         }
+        if self.units_set_aside > 0 {
+            line("set aside", format!("{} that could not be searched", counted(self.units_set_aside, "unit")));
+            let shown = self.set_aside.len().min(REASONS_MAX);
+            for unit in &self.set_aside[..shown] {
+                line("", unit.text());
+            }
+            let more = self.units_set_aside.saturating_sub(shown as u64);
+            if more > 0 {
+                line("", format!("and {more} more"));
+            }
+        }
         line("people", format!("{} ({} seen)", self.people.len(), counted(self.faces_seen, "face")));
         let per_node: Vec<String> = self.steps_per_node.iter().map(|(node, n)| format!("{node} {n}")).collect();
         line("steps", format!("{} ({})", self.steps, per_node.join(", ")));
@@ -201,12 +242,42 @@ impl Summary {
         line("apart", self.isolation.clone());
         line("digest", self.digest.clone());
         let steps = counted(self.long_run_steps, "step");
-        let same = if self.digests_equal { "the same" } else { "DIFFERENT" };
-        line("one long run", format!("{} ({same}; {steps}, {:.1} s)", self.digest_long_run, self.long_run_wall_s));
+        let same = match (self.digests_equal, self.is_comparable()) {
+            (true, _) => "the same",
+            (false, true) => "DIFFERENT",
+            (false, false) => "not comparable, as a picture could not be searched",
+        };
+        let label = if self.long_run_in_parts { "long run in parts" } else { "one long run" };
+        line(label, format!("{} ({same}; {steps}, {:.1} s)", self.digest_long_run, self.long_run_wall_s));
         for problem in &self.problems {
             line("PROBLEM", problem.clone());
         }
         text
+    }
+
+    /// Whether digests that differ would mean that something is wrong.
+    pub(crate) fn is_comparable(&self) -> bool {
+        self.units_set_aside == 0
+    }
+
+    /// What the digest of the short steps is compared with.
+    pub(crate) fn long_run(&self) -> &'static str {
+        if self.long_run_in_parts { "a long run in parts" } else { "one long run" }
+    }
+
+    /// The last word on a run without problems.
+    pub(crate) fn verdict(&self) -> String {
+        let steps = counted(self.steps, "short step");
+        let nodes = counted(self.steps_per_node.len() as u64, "node");
+        let long = self.long_run();
+        if self.digests_equal {
+            return format!("{steps} on {nodes} and {long} came to the same digest.");
+        }
+        let units = counted(self.units_set_aside, "unit");
+        format!(
+            "{steps} on {nodes} came to one result. Its digest cannot be compared with that of {long}: {units} could \
+             not be searched, and each run records why in its own words."
+        )
     }
 }
 
@@ -229,6 +300,8 @@ pub(crate) mod tests {
             unreadable: 0,
             passed_over: 0,
             passed_over_why: Vec::new(),
+            set_aside: Vec::new(),
+            units_set_aside: 0,
             reencoded: 0,
             faces_seen: 9,
             people: vec![Person {
@@ -259,6 +332,7 @@ pub(crate) mod tests {
             digest_long_run: "ab".into(),
             digests_equal: true,
             long_run_steps: 1,
+            long_run_in_parts: false,
             wall_s: 9.5,
             long_run_wall_s: 4.25,
             worker_cpu_s: 6.0,
@@ -286,6 +360,39 @@ pub(crate) mod tests {
         assert!(text.contains("12 (node-a 5, node-b 7)"), "{text}");
         let late = Summary { digests_equal: false, problems: vec!["digests differ".into()], ..summary() };
         assert!(late.text().contains("DIFFERENT") && late.text().contains("PROBLEM           digests differ"));
+    }
+
+    fn set_aside(run: &str, sequence: u64) -> SetAside {
+        let (unit, why) = ("face 0".into(), "node-a: 3 × killed\u{1b}".into());
+        SetAside { run: run.into(), sequence, label: "a.jpg".into(), unit, why }
+    }
+
+    #[test]
+    fn what_was_set_aside_is_named_and_digests_that_differ_are_then_no_problem() {
+        let sound = summary();
+        assert!(sound.is_comparable() && !sound.text().contains("set aside"), "{}", sound.text());
+        assert_eq!(sound.verdict(), "12 short steps on 2 nodes and one long run came to the same digest.");
+        let units = vec![set_aside("short steps", 3), set_aside("long run", 4)];
+        let aside = Summary { set_aside: units, units_set_aside: 2, digests_equal: false, ..summary() };
+        let text = aside.text();
+        assert!(text.contains("set aside         2 units that could not be searched"), "{text}");
+        assert!(text.contains("short steps: face 0 of frame 3, a.jpg: node-a: 3 × killed\\u{1b}\n"), "{text}");
+        assert!(text.contains("long run: face 0 of frame 4") && !text.contains(" more\n"), "{text}");
+        assert!(text.contains("ab (not comparable, as a picture") && !text.contains("DIFFERENT"), "{text}");
+        let verdict = aside.verdict();
+        assert!(verdict.contains("cannot be compared with that of one long run: 2 units"), "{verdict}");
+        let many = (0..12).map(|n| set_aside("short steps", n)).collect();
+        let text = Summary { set_aside: many, units_set_aside: 70, ..summary() }.text();
+        assert!(text.contains("frame 9,") && !text.contains("frame 10,") && text.contains("and 60 more"), "{text}");
+        assert!(text.contains("(the same;"), "equal digests are equal whatever was set aside: {text}");
+    }
+
+    #[test]
+    fn a_long_run_that_the_spool_cut_is_not_called_one() {
+        let cut = Summary { long_run_in_parts: true, long_run_steps: 3, ..summary() };
+        let text = cut.text();
+        assert!(text.contains("long run in parts ab (the same; 3 steps, ") && !text.contains("one long run"), "{text}");
+        assert_eq!(cut.verdict(), "12 short steps on 2 nodes and a long run in parts came to the same digest.");
     }
 
     #[test]

@@ -26,15 +26,20 @@ fn complete(dir: &Path) {
     }
 }
 
-fn demo(dir: &Path, args: &[&str]) -> Output {
-    Command::new(DEMO)
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(DEMO);
+    command
         .args(args)
         .current_dir(dir)
         .env("MICROLAMBDA_BIN_DIR", dir.join("bin"))
         .env_remove("MICROLAMBDA_DATA")
-        .args(["--data", "data", "--out", "out"])
-        .output()
-        .unwrap()
+        .env_remove("MICROLAMBDA_BROKER")
+        .args(["--data", "data", "--out", "out"]);
+    command
+}
+
+fn demo(dir: &Path, args: &[&str]) -> Output {
+    command(dir, args).output().unwrap()
 }
 
 fn refusal(output: &Output) -> String {
@@ -71,9 +76,49 @@ fn a_broker_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_broker_s_address_is_taken_from_the_environment_and_its_password_is_shown_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    complete(dir.path());
+    let in_environment = |args: &[&str]| {
+        let mut command = command(dir.path(), args);
+        let output = command.env("MICROLAMBDA_BROKER", "mqtt://ann:secret@localhost:x").output().unwrap();
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(!said.contains("secret"), "{said}");
+        (output.status.code(), said)
+    };
+    let (code, said) = in_environment(&[]);
+    assert!(code == Some(1) && said.contains("the port is no number"), "{code:?}: {said}");
+    let (code, said) = in_environment(&["--help"]);
+    assert!(code == Some(0) && said.contains("MICROLAMBDA_BROKER"), "{code:?}: {said}");
+    let (code, said) = in_environment(&["--port", "1"]);
+    assert!(code == Some(2) && said.contains("--broker"), "{code:?}: {said}");
+}
+
+#[test]
+fn a_run_that_fails_leaves_no_results_of_a_former_one() {
+    let dir = tempfile::tempdir().unwrap();
+    complete(dir.path());
+    let results = ["summary.json", "faces.html"].map(|name| dir.path().join("out").join(name));
+    fs::create_dir(dir.path().join("out")).unwrap();
+    for path in &results {
+        fs::write(path, "of a former run").unwrap();
+    }
+    assert!(refusal(&demo(dir.path(), &["--broker", "localhost:1883"])).contains("mqtt://host:port"));
+    assert!(results.iter().all(|path| !path.exists()));
+}
+
+#[test]
 fn wrong_options_are_a_usage_error_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
-    for args in [&["--nodes", "0"][..], &["--r-limit-ms", "1"], &["--port", "1", "--broker", "mqtt://h"], &["--kill"]] {
+    for args in [
+        &["--nodes", "0"][..],
+        &["--r-limit-ms", "1"],
+        &["--frame-bytes-max", "16383"],
+        &["--frame-bytes-max", "16777217"],
+        &["--port", "1", "--broker", "mqtt://h"],
+        &["--kill"],
+    ] {
         assert_eq!(demo(dir.path(), args).status.code(), Some(2), "{args:?}");
     }
 }

@@ -55,7 +55,7 @@ impl Demo {
         if Isolation::of_tests() == Isolation::Namespaces {
             command.args(["--isolation", "namespaces"]);
         }
-        command.stdin(Stdio::null());
+        command.stdin(Stdio::null()).env_remove("MICROLAMBDA_BROKER");
         command
     }
 
@@ -182,7 +182,8 @@ fn whole(summary: &Summary, json: &Value, nodes: u64) {
     assert_eq!(summary.steps_per_node.values().sum::<u64>(), summary.steps);
     assert_eq!(summary.digest, summary.digest_long_run);
     assert_eq!(summary.digest.len(), 64, "{}", summary.digest);
-    assert!(summary.digests_equal && summary.long_run_steps > 0, "{json:#}");
+    assert!(summary.digests_equal && summary.long_run_steps > 0 && !summary.long_run_in_parts, "{json:#}");
+    assert!(summary.units_set_aside == 0 && summary.set_aside.is_empty(), "{json:#}");
     assert_eq!(summary.overruns == 0, summary.overrun_max_ms == 0.0);
     assert!(summary.wall_s > 0.0 && summary.worker_cpu_s > 0.0 && summary.refused_messages == 0, "{json:#}");
     // The names that programs rely on.

@@ -106,6 +106,38 @@ fn any_folder_can_be_kept_or_covered_wherever_it_lies_and_however_it_is_called()
 }
 
 #[test]
+fn a_line_break_in_a_path_is_a_character_like_any_other() {
+    let Some(setting) = setting() else { return };
+    let [photos, secret] = ["my\nphotos", "no\n\nphotos"].map(|name| setting.root.join(name));
+    for path in [&photos, &secret] {
+        fs::create_dir(path).unwrap();
+        fs::write(path.join("a.jpg"), "a photo").unwrap();
+    }
+    let [photos, secret] = [&photos, &secret].map(|path| path.to_str().unwrap());
+    let camera = setting.sandbox_over(&["run", photos, secret], &["run/other", photos]);
+    assert_eq!(inside(&camera, &format!("cat '{photos}/a.jpg'; ls -A '{secret}'")), "a photo");
+    let node = setting.sandbox_over(&["run", photos, secret], &["run/own"]);
+    assert_eq!(inside(&node, &format!("ls -A '{photos}'; ls -A '{secret}'")), "");
+}
+
+#[test]
+fn folders_that_cannot_be_walled_in_are_known_before_any_agent_starts() {
+    let Some(setting) = setting() else { return };
+    let [dir, photos, gone] = ["walls", "photos", "gone"].map(|name| setting.root.join(name));
+    let around = |isolation: Isolation, keep: &[PathBuf]| {
+        let cover = [photos.clone(), setting.root.join("run")];
+        Walls::around(isolation, &programs(), &dir, setting.broker.url(), &cover, keep)
+    };
+    assert!(around(Isolation::Namespaces, std::slice::from_ref(&photos)).unwrap().hold());
+    let keep = [photos.clone(), gone];
+    let error = around(Isolation::Namespaces, &keep).unwrap_err().to_string();
+    assert!(error.contains("/gone") && error.contains("--isolation none"), "{error}");
+    let walls = around(Isolation::Auto, &keep).unwrap();
+    let said = walls.to_string();
+    assert!(!walls.hold() && said.contains("/gone") && !said.contains("--isolation"), "{said}");
+}
+
+#[test]
 fn an_agent_reaches_the_broker_and_nothing_else() {
     let Some(setting) = setting() else { return };
     let node = setting.sandbox(&["run/own"]);
