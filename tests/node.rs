@@ -417,30 +417,43 @@ fn frames_are_asked_for_by_what_fits_the_buffer() {
     let mut bench = Bench::new();
     bench.hears_head("door", 0, 50);
     bench.pass_us(1_000_000);
-    let credit = |bench: &mut Bench| {
+    // The number before which all was asked for.
+    let asked = |bench: &mut Bench| {
         let want = bench.said.drain(..).rev().find(|message| message.topic.ends_with("/want"));
-        want.map(|want| from_payload::<Want>(&want.payload).expect("a sound want").credit)
+        let want = want.map(|want| from_payload::<Want>(&want.payload).expect("a sound want"));
+        want.map(|want| want.cursor + u64::from(want.credit))
     };
-    assert_eq!(credit(&mut bench), Some(2));
+    assert_eq!(asked(&mut bench), Some(2));
     let mut jpeg = truth::jpeg(0, 0);
     jpeg.resize(4 << 20, 0);
-    let meta = FrameMeta {
-        v: 1,
-        camera: name("door"),
-        boot: name("boot"),
-        chain: name("door-spool"),
-        sequence: 0,
-        captured_at_ms: 1,
-        digest: Digest::of(&jpeg),
-        label: String::new(),
-        moved: None,
+    let frame = |sequence| {
+        let meta = FrameMeta {
+            v: 1,
+            camera: name("door"),
+            boot: name("boot"),
+            chain: name("door-spool"),
+            sequence,
+            captured_at_ms: 1,
+            digest: Digest::of(&jpeg),
+            label: String::new(),
+            moved: None,
+        };
+        let topic = Topic::CameraFrame { camera: name("door"), node: name("a") }.build(&prefix());
+        Message { topic, payload: write_frame_meta(&jpeg, &meta).expect("a frame"), retain: false }
     };
-    let topic = Topic::CameraFrame { camera: name("door"), node: name("a") }.build(&prefix());
-    let payload = write_frame_meta(&jpeg, &meta).expect("a frame");
-    bench.hears(&Message { topic, payload, retain: false });
-    assert_eq!(credit(&mut bench), None, "one such frame is all that fits beside the one under way");
+    bench.hears(&frame(0));
+    bench.pass_us(100_000);
+    assert_eq!(asked(&mut bench), Some(3), "three such frames fit, the one under way included");
+    bench.hears(&frame(1));
+    bench.hears(&frame(2));
     bench.pass_us(500_000);
-    assert_eq!(credit(&mut bench), Some(1));
+    assert_eq!(asked(&mut bench), None, "a fourth would find no room, and be sent in vain");
+    let now_us = bench.io.borrow().local_us;
+    assert!(bench.node.next_wake_us() > now_us, "else its loop would spin");
+    bench.end_step();
+    bench.pass_us(100_000);
+    assert_eq!(asked(&mut bench), Some(4), "the first one has made room");
+    assert_eq!(bench.counter("frames-unused"), 0);
 }
 
 #[test]

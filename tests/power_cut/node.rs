@@ -11,7 +11,7 @@ use edge_agent::worker::WorkerEvent;
 use microlambda::sabotage::Sabotage;
 use microlambda_faces::FaceParams;
 use microlambda_faces::proto::ToWorker;
-use microlambda_runtime::{LinkCounters, Message};
+use microlambda_runtime::{LinkCounters, Message, PublishError};
 use microlambda_tests::name;
 use microlambda_tests::powercut::tap::Watch;
 use microlambda_tests::powercut::{Covered, cut_everywhere};
@@ -56,7 +56,7 @@ impl World for Tapped<'_> {
         true
     }
 
-    fn publish(&mut self, message: Message) -> Result<(), String> {
+    fn publish(&mut self, message: Message) -> Result<(), PublishError> {
         let mut io = self.io.borrow_mut();
         io.said.push((self.watch.moment(), message.clone()));
         io.outbox.push(message);

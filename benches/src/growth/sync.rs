@@ -8,7 +8,7 @@ use edge_agent::node::{Node, World};
 use edge_agent::store::SqliteStore;
 use microlambda::Head;
 use microlambda_faces::proto::ToWorker;
-use microlambda_runtime::{LinkCounters, Message};
+use microlambda_runtime::{LinkCounters, Message, PublishError};
 use microlambda_wire::{Continuation, Name, Topic, TopicPrefix, from_payload};
 
 use crate::{Error, since};
@@ -31,7 +31,7 @@ impl World for Desk {
         true
     }
 
-    fn publish(&mut self, message: Message) -> Result<(), String> {
+    fn publish(&mut self, message: Message) -> Result<(), PublishError> {
         self.said.push(message);
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use microlambda::fanout::Fanout;
 use microlambda_faces::Partial;
-use microlambda_faces::content::{Ahead, Entry, to_bytes};
+use microlambda_faces::content::{Ahead, DELTA_BYTES_MAX, Entry, to_bytes};
 use microlambda_wire::Record;
 
 /// Analyses kept per chain at most, bytes: as many as frames in the buffer.
@@ -17,6 +17,8 @@ const HELD_BYTES_MAX: usize = 6 << 20;
 pub(super) const HELD_LEN_MAX: u64 = 512;
 /// Content of one message at most, bytes; a single analysis may be larger, and is at most some 200 KB.
 const PART_BYTES_MAX: usize = 128 << 10;
+/// What goes along with each picture of a face, at most.
+const PICTURE_OVERHEAD_BYTES: usize = 24;
 /// Records that a node takes at once until it knows how long one takes, and at most: what peers wait for is not far off.
 const BATCH_FIRST: u64 = 4;
 const BATCH_MAX: u64 = 16;
@@ -251,9 +253,15 @@ impl AheadOf {
                 parts.push((0, Ahead::default()));
             }
             if let Some((bytes, part)) = parts.last_mut() {
-                *bytes += held.bytes;
+                *bytes += held.bytes - held.thumbnails.iter().map(|(_, jpeg)| jpeg.len()).sum::<usize>();
                 part.entries.push(held.entry.clone());
-                part.thumbnails.extend(held.thumbnails.iter().map(|(face, jpeg)| (*sequence, *face, jpeg.clone())));
+                // Those of a crowd do not all fit, and they are for people only.
+                for (face, jpeg) in &held.thumbnails {
+                    *bytes += jpeg.len() + PICTURE_OVERHEAD_BYTES;
+                    if *bytes <= DELTA_BYTES_MAX {
+                        part.thumbnails.push((*sequence, *face, jpeg.clone()));
+                    }
+                }
             }
         }
         let over = self.announced && records.is_empty();

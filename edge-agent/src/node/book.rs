@@ -78,6 +78,11 @@ impl EventBook {
         self.notes_at_us = self.notes_at_us.min(now_us.saturating_add(NOTES_US));
     }
 
+    /// Waits no longer for the events of which `is_none` is true.
+    pub fn forget(&mut self, is_none: impl Fn(&EventNote) -> bool) {
+        self.waiting.retain(|_, (event, _)| !is_none(event));
+    }
+
     /// Those of a chain's events in these records that nobody has published, as far as is known here.
     pub fn unpublished(&self, chain: &Name, records: Range<u64>) -> impl Iterator<Item = Name> {
         let events = self.waiting.values().map(|(event, _)| event);
@@ -107,7 +112,8 @@ impl<S: Store, W: World> Node<S, W> {
             book.recent.pop_front();
         }
         book.recent.push_back(event.id.to_string());
-        if book.waiting.remove(event.id.as_str()).is_some() {
+        // One that found no place among those waited for is waited for by the store.
+        if book.waiting.remove(event.id.as_str()).is_some() || book.more_stored {
             book.note_on_bus(event, self.world.now_us());
         }
     }

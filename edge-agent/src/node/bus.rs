@@ -2,7 +2,7 @@
 
 use microlambda::sabotage::{self, Sabotage};
 use microlambda::{Claim, Event, Head};
-use microlambda_faces::content::Delta;
+use microlambda_faces::content::{ContentError, Delta};
 use microlambda_faces::fold::event_id;
 use microlambda_wire::{
     AheadNote, Blob, CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, GapReason, Name, NodeStatus,
@@ -331,8 +331,8 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    /// Tells a node that came, or came back, which steps run here, and for how long: it has heard of no claim and would start them too.
-    fn repeat_claims(&mut self) {
+    /// Tells a node that came, or all when this one came back, which steps run here, and for how long: else they would start them too.
+    pub(super) fn repeat_claims(&mut self) {
         let now_us = self.world.now_us();
         let left = |(name, run): (&Name, &ChainRun)| {
             let (claim, step) = (run.chain.running_claim()?, run.step.as_ref()?);
@@ -383,9 +383,15 @@ impl<S: Store, W: World> Node<S, W> {
         let (partial, head) = if reached == boundary { (partial, newest) } else { (None, reached) };
         let unpublished = self.book.unpublished(&want.chain, base.version.sequence..reached.version.sequence);
         let unpublished = unpublished.take(UNPUBLISHED_LEN_MAX).collect();
-        let delta = Delta { parent: base, entries, partial, head };
-        let have_all = head == newest;
-        let bytes = match delta.to_bytes() {
+        let mut delta = Delta { parent: base, entries, partial, head };
+        let mut bytes = delta.to_bytes();
+        if matches!(bytes, Err(ContentError::TooLong { .. })) && delta.partial.take().is_some() {
+            // What is begun of a picture of a crowd goes along with the next answer.
+            delta.head = reached;
+            bytes = delta.to_bytes();
+        }
+        let have_all = delta.head == newest;
+        let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(error) => {
                 log::error!(chain:% = want.chain; "cannot answer a sync request: {error}");

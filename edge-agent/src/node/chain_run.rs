@@ -10,8 +10,10 @@ use microlambda_wire::{ChainClass, ChainOrigin, FrameSummary, Name, Record, Step
 use super::ahead_of::AheadOf;
 use super::step::INPUT_US;
 
-/// Bytes of frames kept per chain at most.
+/// Bytes of frames kept per chain at most, of frames that are not larger than a third of it.
 const BUFFER_BYTES_MAX: usize = 6 << 20;
+/// Larger frames find room for so many: one that the worker is at, the next one, and one on its way.
+const LARGE_FRAMES: usize = 3;
 /// Records kept per chain at most.
 const BUFFER_LEN_MAX: usize = 64;
 
@@ -21,8 +23,14 @@ const PICTURE_BYTES_MAX: usize = 4 << 20;
 /// A record that arrived and is not folded yet.
 pub(super) struct Buffered {
     pub record: Record,
-    /// Empty for records that are not frames, and once the frame was handed to the worker.
+    /// Empty for records that are not frames.
     pub jpeg: Vec<u8>,
+}
+
+impl Buffered {
+    pub fn is_restart(&self) -> bool {
+        matches!(self.record, Record::Restart { .. })
+    }
 }
 
 /// Content that was folded on trial and waits for the chain's decision.
@@ -193,12 +201,20 @@ impl ChainRun {
 
     /// Takes a record that arrived; false if there is no room or no use for it.
     pub fn buffer_insert(&mut self, sequence: u64, record: Record, jpeg: Vec<u8>) -> bool {
-        let known = sequence < self.boundary() || self.buffer.contains_key(&sequence);
-        if known || !self.buffer_make_room(sequence, jpeg.len()) {
+        if matches!(record, Record::Restart { .. }) && !self.is_at_work() {
+            // What came before of these frames is of a generation that is over.
+            let lost = sequence..sequence.saturating_add(record.span());
+            let lost: Vec<u64> = self.buffer.range(lost).map(|(&sequence, _)| sequence).collect();
+            lost.into_iter().for_each(|sequence| self.buffer_drop(sequence));
+        }
+        if sequence < self.boundary() || self.buffer.contains_key(&sequence) {
             return false;
         }
         if !jpeg.is_empty() {
             self.frame_bytes = jpeg.len().max(self.frame_bytes - self.frame_bytes / 8);
+        }
+        if !self.buffer_make_room(sequence, jpeg.len()) {
+            return false;
         }
         self.buffer_bytes += jpeg.len();
         self.buffer.insert(sequence, Buffered { record, jpeg });
@@ -207,7 +223,7 @@ impl ChainRun {
 
     /// Makes room by dropping what lies further ahead: a step's next frame must find some, whatever was fetched for later.
     fn buffer_make_room(&mut self, sequence: u64, bytes: usize) -> bool {
-        while self.buffer.len() >= BUFFER_LEN_MAX || self.buffer_bytes + bytes > BUFFER_BYTES_MAX {
+        while self.buffer.len() >= BUFFER_LEN_MAX || self.buffer_bytes + bytes > self.buffer_bytes_max() {
             match self.buffer.last_key_value() {
                 Some((&last, _)) if last > sequence => self.buffer_drop(last),
                 Some(_) => return false,
@@ -217,9 +233,21 @@ impl ChainRun {
         true
     }
 
-    /// Frames of the present size that fit the buffer, at least one.
-    pub fn frames_that_fit(&self) -> u64 {
-        (BUFFER_BYTES_MAX / self.frame_bytes.max(1)).clamp(1, BUFFER_LEN_MAX) as u64
+    fn buffer_bytes_max(&self) -> usize {
+        BUFFER_BYTES_MAX.max(LARGE_FRAMES * self.frame_bytes)
+    }
+
+    /// Frames of the present size for which there is room from `sequence` on. Those further ahead give way, those that the worker is at do not.
+    pub fn room_at(&self, sequence: u64) -> u64 {
+        let fit = (self.buffer_bytes_max() / self.frame_bytes.max(1)).clamp(1, BUFFER_LEN_MAX);
+        let kept = self.buffer.range(..sequence).filter(|(_, buffered)| !buffered.jpeg.is_empty()).count();
+        fit.saturating_sub(kept) as u64
+    }
+
+    /// Whether the worker was given any of what is buffered.
+    fn is_at_work(&self) -> bool {
+        self.step.as_ref().is_some_and(|step| step.running_since_us.is_some())
+            || self.ahead.run.as_ref().is_some_and(|run| run.running)
     }
 
     pub fn buffered(&self, sequence: u64) -> Option<&Buffered> {

@@ -98,7 +98,7 @@ impl<S: Store, W: World> Node<S, W> {
         let is_left = |run: &ChainRun| run.touched_us.saturating_add(LEFT_US) <= now_us;
         let closable = |run: &ChainRun| {
             let needless = run.chain.is_done() || run.chain.head().version == Version::default() || is_left(run);
-            *run.chain.phase() == Phase::Idle && needless
+            *run.chain.phase() == Phase::Idle && run.ahead.run.is_none() && needless
         };
         let oldest = self.chains.iter().filter(|(_, run)| closable(run));
         let oldest = oldest.min_by_key(|(_, run)| (!run.chain.is_done(), run.touched_us)).map(|(name, _)| name.clone());

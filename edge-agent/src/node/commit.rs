@@ -146,6 +146,7 @@ impl<S: Store, W: World> Node<S, W> {
         if from_sequence < boundary {
             self.counters.suffixes_replaced += 1;
             log::warn!(chain:% = chain, from_sequence; "another branch of the chain wins: its records replace ours from here on");
+            self.unsay(chain, from_sequence);
         }
         let fresh: Vec<(Entry, Folded)> =
             entries.iter().map(|(entry, folded)| ((*entry).clone(), (*folded).clone())).collect();

@@ -1,6 +1,7 @@
 //! Frames: asked for with credit, kept until folded, reported as committed so that the camera can free them.
 
 use microlambda::Phase;
+use microlambda_faces::content::Entry;
 use microlambda_wire::{ChainClass, Name, Record, Topic, Want};
 
 use super::chain_run::{OpenWant, Step};
@@ -28,8 +29,11 @@ impl<S: Store, W: World> Node<S, W> {
         jpeg: Vec<u8>,
     ) -> Result<(), NodeError> {
         let now_us = self.world.now_us();
-        let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
         let next = sequence.saturating_add(record.span());
+        if self.restarted(chain, sequence, &record)? {
+            return Ok(());
+        }
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
         if !run.buffer_insert(sequence, record, jpeg) {
             self.counters.frames_unused += 1;
             return Ok(());
@@ -42,6 +46,29 @@ impl<S: Store, W: World> Node<S, W> {
             self.drive(chain, event)?;
         }
         self.pump_ahead(chain)
+    }
+
+    /// Takes a restart in the middle of whose numbers this node is: what it holds of them is of a generation that is over, and the camera has
+    /// nothing else for it. False if it is no such record.
+    fn restarted(&mut self, chain: &Name, sequence: u64, record: &Record) -> Result<bool, NodeError> {
+        let (Some(run), Record::Restart { generation, .. }) = (self.chains.get(chain), record) else {
+            return Ok(false);
+        };
+        let boundary = run.boundary();
+        let is_within = sequence < boundary && boundary < sequence.saturating_add(record.span());
+        if !is_within || *generation <= run.chain.head().version.generation {
+            return Ok(false);
+        }
+        let Some(base) = self.store.boundary(chain, sequence)? else { return Ok(false) };
+        let entry = Entry { sequence, record: record.clone(), analysis: None, engine: String::new() };
+        if self.fold_own(chain, base, vec![entry], None)?.is_some() {
+            let own = self.name.to_string();
+            if let Some(event) = self.commit_pending(chain, &own, None)? {
+                self.drive(chain, event)?;
+            }
+            self.drop_pending(chain);
+        }
+        Ok(true)
     }
 
     /// Asks the camera for what runs here, or will run soon, needs.
@@ -65,18 +92,19 @@ impl<S: Store, W: World> Node<S, W> {
         let open = run.want.filter(|want| want.expires_at_us > now_us && want.reaches(missing));
         let stalled = open.is_some() && run.stalls_at_us(lease_us, now_us).is_some_and(|at_us| at_us <= now_us);
         let credit = (run.frames_per_step_x16 / 8).clamp(*CREDIT.start(), *CREDIT.end());
-        let credit = credit.min(run.frames_that_fit()).min(credit_max);
+        let room = run.room_at(missing);
+        let credit = credit.min(room).min(credit_max);
         // A want that continues the former one asks only for what that one did not cover.
         let cursor = open.filter(|_| !stalled).map_or(missing, |want| want.end);
         let end = run.needed_end(missing, lease_us, now_us);
         // What is here and not used yet counts: asking on as it arrives would fill the buffer, which drops what is too much.
         let ahead = cursor.saturating_sub(from);
-        let enough = ahead > credit / 2 && !stalled;
+        let enough = (ahead > credit / 2 && !stalled) || cursor.saturating_sub(missing) >= room;
         let ended = run.class == ChainClass::Batch && missing >= run.chain.input_next();
         if enough || ended || cursor >= end {
             return;
         }
-        let credit = credit.saturating_sub(ahead).max(1).min(end - cursor);
+        let credit = credit.saturating_sub(ahead).max(1).min(end - cursor).min(room - (cursor - missing));
         self.send_want(chain, cursor, credit, now_us, lease_us);
     }
 
@@ -198,7 +226,8 @@ impl super::chain_run::ChainRun {
     fn stalls_at_us(&self, lease_us: u64, now_us: u64) -> Option<u64> {
         let missing = self.next_missing();
         let end = self.needed_end(missing, lease_us, now_us).min(self.chain.input_next());
-        let waits = |want: &OpenWant| want.reaches(missing) && want.end > missing && missing < end;
+        let waits =
+            |want: &OpenWant| want.reaches(missing) && want.end > missing && missing < end && self.room_at(missing) > 0;
         self.want.filter(waits).map(|want| want.progress_at_us.saturating_add(STALL_US))
     }
 

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use microlambda::{Budget, Context, Effect, Event, Phase, TimerReason};
 use microlambda_faces::FaceParams;
 use microlambda_faces::fold::lambda_digest;
-use microlambda_runtime::{ConfigError, Message, Seldom};
+use microlambda_runtime::{ConfigError, Message, PublishError, Seldom};
 use microlambda_wire::{ChainClass, EventNote, Name, SetAsideNote, Topic, TopicPrefix, to_payload};
 
 use crate::config::Config;
@@ -34,6 +34,7 @@ use crate::store::{Store, StoreError};
 pub use agent::run;
 use book::EventBook;
 use chain_run::ChainRun;
+use publish::{SAY_AGAIN_US, Saying};
 pub use slot::KILL_SLACK_US;
 use slot::{Work, WorkerSlot};
 use status::{Counters, PeerView};
@@ -87,6 +88,8 @@ pub struct Node<S, W> {
     book: EventBook,
     /// Events of the last own commit, to be published after its continuation; with the person's number.
     outbox: Vec<(usize, EventNote)>,
+    /// What follows own continuations onto the bus, as the connection takes it.
+    sayings: VecDeque<Saying>,
     /// Faces that are known no longer, to be withdrawn from the bus.
     forgotten: Vec<Name>,
     /// Who announced the content that is being handled.
@@ -140,6 +143,7 @@ impl<S: Store, W: World> Node<S, W> {
             peers: BTreeMap::new(),
             book: EventBook::new(store.events_not_on_bus()?, now_us),
             outbox: Vec::new(),
+            sayings: VecDeque::new(),
             forgotten: Vec::new(),
             announcer: None,
             world,
@@ -179,6 +183,8 @@ impl<S: Store, W: World> Node<S, W> {
         }
         self.reannounce_all()?;
         self.repeat_failures();
+        // Peers may have heard the will of the former connection.
+        self.repeat_claims();
         // A broker that has restarted may have forgotten what it kept. If it has not, it says so before the next announcement.
         for run in self.chains.values_mut() {
             run.done_on_bus = false;
@@ -280,6 +286,7 @@ impl<S: Store, W: World> Node<S, W> {
         }
         self.ahead_tick(now_us)?;
         self.go_ahead()?;
+        self.say_tick()?;
         self.withdraw_tick();
         self.book_tick(now_us)?;
         self.status_tick(now_us);
@@ -302,6 +309,9 @@ impl<S: Store, W: World> Node<S, W> {
             self.status_at_us.min(self.worker.deadline_us()).min(self.book.deadline_us(connected && self.is_settled()));
         if self.settled_at_us > now_us {
             at_us = at_us.min(self.settled_at_us);
+        }
+        if connected && !self.sayings.is_empty() {
+            at_us = at_us.min(now_us.saturating_add(SAY_AGAIN_US));
         }
         if self.stopping && self.owed_until_us > now_us {
             at_us = at_us.min(self.owed_until_us);
@@ -395,19 +405,31 @@ impl<S: Store, W: World> Node<S, W> {
 
     /// Publishes a payload; what cannot be sent now is announced again later.
     fn publish<T: microlambda_wire::Payload>(&mut self, topic: &Topic, payload: &T, retain: bool) {
+        if let Some(message) = self.message(topic, payload, retain) {
+            self.publish_message(message);
+        }
+    }
+
+    /// A payload as it goes onto the bus; one that cannot is told of.
+    fn message<T: microlambda_wire::Payload>(&mut self, topic: &Topic, payload: &T, retain: bool) -> Option<Message> {
         match to_payload(payload) {
-            Ok(bytes) => self.publish_message(Message { topic: topic.build(&self.prefix), payload: bytes, retain }),
+            Ok(bytes) => Some(Message { topic: topic.build(&self.prefix), payload: bytes, retain }),
             Err(error) => {
                 log::error!(topic:? = topic; "not published: {error}");
                 self.counters.publish_failures += 1;
+                None
             }
         }
     }
 
     fn publish_message(&mut self, message: Message) {
         if let Err(why) = self.world.publish(message) {
-            log::debug!("not published: {why}");
-            self.counters.publish_failures += 1;
+            self.not_published(&why);
         }
+    }
+
+    fn not_published(&mut self, why: &PublishError) {
+        log::debug!("not published: {why}");
+        self.counters.publish_failures += 1;
     }
 }

@@ -2,7 +2,7 @@
 
 use microlambda::{Claim, Head, Version};
 use microlambda_faces::fold::event_id;
-use microlambda_runtime::Message;
+use microlambda_runtime::{Message, PublishError};
 use microlambda_wire::{
     Blob, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventKind, EventNote, FaceNote, Name, Record, Topic,
     UnitFailure,
@@ -14,6 +14,21 @@ use crate::store::Store;
 
 /// With `done` at most so many faces are said again, those seen last: half of what the connection takes at once, so that `done` always fits behind them.
 const FACES_WITH_DONE_MAX: usize = 512;
+/// So many sayings are handed to the connection before other inputs are looked at: a step may have found thousands of people, and the connection holds
+/// 1024 messages.
+const SAID_AT_ONCE_MAX: usize = 64;
+/// What the connection did not take is offered again after this, µs.
+pub(super) const SAY_AGAIN_US: u64 = 10_000;
+
+/// What is to be said behind a continuation, one message each.
+pub(super) enum Saying {
+    /// An event of a chain's step.
+    Event(EventNote),
+    /// A person of that chain, by number.
+    Face(Name, usize),
+    /// The output of that chain.
+    Done(Name),
+}
 
 impl<S: Store, W: World> Node<S, W> {
     /// Carries out [`microlambda::Effect::PublishHead`]: the continuation, then what the step found.
@@ -35,15 +50,48 @@ impl<S: Store, W: World> Node<S, W> {
         let settled = self.is_settled();
         for (person, event) in std::mem::take(&mut self.outbox) {
             if settled {
-                self.publish(&Topic::Event, &event, false);
+                self.sayings.push_back(Saying::Event(event));
             }
-            self.publish_face(chain, person)?;
+            self.sayings.push_back(Saying::Face(chain.clone(), person));
         }
-        self.withdraw_tick();
         if done {
-            self.publish_done(chain)?;
+            self.sayings.push_back(Saying::Done(chain.clone()));
+        }
+        self.say_tick()?;
+        self.withdraw_tick();
+        Ok(())
+    }
+
+    /// Says what the connection takes now; the rest follows. What is lost with the connection, the book or the next announcement says again.
+    pub(super) fn say_tick(&mut self) -> Result<(), NodeError> {
+        for _ in 0..SAID_AT_ONCE_MAX {
+            let Some(saying) = self.sayings.pop_front() else { return Ok(()) };
+            let message = match &saying {
+                Saying::Event(event) => self.message(&Topic::Event, event, false),
+                Saying::Face(chain, person) => self.face_message(chain, *person)?,
+                Saying::Done(chain) => {
+                    self.publish_done(chain)?;
+                    continue;
+                }
+            };
+            match message.map_or(Ok(()), |message| self.world.publish(message)) {
+                Ok(()) => {}
+                Err(PublishError::Full) => {
+                    self.sayings.push_front(saying);
+                    return Ok(());
+                }
+                Err(why) => self.not_published(&why),
+            }
         }
         Ok(())
+    }
+
+    /// Events of records that another branch has replaced are none: they are not said any more.
+    pub(super) fn unsay(&mut self, chain: &Name, from_sequence: u64) {
+        let replaced = |event: &EventNote| event.chain == *chain && event.sequence >= from_sequence;
+        self.book.forget(replaced);
+        self.outbox.retain(|(_, event)| !replaced(event));
+        self.sayings.retain(|saying| !matches!(saying, Saying::Event(event) if replaced(event)));
     }
 
     /// That a chain is where it is, without what led there.
@@ -85,10 +133,18 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     fn publish_face(&mut self, chain: &Name, person: usize) -> Result<(), NodeError> {
-        let Some(run) = self.chains.get(chain) else { return Ok(()) };
-        let Some(known) = run.fold.gallery().person(person) else { return Ok(()) };
+        if let Some(message) = self.face_message(chain, person)? {
+            self.publish_message(message);
+        }
+        Ok(())
+    }
+
+    /// Somebody who is known, for the bus.
+    fn face_message(&mut self, chain: &Name, person: usize) -> Result<Option<Message>, NodeError> {
+        let Some(run) = self.chains.get(chain) else { return Ok(None) };
+        let Some(known) = run.fold.gallery().person(person) else { return Ok(None) };
         let Ok(face) = Name::new(event_id(chain.as_str(), known.first_sequence, known.first_face_index)) else {
-            return Ok(());
+            return Ok(None);
         };
         let label = self.store.entries(chain, known.first_sequence, 1)?.0.first().map(|entry| match &entry.record {
             Record::Frame { label, .. } => label.clone(),
@@ -106,8 +162,7 @@ impl<S: Store, W: World> Node<S, W> {
             thumbnail: Blob(self.store.thumbnail(face.as_str())?.unwrap_or_default()),
             face: face.clone(),
         };
-        self.publish(&Topic::Face { face }, &note, true);
-        Ok(())
+        Ok(self.message(&Topic::Face { face }, &note, true))
     }
 
     /// The face of an event that made somebody new; others' are on the bus.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use microlambda_faces::proto::ToWorker;
-use microlambda_runtime::{Link, LinkCounters, Message, monotonic_us, notify};
+use microlambda_runtime::{Link, LinkCounters, Message, PublishError, monotonic_us, notify};
 use tokio::sync::mpsc;
 
 use crate::store::Room;
@@ -21,7 +21,7 @@ pub trait World {
     ///
     /// # Errors
     /// Why it was not taken; it is lost then, and the node says it again in time.
-    fn publish(&mut self, message: Message) -> Result<(), String>;
+    fn publish(&mut self, message: Message) -> Result<(), PublishError>;
 
     /// What the connection has counted.
     fn bus_counters(&self) -> LinkCounters;
@@ -70,8 +70,8 @@ impl World for Agent {
         self.link.is_connected()
     }
 
-    fn publish(&mut self, message: Message) -> Result<(), String> {
-        self.link.publish(message.topic, message.payload, message.retain).map_err(|error| error.to_string())
+    fn publish(&mut self, message: Message) -> Result<(), PublishError> {
+        self.link.publish(message.topic, message.payload, message.retain)
     }
 
     fn bus_counters(&self) -> LinkCounters {

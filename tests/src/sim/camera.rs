@@ -176,6 +176,12 @@ impl SimCamera {
         true
     }
 
+    /// The results of released frames are lost with all nodes that held them: a restart stands for these numbers, whatever is still held of them.
+    pub fn write_restart(&mut self, sequence: u64, count: u64, generation: u32) {
+        self.spool.records.retain(|at, _| !(sequence..sequence + count).contains(at));
+        self.spool.records.insert(sequence, (Record::Restart { count, generation }, None));
+    }
+
     /// What was freed at the last tick.
     pub fn take_release(&mut self) -> Option<Release> {
         self.released.take()

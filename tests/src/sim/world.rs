@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_agent::node::World;
 use microlambda_faces::proto::ToWorker;
-use microlambda_runtime::{LinkCounters, Message};
+use microlambda_runtime::{LinkCounters, Message, PublishError};
 
 use super::disk::{Blow, Media, Trigger};
 use super::invariants::{self, Violation};
@@ -29,6 +29,8 @@ pub struct Io {
     pub local_us: u64,
     /// Whether it is connected.
     pub connected: bool,
+    /// So many more messages find room in its connection, if that is bounded.
+    pub room: Option<usize>,
     /// Messages published, each with whether the process stood still before it was sent.
     pub outbox: Vec<(Rc<Message>, bool)>,
     /// For the worker, in order.
@@ -81,20 +83,23 @@ impl World for SimWorld {
         self.io.borrow().connected
     }
 
-    fn publish(&mut self, message: Message) -> Result<(), String> {
+    fn publish(&mut self, message: Message) -> Result<(), PublishError> {
         let mut media = self.media();
         let mut io = self.io.borrow_mut();
         if media.dead {
             return Ok(());
         }
         if !io.connected {
-            return Err("not connected".into());
+            return Err(PublishError::NotConnected);
+        }
+        if let Some(room) = &mut io.room {
+            *room = room.checked_sub(1).ok_or(PublishError::Full)?;
         }
         match media.act(Trigger::Publish) {
             Some(Blow::Crash) => return Ok(()),
             Some(Blow::Disconnect) => {
                 io.connected = false;
-                return Err("the connection breaks".into());
+                return Err(PublishError::NotConnected);
             }
             Some(Blow::Pause) => io.paused = true,
             None => {}
