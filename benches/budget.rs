@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use edge_agent::config::Engine;
 use edge_agent::node::KILL_SLACK_US;
-use microlambda::{Budget, Stop};
+use microlambda::Budget;
 use microlambda_benches::chart::{Chart, Curve};
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
@@ -387,10 +387,11 @@ impl Session {
                         }
                     };
                 }
-                FromWorker::Stopped { step, stop, report } if step == id => {
-                    if stop == Stop::TooLarge {
-                        self.budget.relax();
-                    }
+                FromWorker::Refused { unit, .. } => self.budget.relax(&unit),
+                FromWorker::Prepared { prepare: (class, work, cost_us), .. } => {
+                    self.budget.observe(class, work, cost_us);
+                }
+                FromWorker::Stopped { step, report, .. } if step == id => {
                     let waited_us = self.waited_us().saturating_sub(waited_before_us);
                     return Ok(Step { times: report, waited_us });
                 }

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use microlambda::{Budget, UnitCost};
+use microlambda::{Budget, CostClass, Stop, UnitCost};
 use microlambda_faces::Analysis;
-use microlambda_faces::proto::{CLASS_DETECT, FromWorker, ToWorker, UnitOutcome};
+use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, FromWorker, StepTimes, ToWorker, UnitOutcome};
 use microlambda_tests::sim::bench::{Bench, camera};
 use microlambda_tests::sim::camera::SimCamera;
 use microlambda_tests::sim::disk::Media;
@@ -20,6 +20,25 @@ fn camera_served(bench: &mut Bench, pass_us: u64) -> SimCamera {
     camera
 }
 
+fn is_killed(bench: &Bench) -> bool {
+    bench.orders.iter().any(|order| matches!(order, Order::Kill))
+}
+
+/// The worker says nothing more, and the node comes in time to all that it wants to be woken for, until it kills the worker.
+fn hangs(bench: &mut Bench) {
+    bench.orders.retain(|order| !matches!(order, Order::Kill));
+    for _ in 0..10_000 {
+        if is_killed(bench) {
+            return;
+        }
+        let now_us = bench.io.borrow().local_us;
+        // A timer may be a millisecond late.
+        let wait_us = bench.node.next_wake_us().saturating_sub(now_us).max(1_000);
+        bench.pass_us(wait_us);
+    }
+    panic!("the worker is never killed");
+}
+
 fn count(status: &NodeStatus, counter: &str) -> Option<u64> {
     status.counters.iter().find(|(name, _)| name == counter).map(|(_, count)| *count)
 }
@@ -31,7 +50,7 @@ fn a_unit_that_had_to_be_killed_is_told_with_the_remedy_and_not_tried_again_at_o
     for step in 1..=2 {
         assert_eq!(bench.starts(), step, "the first kill may be the computer's fault");
         bench.worker_says(FromWorker::Begin { step: step as u64, part: (CLASS_DETECT, 320 * 240) });
-        bench.pass_us(1_100_000);
+        hangs(&mut bench);
         bench.worker_is_ready();
         bench.pass_us(100_000);
     }
@@ -69,7 +88,7 @@ fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
     for step in 1..=3 {
         assert_eq!(bench.starts(), step);
         bench.worker_says(FromWorker::Begin { step: step as u64, part: (CLASS_DETECT, 320 * 240) });
-        bench.pass_us(1_100_000);
+        hangs(&mut bench);
         bench.worker_is_ready();
         bench.pass_us(100_000);
         bench.serve(&mut camera);
@@ -81,7 +100,8 @@ fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
         [Some(3), Some(3), Some(1)]
     );
     let [unit] = status.set_aside.as_slice() else { panic!("{:?}", status.set_aside) };
-    assert!(unit.why.contains("a: 3 × killed after 1100 ms, where such units take 19 ms"), "{}", unit.why);
+    assert!(unit.why.contains("a: 3 × killed after "), "{}", unit.why);
+    assert!(unit.why.contains(" ms, where such units take 19 ms"), "{}", unit.why);
     assert_eq!(status.trouble, "", "it is no matter of r-limit-ms");
 }
 
@@ -93,7 +113,7 @@ fn a_unit_that_waited_for_a_processor_has_not_failed() {
     bench.io.borrow_mut().worker_waited_us = 5_000_000;
     bench.worker_says(FromWorker::Begin { step: 1, part: (CLASS_DETECT, 320 * 240) });
     bench.io.borrow_mut().worker_waited_us += 1_040_000;
-    bench.pass_us(1_100_000);
+    hangs(&mut bench);
     let status = bench.status();
     let count = |counter: &str| count(&status, counter);
     assert_eq!([count("kills"), count("units-run-away"), count("unit-failures")], [Some(1), Some(0), Some(0)]);
@@ -103,14 +123,75 @@ fn a_unit_that_waited_for_a_processor_has_not_failed() {
 fn an_agent_that_stood_still_itself_holds_nothing_against_the_unit() {
     let mut bench = Bench::new();
     learn_short_searches(&mut bench);
-    camera_served(&mut bench, 1_000_000);
+    camera_served(&mut bench, 100_000);
     bench.worker_says(FromWorker::Begin { step: 1, part: (CLASS_DETECT, 320 * 240) });
     bench.pass_us(8_000_000);
+    assert!(!is_killed(&bench), "what it has said may not be heard yet");
+    bench.pass_us(20_000);
+    assert!(is_killed(&bench), "it has said nothing");
     let status = bench.status();
     let count = |counter: &str| count(&status, counter);
     assert_eq!([count("kills"), count("unit-failures"), count("units-run-away")], [Some(1), Some(0), Some(0)]);
     let cost = status.costs.iter().find(|cost| cost.class == CLASS_DETECT).expect("what is known");
     assert_eq!(cost.samples, 3, "nor does it say anything of costs");
+}
+
+#[test]
+fn a_unit_that_hangs_has_failed_though_the_agent_is_a_little_late() {
+    let in_a_search = || {
+        let mut bench = Bench::new();
+        learn_short_searches(&mut bench);
+        camera_served(&mut bench, 100_000);
+        bench.worker_says(FromWorker::Begin { step: 1, part: (CLASS_DETECT, 320 * 240) });
+        bench
+    };
+    let mut punctual = in_a_search();
+    hangs(&mut punctual);
+    let kill_at_us = punctual.io.borrow().local_us;
+    let mut bench = in_a_search();
+    let now_us = bench.io.borrow().local_us;
+    bench.pass_us(kill_at_us + 10_000 - now_us);
+    assert!(!is_killed(&bench));
+    bench.pass_us(20_000);
+    let status = bench.status();
+    assert_eq!(["kills", "units-run-away"].map(|counter| count(&status, counter)), [Some(1), Some(1)]);
+}
+
+#[test]
+fn a_worker_that_ended_in_time_is_not_killed_by_an_agent_that_was_held_up() {
+    let mut bench = Bench::new();
+    camera_served(&mut bench, 1_000_000);
+    bench.pass_us(1_200_000);
+    bench.end_step();
+    bench.pass_us(30_000);
+    assert!(!is_killed(&bench));
+    assert_eq!(bench.counter("frames-unreadable"), 1, "what it found counts");
+}
+
+#[test]
+fn a_unit_that_does_not_fit_is_named_with_what_it_takes_and_the_remedy_and_costs_no_other_its_place() {
+    let mut bench = Bench::new();
+    let (prepare, run) = (Some((CLASS_DECODE, 1_000_000, 52_000)), (CLASS_DETECT, 320 * 240, 20_000));
+    let outcome = UnitOutcome::Done(Analysis::Unreadable { why: "costs only".into() });
+    bench.worker_says(FromWorker::Unit { step: 0, sequence: 0, prepare, run, outcome, thumbnail: None });
+    let mean = |status: &NodeStatus, class: CostClass| {
+        status.costs.iter().find(|cost| cost.class == class).map(|cost| cost.mean)
+    };
+    let before = bench.status();
+    camera_served(&mut bench, 100_000);
+    let unit = UnitCost { run: (CLASS_DETECT, 640 * 640), prepare: Some((CLASS_DECODE, 100_000_000)) };
+    for step in 1..=2 {
+        bench.worker_says(FromWorker::Refused { step, unit });
+        bench.worker_says(FromWorker::Stopped { step, stop: Stop::TooLarge, report: StepTimes::default() });
+        let status = bench.status();
+        let expected = "decoding the picture of 100.0 megapixels is expected to take 5200 ms here, which \
+                        r-limit-ms = 1000 does not hold: raise it to at least 5200, scale the picture down, or leave \
+                        the work to a faster node";
+        assert_eq!(status.trouble, expected);
+        assert_eq!(count(&status, "units-too-large"), Some(step));
+        assert_eq!(mean(&status, CLASS_DETECT), mean(&before, CLASS_DETECT));
+        assert!(mean(&status, CLASS_DECODE) < mean(&before, CLASS_DECODE), "so that it is tried some time");
+    }
 }
 
 #[test]

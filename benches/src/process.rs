@@ -139,7 +139,11 @@ impl Looks for WorkerProcess {
                 FromWorker::Unit { outcome: UnitOutcome::Done(Analysis::Frame(frame)), .. } => {
                     found = Some(frame.faces.len());
                 }
-                FromWorker::Ready { .. } | FromWorker::Begin { .. } | FromWorker::Unit { .. } => {}
+                FromWorker::Ready { .. }
+                | FromWorker::Begin { .. }
+                | FromWorker::Unit { .. }
+                | FromWorker::Refused { .. }
+                | FromWorker::Prepared { .. } => {}
                 FromWorker::Stopped { stop, .. } => {
                     return found.ok_or_else(|| format!("the worker stopped without a result: {stop:?}").into());
                 }

@@ -139,7 +139,11 @@ impl Session {
         loop {
             match self.next().await? {
                 FromWorker::Unit { outcome: UnitOutcome::Done(done), .. } => analysis = Some(done),
-                FromWorker::Begin { .. } | FromWorker::Unit { .. } | FromWorker::Ready { .. } => {}
+                FromWorker::Begin { .. }
+                | FromWorker::Unit { .. }
+                | FromWorker::Ready { .. }
+                | FromWorker::Refused { .. }
+                | FromWorker::Prepared { .. } => {}
                 FromWorker::Stopped { stop, .. } => {
                     return analysis.ok_or_else(|| format!("the worker stopped without a result ({stop:?})"));
                 }

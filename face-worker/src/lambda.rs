@@ -230,7 +230,9 @@ impl<E: Engine, F: Frames> Lambda for FaceLambda<'_, E, F> {
 
     fn prepare(&mut self, _state: &Progress) -> Result<(), UnitError> {
         let Some(current) = self.current.as_mut() else { return Err(UnitError::NotPrepared) };
-        match picture::decode(&current.frame.bytes) {
+        let decoded = picture::decode(&current.frame.bytes);
+        self.ran_in_full = decoded.is_ok();
+        match decoded {
             Ok(pixels) => {
                 let (first, last) = (current.plan.first_level(), current.plan.last_level());
                 let pyramid = Pyramid::new(pixels, first, last);

@@ -18,6 +18,7 @@ mod sandbox;
 mod session;
 mod sharpness;
 mod thumbnail;
+mod trial;
 
 pub use engine::{AlignedFace, Dlib, Engine, EngineChoice, EngineError, LoadError};
 pub use ffi::{Chip, DlibError};
@@ -29,3 +30,4 @@ pub use run::{Args, ENVIRONMENT, RunError, run};
 pub use sandbox::{Sandbox, SandboxError};
 pub use session::{Clocks, SessionError, serve};
 pub use sharpness::sharpness;
+pub use trial::{TrialError, try_out};

@@ -19,6 +19,7 @@ use crate::ffi;
 use crate::inbox::inbox;
 use crate::sandbox::{self, SandboxError};
 use crate::session::{self, Clocks, SessionError};
+use crate::trial::{TrialError, try_out};
 
 /// What must be in the environment before OpenBLAS and the allocator start: a second BLAS thread costs more than it gives,
 /// and a second arena only holds memory.
@@ -68,6 +69,9 @@ pub enum RunError {
     /// Models.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// It cannot work at all.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
     /// A thread cannot be started.
     #[error("no thread for the agent's messages: {source}; check the process limit (`ulimit -u`)")]
     Thread {
@@ -88,6 +92,7 @@ impl RunError {
             | Self::NoAgent { .. }
             | Self::Sandbox(_)
             | Self::Load(_)
+            | Self::Trial(_)
             | Self::Thread { .. } => 3,
         }
     }
@@ -112,6 +117,9 @@ pub fn run(args: &Args) -> Result<(), RunError> {
     let name = engine.describe();
     let sandbox = sandbox::enter();
     report(&name, &sandbox);
+    try_out(&mut engine).inspect_err(|error| {
+        let _ = session::send(&mut out, &FromWorker::Fatal { message: error.to_string() });
+    })?;
     let reading = out.try_clone().map_err(|source| RunError::NoAgent { source })?;
     let (reader, mut inbox) = inbox(reading, monotonic_us);
     let (finished, still_working) = channel::<()>();

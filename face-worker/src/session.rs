@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use microlambda::{Budget, CostClass, Lambda, Next, StepLimit, UnitCost, run_step};
+use microlambda::{Budget, CostClass, Lambda, Next, StepLimit, Stop, UnitCost, run_step};
 use microlambda_faces::proto::{self, CLASS_NOTE, FromWorker, PROTOCOL, ProtoError, StepTimes, UnitOutcome};
 
 use crate::engine::Engine;
@@ -94,6 +94,7 @@ fn step<E: Engine>(
     let lambda = FaceLambda::new(engine, start.params, inbox, cache);
     let mut reporting = Reporting { lambda, out, step: start.step, clocks, cost: None, prepare_us: None };
     let report = run_step(&mut reporting, &mut state, &mut budget, limit, &mut clock)?;
+    reporting.tell_left(report.stop)?;
     let cache = reporting.lambda.into_cache();
     let report_times = StepTimes::new(&report, (clocks.cpu_us)());
     send(out, &FromWorker::Stopped { step: start.step, stop: report.stop, report: report_times })?;
@@ -106,7 +107,9 @@ struct Reporting<'a, 'i, E: Engine, W> {
     out: &'a mut W,
     step: u64,
     clocks: Clocks,
+    /// The unit that comes next, until it has ended.
     cost: Option<UnitCost>,
+    /// What its preparation took, if it ran and did not end early.
     prepare_us: Option<u64>,
 }
 
@@ -131,7 +134,8 @@ impl<E: Engine, W: Write> Lambda for Reporting<'_, '_, E, W> {
         self.tell_begin(self.cost.and_then(|cost| cost.prepare))?;
         let start_us = (self.clocks.monotonic_us)();
         let prepared = self.lambda.prepare(state);
-        self.prepare_us = Some((self.clocks.monotonic_us)().saturating_sub(start_us));
+        let prepare_us = (self.clocks.monotonic_us)().saturating_sub(start_us);
+        self.prepare_us = self.lambda.ran_in_full().then_some(prepare_us);
         prepared.map_err(|source| self.failed(source))
     }
 
@@ -173,6 +177,19 @@ impl<E: Engine, W: Write> Reporting<'_, '_, E, W> {
         match part {
             Some(part) => send(self.out, &FromWorker::Begin { step: self.step, part }),
             None => Ok(()),
+        }
+    }
+
+    /// Tells of the unit that the step ends before.
+    fn tell_left(&mut self, stop: Stop) -> Result<(), SessionError> {
+        let Some(unit) = self.cost else { return Ok(()) };
+        let step = self.step;
+        match (stop, unit.prepare.zip(self.prepare_us)) {
+            (Stop::TooLarge, _) => send(self.out, &FromWorker::Refused { step, unit }),
+            (Stop::Prepared, Some(((class, work), us))) => {
+                send(self.out, &FromWorker::Prepared { step, prepare: (class, work, us) })
+            }
+            _ => Ok(()),
         }
     }
 

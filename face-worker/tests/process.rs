@@ -3,8 +3,8 @@
 mod support;
 
 use face_worker::{Dlib, analyse};
-use microlambda::Stop;
-use microlambda_faces::proto::{FromWorker, StepTimes, ToWorker, UnitOutcome};
+use microlambda::{Budget, Stop};
+use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, FromWorker, StepTimes, ToWorker, UnitOutcome};
 use microlambda_faces::{Analysis, FaceParams, Partial};
 use support::{Worker, frame, models, photo, start};
 
@@ -117,6 +117,23 @@ fn no_unit_starts_that_the_costs_say_would_end_after_the_limit() {
     worker.send(&start(2, 1, u32::MAX, None));
     worker.send(&frame(2, &photo("people/biden.jpg"), false));
     assert_eq!(stopped(&worker.until_stopped()).1.units, 0, "nothing fits a microsecond");
+}
+
+#[test]
+fn a_unit_that_no_step_has_room_for_is_named() {
+    let mut known = Budget::default();
+    known.observe(CLASS_DECODE, 1, NO_LIMIT_US);
+    let mut first = start(0, NO_LIMIT_US, u32::MAX, None);
+    if let ToWorker::Start { costs, .. } = &mut first {
+        *costs = known.table();
+    }
+    let mut worker = Worker::ready();
+    worker.send(&first);
+    worker.send(&frame(0, &photo("people/biden.jpg"), false));
+    let messages = worker.until_stopped();
+    assert_eq!(stopped(&messages).0, Stop::TooLarge);
+    let [FromWorker::Refused { step: 0, unit }, _] = &messages[..] else { panic!("{messages:?}") };
+    assert_eq!((unit.run.0, unit.prepare.map(|(class, _)| class)), (CLASS_DETECT, Some(CLASS_DECODE)));
 }
 
 #[test]

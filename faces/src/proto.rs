@@ -2,7 +2,7 @@
 //!
 //! The agent's side treats what comes back as hostile: [`body_bytes`] bounds every message before it is read.
 
-use microlambda::{CostClass, CostTable, StepReport, Stop};
+use microlambda::{CostClass, CostTable, StepReport, Stop, UnitCost};
 use microlambda_wire::Areas;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::content::check_faces;
 use crate::{Analysis, FaceParams, Partial};
 
 /// Bumped whenever a message changes; agent and worker are released together and refuse each other otherwise.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// No message is longer than this, bytes: a frame at the largest payload bound and its envelope.
 pub const MESSAGE_BYTES_MAX: usize = 17 << 20;
 
@@ -94,7 +94,7 @@ pub enum FromWorker {
         step: u64,
         /// Which frame.
         sequence: u64,
-        /// Preparation cost if there was one: class, work, µs.
+        /// Preparation cost if there was one that did not end early: class, work, µs.
         prepare: Option<(CostClass, u64, u64)>,
         /// Unit cost: class, work, µs.
         run: (CostClass, u64, u64),
@@ -117,6 +117,21 @@ pub enum FromWorker {
     Fatal {
         /// What is wrong and what to do.
         message: String,
+    },
+    /// This unit does not fit a step here: said just before the step ends with [`Stop::TooLarge`].
+    Refused {
+        /// Of the running step.
+        step: u64,
+        /// Class and work of the unit, and of its preparation if it needs one.
+        unit: UnitCost,
+    },
+    /// What a preparation has cost that ran without its unit: said just before the step ends with [`Stop::Prepared`], and not of
+    /// one that ended early.
+    Prepared {
+        /// Of the running step.
+        step: u64,
+        /// Class, work, µs.
+        prepare: (CostClass, u64, u64),
     },
 }
 
@@ -168,13 +183,13 @@ impl UnitOutcome {
 pub struct StepTimes {
     /// Units done.
     pub units: u32,
-    /// Receipt of `Start` to the end of the last unit.
+    /// Receipt of `Start` to the end of the last unit, or of the preparation that is all the step did.
     pub used_us: u64,
     /// Spent in units and their preparation.
     pub busy_us: u64,
-    /// When the first unit began.
+    /// When the first unit, or its preparation, began.
     pub first_unit_start_us: u64,
-    /// When the last unit ended.
+    /// When the last unit ended, or the preparation that is all the step did.
     pub last_unit_end_us: u64,
     /// CPU time of the worker process so far.
     pub cpu_us: u64,

@@ -32,7 +32,7 @@ pub struct ClassCost {
     pub deviation: u64,
     /// The slowest recent rate; it sinks towards the mean by an eighth of the distance a sample.
     pub peak: u64,
-    /// Units measured so far (saturating).
+    /// Units measured since the class was new here, or was relaxed (saturating).
     pub samples: u32,
 }
 
@@ -84,13 +84,27 @@ impl Budget {
         }
     }
 
-    /// Lowers all that is known of the cost of every class by half: called now and then while a node does not bid because a
-    /// unit is predicted to exceed `r_limit`, so that one freeze does not silence it for ever.
-    pub fn relax(&mut self) {
-        for cost in self.classes.values_mut() {
+    /// Lowers what is known of the cost of a refused unit's longest part by half, and takes its class for new: called now and then
+    /// while a node does not bid because this unit is predicted to exceed `r_limit`, so that one freeze does not silence it for ever.
+    ///
+    /// Other classes keep what is known of them: nothing of theirs was refused, and nobody may measure them for hours. What is too
+    /// long for a limit is half as long as the limit at least once it is relaxed, so that no cost sinks to nothing.
+    pub fn relax(&mut self, refused: &UnitCost) {
+        let (class, _) = self.longest_part(refused);
+        if let Some(cost) = self.classes.get_mut(&class) {
             cost.peak /= 2;
             cost.mean /= 2;
             cost.deviation /= 2;
+            cost.samples = 0;
+        }
+    }
+
+    /// Which of a unit and its preparation is expected to take longer: class and work.
+    pub fn longest_part(&self, unit: &UnitCost) -> (CostClass, u64) {
+        let expected_us = |(class, work)| self.expect_us(class, work).unwrap_or(0);
+        match unit.prepare {
+            Some(prepare) if expected_us(prepare) > expected_us(unit.run) => prepare,
+            Some(_) | None => unit.run,
         }
     }
 
@@ -107,7 +121,7 @@ impl Budget {
     }
 
     /// Whether `work` pieces of `class` that had not ended after `cost_us` are out of hand: they have taken many times what such
-    /// units take here. Never so of a class that is new here.
+    /// units take here. Never so of a class that is new here, or was relaxed and not measured since.
     pub fn is_runaway(&self, class: CostClass, work: u64, cost_us: u64) -> bool {
         let known = self.classes.get(&class).is_some_and(|cost| cost.samples >= NEW_CLASS_SAMPLES);
         let predicted_us = self.predict_us(class, work).filter(|_| known);
@@ -216,10 +230,40 @@ mod tests {
         let unit = UnitCost::run(CLASS, 1);
         assert!(!budget.fits_first(&unit, 0, 10_000));
         let tries = (0..).take_while(|_| {
-            budget.relax();
+            budget.relax(&unit);
             !budget.fits_first(&unit, 0, 10_000)
         });
         assert!(tries.count() < 5);
+    }
+
+    #[test]
+    fn only_what_does_not_fit_is_relaxed_and_not_to_nothing() {
+        let (decode, encode, limit_us) = (CostClass(1), CostClass(3), 10_000);
+        let mut budget = trained(&[9_000; 5]);
+        for _ in 0..5 {
+            budget.observe(decode, 1, 200_000);
+            budget.observe(encode, 1, 3_000);
+        }
+        let others = |budget: &Budget| [CLASS, encode].map(|class| budget.predict_us(class, 1));
+        let before = others(&budget);
+        let unit = UnitCost { run: (CLASS, 1), prepare: Some((decode, 1)) };
+        assert_eq!(budget.longest_part(&unit), (decode, 1));
+        while !budget.fits_first(&UnitCost::run(decode, 1), 0, limit_us) {
+            budget.relax(&unit);
+        }
+        assert_eq!(others(&budget), before, "neither the unit itself, which fits, nor what was not asked for");
+        assert!(budget.expect_us(decode, 1).is_some_and(|expected_us| expected_us >= limit_us / 2));
+    }
+
+    #[test]
+    fn what_was_relaxed_makes_no_unit_out_of_hand_until_it_was_measured_again() {
+        let mut budget = trained(&[50_000; 50]);
+        assert!(budget.is_runaway(CLASS, 1, 1_000_000));
+        (0..20).for_each(|_| budget.relax(&UnitCost::run(CLASS, 1)));
+        assert!(!budget.is_runaway(CLASS, 1, 1_000_000), "it was only taken to be short");
+        (0..NEW_CLASS_SAMPLES).for_each(|_| budget.observe(CLASS, 1, 50_000));
+        assert!(budget.is_runaway(CLASS, 1, 1_000_000));
+        assert!(!budget.is_runaway(CLASS, 1, 150_000), "slow is not out of hand");
     }
 
     proptest! {

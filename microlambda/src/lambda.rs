@@ -9,7 +9,7 @@ use crate::Budget;
 pub struct CostClass(pub u16);
 
 /// What a unit will cost, in amounts of work that the budget turns into time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitCost {
     /// Class and amount (pixels, numbers, faces …) of the unit itself.
     pub run: (CostClass, u64),
@@ -62,8 +62,8 @@ pub trait Lambda {
     /// Ends the step; the state must be as before the unit.
     fn advance(&mut self, state: &mut Self::State) -> Result<(), Self::Error>;
 
-    /// False if the last unit ended early, so that its cost says nothing about its class (a picture that turned out to be
-    /// damaged, say): the budget then learns nothing from it.
+    /// False if what ran last, a unit or its preparation, ended early, so that its cost says nothing about its class (a picture
+    /// that turned out to be damaged, say): the budget then learns nothing from it.
     fn ran_in_full(&self) -> bool {
         true
     }
@@ -111,13 +111,13 @@ pub struct StepReport {
     pub stop: Stop,
     /// Units done.
     pub units: u32,
-    /// From the start of the step to the end of its last unit.
+    /// From the start of the step to the end of its last unit, or of the preparation that is all it did.
     pub used_us: u64,
     /// Spent in units and their preparation; the rest of `used_us` is waiting for input and bookkeeping.
     pub busy_us: u64,
-    /// When the first unit began; equals `last_unit_end_us` if none ran.
+    /// When the first unit, or its preparation, began; equals `last_unit_end_us` if nothing ran.
     pub first_unit_start_us: u64,
-    /// When the last unit ended.
+    /// When the last unit ended, or the preparation that is all the step did.
     pub last_unit_end_us: u64,
 }
 
@@ -133,7 +133,7 @@ pub enum Admission {
 /// One step under way: admits units while the budget says that they fit, and keeps the account.
 ///
 /// For drivers whose units do not run in the calling thread: ask [`StepRun::admit`] before each unit, report it with
-/// [`StepRun::unit_ended`]. [`run_step`] does just that.
+/// [`StepRun::unit_ended`], or with [`StepRun::preparation_ended`] what ran alone. [`run_step`] does just that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepRun {
     limit: StepLimit,
@@ -185,11 +185,20 @@ impl StepRun {
 
     /// A unit ran from `start_us` to `end_us`.
     pub fn unit_ended(&mut self, start_us: u64, end_us: u64) {
+        self.took(start_us, end_us);
+        self.report.units = self.report.units.saturating_add(1);
+    }
+
+    /// A preparation ran from `start_us` to `end_us` without its unit: it has taken the step's time, and is no unit.
+    pub fn preparation_ended(&mut self, start_us: u64, end_us: u64) {
+        self.took(start_us, end_us);
+    }
+
+    fn took(&mut self, start_us: u64, end_us: u64) {
         let report = &mut self.report;
         if report.units == 0 {
             report.first_unit_start_us = start_us;
         }
-        report.units = report.units.saturating_add(1);
         report.busy_us = report.busy_us.saturating_add(end_us.saturating_sub(start_us));
         report.last_unit_end_us = end_us;
     }
@@ -232,9 +241,12 @@ pub fn run_step<L: Lambda>(
         if let Some((class, work)) = cost.prepare {
             lambda.prepare(state)?;
             run_start_us = clock();
-            budget.observe(class, work, run_start_us.saturating_sub(unit_start_us));
+            if lambda.ran_in_full() {
+                budget.observe(class, work, run_start_us.saturating_sub(unit_start_us));
+            }
         }
         if admission == Admission::Preparation {
+            run.preparation_ended(unit_start_us, run_start_us);
             break Stop::Prepared;
         }
         lambda.advance(state)?;

@@ -9,11 +9,29 @@ const RUN: CostClass = CostClass(2);
 const PREPARE_US: u64 = 70_000;
 const RUN_US: u64 = 60_000;
 
+/// How soon it shows that a picture is damaged.
+const DAMAGE_US: u64 = 1_000;
+
 /// Units that need a decoded picture, which outlives a step as long as the process does.
 struct Pictures<'a> {
     now_us: &'a Cell<u64>,
+    is_damaged: bool,
     decoded: bool,
     decodings: u32,
+}
+
+impl<'a> Pictures<'a> {
+    fn new(now_us: &'a Cell<u64>, is_damaged: bool) -> Self {
+        Self { now_us, is_damaged, decoded: false, decodings: 0 }
+    }
+}
+
+/// A budget that knows what both take.
+fn budget(run_us: u64) -> Budget {
+    let mut budget = Budget::default();
+    budget.observe(PREPARE, 1, PREPARE_US);
+    budget.observe(RUN, 1, run_us);
+    budget
 }
 
 impl Lambda for Pictures<'_> {
@@ -26,7 +44,8 @@ impl Lambda for Pictures<'_> {
     }
 
     fn prepare(&mut self, _state: &u32) -> Result<(), Self::Error> {
-        self.now_us.set(self.now_us.get() + PREPARE_US);
+        let took_us = if self.is_damaged { DAMAGE_US } else { PREPARE_US };
+        self.now_us.set(self.now_us.get() + took_us);
         self.decoded = true;
         self.decodings += 1;
         Ok(())
@@ -37,15 +56,17 @@ impl Lambda for Pictures<'_> {
         *state += 1;
         Ok(())
     }
+
+    fn ran_in_full(&self) -> bool {
+        !self.is_damaged
+    }
 }
 
 #[test]
 fn a_preparation_that_does_not_fit_with_its_unit_gets_a_step_of_its_own() {
     let now_us = Cell::new(0);
-    let mut budget = Budget::default();
-    budget.observe(PREPARE, 1, PREPARE_US);
-    budget.observe(RUN, 1, RUN_US);
-    let mut pictures = Pictures { now_us: &now_us, decoded: false, decodings: 0 };
+    let mut budget = budget(RUN_US);
+    let mut pictures = Pictures::new(&now_us, false);
     let (mut state, mut stops) = (0, Vec::new());
     for _ in 0..10 {
         let step = run_step(&mut pictures, &mut state, &mut budget, StepLimit::new(100_000), &mut || now_us.get())
@@ -64,12 +85,36 @@ fn a_preparation_that_does_not_fit_with_its_unit_gets_a_step_of_its_own() {
 }
 
 #[test]
+fn a_step_that_only_prepared_says_how_long_that_took() {
+    let now_us = Cell::new(5_000);
+    let mut pictures = Pictures::new(&now_us, false);
+    let step = run_step(&mut pictures, &mut 0, &mut budget(RUN_US), StepLimit::new(100_000), &mut || now_us.get())
+        .expect("no errors");
+    assert_eq!((step.stop, step.units), (Stop::Prepared, 0));
+    assert_eq!((step.used_us, step.busy_us), (PREPARE_US, PREPARE_US));
+    assert_eq!((step.first_unit_start_us, step.last_unit_end_us), (5_000, 5_000 + PREPARE_US));
+}
+
+#[test]
+fn a_preparation_that_ended_early_teaches_nothing() {
+    let limits_us = [(100_000, Stop::Prepared), (1_000_000, Stop::Done)];
+    for (limit_us, stop) in limits_us {
+        let now_us = Cell::new(0);
+        let mut budget = budget(RUN_US);
+        let before = budget.table();
+        let mut pictures = Pictures::new(&now_us, true);
+        let step = run_step(&mut pictures, &mut 4, &mut budget, StepLimit::new(limit_us), &mut || now_us.get());
+        assert_eq!(step.expect("no errors").stop, stop);
+        assert_eq!(pictures.decodings, 1);
+        assert_eq!(budget.table(), before);
+    }
+}
+
+#[test]
 fn a_unit_that_does_not_fit_even_alone_is_too_large() {
     let now_us = Cell::new(0);
-    let mut budget = Budget::default();
-    budget.observe(PREPARE, 1, PREPARE_US);
-    budget.observe(RUN, 1, 101_000);
-    let mut pictures = Pictures { now_us: &now_us, decoded: false, decodings: 0 };
+    let mut budget = budget(101_000);
+    let mut pictures = Pictures::new(&now_us, false);
     let step = run_step(&mut pictures, &mut 0, &mut budget, StepLimit::new(100_000), &mut || now_us.get());
     assert_eq!(step.expect("no errors").stop, Stop::TooLarge);
     assert_eq!(pictures.decodings, 0);

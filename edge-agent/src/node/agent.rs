@@ -23,6 +23,10 @@ const STOP_PATIENCE: Duration = Duration::from_millis(1_500);
 const ROOM_BYTES_MIN: u64 = 4 << 20;
 /// The loop looks around at least this often.
 const WAKE_MAX: Duration = Duration::from_secs(3_600);
+/// Messages of the worker that are read ahead of the loop, and handled in one round of it, at most.
+const HEARD_MAX: usize = 64;
+/// Before a kill that was put off the loop waits at least so long for the worker's word: what lies in the socket is read only while it waits.
+const LISTEN_MIN: Duration = Duration::from_millis(5);
 
 /// Runs a node until `stop` resolves, with its connection on the runtime `bus`: the node waits for its disk.
 ///
@@ -57,7 +61,7 @@ pub async fn run(
         engine: config.engine,
         memory_mb: config.worker_memory_mb,
     };
-    let (worker_events, worker_rx) = mpsc::channel(64);
+    let (worker_events, worker_rx) = mpsc::channel(HEARD_MAX);
     let (link, link_events) = {
         let _on_bus = bus.enter();
         Link::start(link_config)
@@ -88,7 +92,7 @@ async fn fold_again(store: SqliteStore, faces: FaceParams) -> Result<(SqliteStor
     Ok(folded.await.map_err(ended)??)
 }
 
-/// Checks what the start had no time for, on a thread of its own that ends with the process at the latest, and resolves if that is damaged.
+/// Checks what the start has left for later, on a thread of its own that ends with the process at the latest, and resolves if that is damaged.
 async fn damage_of(rest: Option<Rest>) -> StoreError {
     let (found, damage) = oneshot::channel();
     let check = |rest: Rest| match rest.check() {
@@ -121,6 +125,9 @@ impl<S: Store> Node<S, Agent> {
         loop {
             let wake = self.next_wake(watchdog.interval());
             let wake = stop_at.map_or(wake, |at: Instant| wake.min(at.saturating_duration_since(Instant::now())));
+            // What is on the bus might hold the loop up again, until the worker is killed unheard.
+            let listens = self.worker.listens();
+            let wake = if listens { wake.max(LISTEN_MIN) } else { wake };
             tokio::select! {
                 biased;
                 () = &mut stop, if stop_at.is_none() => {
@@ -128,14 +135,8 @@ impl<S: Store> Node<S, Agent> {
                     self.begin_stop()?;
                     stop_at = Some(Instant::now() + STOP_PATIENCE);
                 }
-                Some(event) = worker.recv() => {
-                    self.on_worker(event)?;
-                    // The last unit comes with the end of the step.
-                    if let Ok(event) = worker.try_recv() {
-                        self.on_worker(event)?;
-                    }
-                }
-                event = bus.recv() => match event {
+                Some(event) = worker.recv() => self.hear(event, &mut worker)?,
+                event = bus.recv(), if !listens => match event {
                     Some(event) => self.on_bus(event)?,
                     None => return Err(NodeError::ConnectionEnded),
                 },
@@ -157,6 +158,16 @@ impl<S: Store> Node<S, Agent> {
             }
             given_up |= late;
         }
+    }
+
+    /// Handles what the worker says, and whatever else it has said by now: the end of the step comes with the last unit.
+    fn hear(&mut self, event: WorkerEvent, worker: &mut mpsc::Receiver<WorkerEvent>) -> Result<(), NodeError> {
+        self.on_worker(event)?;
+        for _ in 1..HEARD_MAX {
+            let Ok(event) = worker.try_recv() else { break };
+            self.on_worker(event)?;
+        }
+        Ok(())
     }
 
     fn on_bus(&mut self, event: LinkEvent) -> Result<(), NodeError> {

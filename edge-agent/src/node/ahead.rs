@@ -231,10 +231,7 @@ impl<S: Store, W: World> Node<S, W> {
         let end = match stop {
             Stop::Starved if times.units == 0 => AheadEnd::NoInput,
             Stop::Limit | Stop::UnitsMax | Stop::Done | Stop::Starved => AheadEnd::Finished,
-            Stop::Prepared => {
-                self.learn_preparation();
-                AheadEnd::Prepared
-            }
+            Stop::Prepared => AheadEnd::Prepared,
             Stop::TooLarge => {
                 self.refuse_too_large();
                 AheadEnd::Failed

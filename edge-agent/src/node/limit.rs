@@ -1,14 +1,15 @@
 //! What units cost, and what becomes of a step that runs beyond `r_limit`.
 
 use microlambda::{CostClass, StepEnd};
-use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, ENCODE_WORK, LOOK_WORK, StepTimes};
+use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, ENCODE_WORK, StepTimes};
 
-use super::slot::KILL_SLACK_US;
+use super::slot::{KILL_SLACK_US, LATE_KILL_US};
 use super::{Node, World};
 use crate::store::Store;
 
-/// An agent that kills a worker so much later than it meant to stood still itself, µs.
-const LATE_US: u64 = 200_000;
+/// An agent that comes so much later to a kill than it meant to stood still itself, µs. On a computer that is only busy, one that waits
+/// for nothing but its timer gets a processor sooner, so that a unit which hangs is found out at this try or at a later one.
+const LATE_US: u64 = 60_000;
 
 impl<S: Store, W: World> Node<S, W> {
     /// A unit that ended, with what had to go before it: class, pieces of work and µs of each.
@@ -22,13 +23,13 @@ impl<S: Store, W: World> Node<S, W> {
         self.worker.parts.clear();
         self.worker.kills_in_a_row = 0;
         self.worker.too_slow.clear();
+        self.worker.told_refused = None;
     }
 
-    /// The cost of a preparation behind which the worker stopped is not reported with a unit.
-    pub(super) fn learn_preparation(&mut self) {
-        if let Some(((class, work), began_us)) = self.worker.parts.pop() {
-            self.budget.observe(class, work, self.world.now_us().saturating_sub(began_us));
-        }
+    /// A preparation that ran without its unit: class, pieces of work and µs.
+    pub(super) fn learn_preparation(&mut self, (class, work, cost_us): (CostClass, u64, u64)) {
+        self.budget.observe(class, work, cost_us);
+        self.worker.parts.clear();
     }
 
     pub(super) fn count_invocation(&mut self, times: &StepTimes) {
@@ -38,21 +39,33 @@ impl<S: Store, W: World> Node<S, W> {
         self.counters.overrun_max_us = self.counters.overrun_max_us.max(over_us);
     }
 
-    /// No unit fits a step here: says so, and lets the budget forget some of it for the next try.
+    /// A unit does not fit a step here: says which and what it would take, and lets the budget forget some of that for the next try.
     pub(super) fn refuse_too_large(&mut self) {
-        let tile_px = u64::from(microlambda_faces::plan::TILE_SIDE_PX_MAX).pow(2);
-        let unit_us = [(CLASS_DETECT, tile_px), (CLASS_ENCODE, ENCODE_WORK + LOOK_WORK)]
-            .map(|(class, work)| self.budget.expect_us(class, work));
-        let unit_ms = unit_us.into_iter().flatten().max().unwrap_or(0) / 1_000;
         self.counters.units_too_large += 1;
-        self.tell_too_slow(format!("a unit is expected to take up to {unit_ms} ms here"));
-        self.budget.relax();
+        let Some(unit) = self.worker.refused.take() else {
+            // A worker in its right mind has said which.
+            self.tell_too_slow("a unit is expected to take longer here", "raise it");
+            return;
+        };
+        let part = self.budget.longest_part(&unit);
+        // At a further try the budget knows less than it did.
+        let told_us = self.worker.told_refused.filter(|(told, _)| *told == part).map_or(0, |(_, us)| us);
+        let expected_us = self.budget.expect_us(part.0, part.1).unwrap_or(0).max(told_us);
+        self.worker.told_refused = Some((part, expected_us));
+        self.budget.relax(&unit);
+        let expected_ms = expected_us.div_ceil(1_000);
+        let least_ms = expected_ms.max(self.config.chain.r_limit_ms.saturating_add(1));
+        let smaller = if part.0 == CLASS_DECODE { ", scale the picture down" } else { "" };
+        self.tell_too_slow(
+            &format!("{} is expected to take {expected_ms} ms here", named(part)),
+            &format!("raise it to at least {least_ms}{smaller}"),
+        );
     }
 
-    fn tell_too_slow(&mut self, what: String) {
+    fn tell_too_slow(&mut self, what: &str, remedy: &str) {
         let r_limit_ms = self.config.chain.r_limit_ms;
         self.worker.too_slow = format!(
-            "{what}, which r-limit-ms = {r_limit_ms} does not hold: raise it, or leave the work to a faster node"
+            "{what}, which r-limit-ms = {r_limit_ms} does not hold: {remedy}, or leave the work to a faster node"
         );
         log::error!("{}", self.worker.too_slow);
         self.status_at_us = 0;
@@ -62,19 +75,25 @@ impl<S: Store, W: World> Node<S, W> {
     /// least; or it is out of hand, which is a failure like a worker's death and says nothing of costs. `waited_us` of its time it had no processor.
     pub(super) fn judge_kill(&mut self, now_us: u64, waited_us: u64) -> StepEnd {
         let over_us = now_us.saturating_sub(self.worker.limit_at_us);
+        let late_us = over_us.saturating_sub(KILL_SLACK_US);
         self.counters.overruns += 1;
         self.counters.overrun_max_us = self.counters.overrun_max_us.max(over_us);
         let parts = std::mem::take(&mut self.worker.parts);
         let Some(((class, work), began_us)) = parts.last().copied() else { return StepEnd::Overran };
-        // What went before it has ended.
-        for (((class, work), from_us), (_, until_us)) in parts.iter().zip(parts.iter().skip(1)) {
+        let was_put_off = self.worker.kill_put_off;
+        // What went before it has ended. An agent that was held up has perhaps heard of both at once.
+        let ended = if was_put_off { 0 } else { parts.len() - 1 };
+        for (((class, work), from_us), (_, until_us)) in parts.iter().zip(parts.iter().skip(1)).take(ended) {
             self.budget.observe(*class, *work, until_us.saturating_sub(*from_us));
         }
         let unit_us = now_us.saturating_sub(began_us);
+        // The agent's own delay is not the unit's.
+        let cost_us = unit_us.saturating_sub(late_us);
         // While it waited for a processor it was not out of hand, but the computer busy.
-        if self.budget.is_runaway(class, work, unit_us.saturating_sub(waited_us)) {
+        if self.budget.is_runaway(class, work, cost_us.saturating_sub(waited_us)) {
+            let put_off_us = if was_put_off { LATE_KILL_US } else { 0 };
             // An agent that comes too late to its own deadline stood still, and its worker may have stood still with it.
-            if over_us > KILL_SLACK_US + LATE_US {
+            if late_us > LATE_US + put_off_us {
                 return StepEnd::Overran;
             }
             self.counters.units_run_away += 1;
@@ -84,12 +103,24 @@ impl<S: Store, W: World> Node<S, W> {
         }
         // One kill may be the computer's fault, which stood still; of two in a row the unit is too slow.
         if self.worker.kills_in_a_row > 0 {
-            self.budget.observe_killed(class, work, unit_us);
+            self.budget.observe_killed(class, work, cost_us);
         } else {
-            self.budget.observe(class, work, unit_us);
+            self.budget.observe(class, work, cost_us);
         }
         self.worker.kills_in_a_row = self.worker.kills_in_a_row.saturating_add(1);
-        self.tell_too_slow(format!("a unit was killed after {} ms", unit_us / 1_000));
+        self.tell_too_slow(&format!("a unit was killed after {} ms", unit_us / 1_000), "raise it");
         StepEnd::Overran
+    }
+}
+
+/// A unit, or its preparation, for people.
+fn named((class, work): (CostClass, u64)) -> String {
+    let megapixels = work as f64 / 1e6;
+    match class {
+        CLASS_DECODE => format!("decoding the picture of {megapixels:.1} megapixels"),
+        CLASS_DETECT => format!("searching a tile of {megapixels:.1} megapixels"),
+        CLASS_ENCODE if work > ENCODE_WORK => "encoding a face, with a second look at it,".to_owned(),
+        CLASS_ENCODE => "encoding a face".to_owned(),
+        _ => "a unit".to_owned(),
     }
 }

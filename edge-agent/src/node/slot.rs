@@ -1,6 +1,6 @@
 //! The place of the node's worker process: who is in it, what it does, and when it is to be ended or started.
 
-use microlambda::CostClass;
+use microlambda::{CostClass, UnitCost};
 use microlambda_wire::Name;
 
 use super::{Node, World};
@@ -12,6 +12,11 @@ const RESPAWN_US: u64 = 250_000;
 const RESPAWN_US_MAX: u64 = 30_000_000;
 /// A worker is killed this long after `r_limit`, µs: the way of its last message, not more time for its units.
 pub const KILL_SLACK_US: u64 = 50_000;
+/// An agent that comes to a kill so much later than it is due was held up itself, by its disk perhaps, µs: that the worker has ended
+/// in time may be said and not be heard yet.
+const LATE_TICK_US: u64 = 3_000;
+/// Such a kill is put off by this, once, µs: time enough to hear what was said.
+pub(super) const LATE_KILL_US: u64 = 20_000;
 /// A worker that is not ready by then is started again, µs: loading the models takes 0.4 s on a PC.
 const READY_US: u64 = 60_000_000;
 
@@ -38,6 +43,12 @@ pub(super) struct WorkerSlot {
     /// When the running step reaches its limit, µs.
     pub limit_at_us: u64,
     pub kill_at_us: u64,
+    /// Whether the kill of this invocation was put off, as the agent came late to it.
+    pub kill_put_off: bool,
+    /// The unit that the running invocation has no room for, as its worker says.
+    pub refused: Option<UnitCost>,
+    /// What was refused last, and what it was expected to take then: class, work, µs. `None` once a unit was done.
+    pub told_refused: Option<((CostClass, u64), u64)>,
     pub respawn_at_us: u64,
     pub failures: u32,
     pub engine: String,
@@ -64,6 +75,9 @@ impl Default for WorkerSlot {
             kills_in_a_row: 0,
             limit_at_us: 0,
             kill_at_us: u64::MAX,
+            kill_put_off: false,
+            refused: None,
+            told_refused: None,
             respawn_at_us: u64::MAX,
             failures: 0,
             engine: String::new(),
@@ -120,8 +134,28 @@ impl WorkerSlot {
     /// An invocation begins, and is to be ended at its limit.
     pub fn began(&mut self, now_us: u64, r_limit_us: u64) {
         self.parts.clear();
+        self.refused = None;
+        self.kill_put_off = false;
         self.limit_at_us = now_us.saturating_add(r_limit_us);
         self.kill_at_us = self.limit_at_us.saturating_add(KILL_SLACK_US);
+    }
+
+    /// Whether an invocation that has not ended is to be killed now. If the agent comes late, it listens for a moment first.
+    pub fn kill_is_due(&mut self, now_us: u64) -> bool {
+        if now_us < self.kill_at_us {
+            return false;
+        }
+        if self.kill_put_off || now_us - self.kill_at_us <= LATE_TICK_US {
+            return true;
+        }
+        self.kill_put_off = true;
+        self.kill_at_us = now_us.saturating_add(LATE_KILL_US);
+        false
+    }
+
+    /// Whether a kill was put off and is still to come: until then the worker's word goes before everything else.
+    pub fn listens(&self) -> bool {
+        self.kill_put_off && self.ready && self.kill_at_us != u64::MAX
     }
 
     pub fn deadline_us(&self) -> u64 {
@@ -163,5 +197,23 @@ mod tests {
         assert_eq!(slot.load_permille(2_500, 1_000), 200);
         slot.busy_us = 9_000;
         assert_eq!(slot.load_permille(3_500, 1_000), 1_000);
+    }
+
+    #[test]
+    fn a_kill_that_the_agent_comes_late_to_is_put_off_once() {
+        let mut slot = WorkerSlot { ready: true, ..WorkerSlot::default() };
+        assert!(!slot.kill_is_due(u64::MAX - 1), "nothing runs");
+        slot.began(1_000, 100_000);
+        let due_us = 101_000 + KILL_SLACK_US;
+        assert!(!slot.kill_is_due(due_us - 1) && !slot.listens());
+        assert!(slot.kill_is_due(due_us + LATE_TICK_US), "a timer is not exact");
+        let late_us = due_us + LATE_TICK_US + 1;
+        assert!(!slot.kill_is_due(late_us) && slot.listens());
+        assert!(!slot.kill_is_due(late_us + LATE_KILL_US - 1));
+        assert!(slot.kill_is_due(late_us + 10 * LATE_KILL_US), "not twice, however late it is then");
+        slot.kill_at_us = u64::MAX;
+        assert!(!slot.listens(), "it has ended");
+        slot.began(1_000_000, 100_000);
+        assert!(!slot.kill_is_due(2_000_000) && slot.listens(), "the next one has its own");
     }
 }

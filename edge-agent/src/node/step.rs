@@ -160,6 +160,14 @@ impl<S: Store, W: World> Node<S, W> {
                 self.learn_unit(prepare.into_iter().chain([run]));
                 self.unit_ended(step, sequence, outcome, thumbnail)
             }
+            Ok(FromWorker::Refused { unit, .. }) => {
+                self.worker.refused = Some(unit);
+                Ok(())
+            }
+            Ok(FromWorker::Prepared { prepare, .. }) => {
+                self.learn_preparation(prepare);
+                Ok(())
+            }
             Ok(FromWorker::Stopped { step, stop, report }) => self.worker_stopped(step, stop, report),
             Ok(FromWorker::Fatal { message }) => {
                 log::error!("the worker cannot work: {message}");
@@ -247,10 +255,7 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let end = match stop {
             Stop::Limit | Stop::UnitsMax | Stop::Done => StepEnd::Finished,
-            Stop::Prepared => {
-                self.learn_preparation();
-                StepEnd::Prepared
-            }
+            Stop::Prepared => StepEnd::Prepared,
             Stop::Starved if times.units == 0 => StepEnd::NoInput,
             Stop::Starved => StepEnd::Finished,
             Stop::TooLarge => {
@@ -355,7 +360,7 @@ impl<S: Store, W: World> Node<S, W> {
             self.worker.incarnation += 1;
             self.worker_gone("it took too long to load its models")?;
         }
-        if self.worker.kill_at_us <= now_us {
+        if self.worker.kill_is_due(now_us) {
             log::warn!(work:? = self.worker.work; "the worker is killed: it ran beyond its limit");
             self.counters.kills += 1;
             let waited_us = self.world.worker_waited_us().saturating_sub(self.worker.waited_us);
@@ -418,12 +423,22 @@ impl<S: Store, W: World> Node<S, W> {
 }
 
 impl ChainRun {
+    /// What was begun of a frame that is lost, as its camera says by a restart, is of a generation that is over.
+    fn leave_what_was_lost(&mut self) {
+        let cursor = self.step.as_ref().map(Step::cursor);
+        let is_lost = cursor.and_then(|cursor| self.buffered(cursor)).is_some_and(|buffered| buffered.is_restart());
+        if let Some(step) = self.step.as_mut().filter(|_| is_lost) {
+            step.partial = None;
+        }
+    }
+
     /// Records that follow the step's last one, and need no worker: analysed ahead, or no frames.
     fn take_what_needs_no_worker(&mut self) {
         // Frames that the worker has not finished are not its any more.
         if let Some(step) = &mut self.step {
             step.fed.clear();
         }
+        self.leave_what_was_lost();
         loop {
             self.absorb();
             let Some(sequence) = self.step.as_ref().filter(|step| step.partial.is_none()).map(Step::cursor) else {

@@ -80,6 +80,8 @@ struct SimStep {
     unit: Option<RunningUnit>,
     /// A unit that began and was not told yet.
     begun: Vec<(CostClass, u64)>,
+    /// Whether it has told of a unit that does not fit.
+    refused: bool,
 }
 
 #[derive(Debug)]
@@ -140,6 +142,7 @@ impl SimWorker {
                     current: None,
                     unit: None,
                     begun: Vec::new(),
+                    refused: false,
                 });
             }
             ToWorker::Frame { sequence, jpeg, moved: _, more } => {
@@ -194,6 +197,10 @@ impl SimWorker {
             let cost = cost_of(current, step.partial.as_ref());
             let admission = match step.run.admit(&step.budget, &cost, now_us) {
                 Ok(admission) => admission,
+                Err(Stop::TooLarge) if !step.refused => {
+                    step.refused = true;
+                    return Next::Says(Box::new(FromWorker::Refused { step: step.id, unit: cost }));
+                }
                 Err(stop) => break stop,
             };
             let slowness = self.slowness_permille;
