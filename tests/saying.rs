@@ -83,3 +83,31 @@ fn an_event_of_a_branch_that_lost_is_not_said_any_more() {
     }
     assert_eq!(loser.counter("suffixes-replaced"), 1);
 }
+
+#[test]
+fn what_a_lost_connection_left_unsaid_waits_for_those_who_watch() {
+    let mut bench = Bench::new();
+    let mut camera = camera();
+    bench.io.borrow_mut().room = Some(10);
+    let crowd = crowd(0);
+    let people = crowd.faces.len();
+    found(&mut bench, &mut camera, crowd);
+    let before = events(&bench.said).len();
+    bench.said.clear();
+    bench.io.borrow_mut().connected = false;
+    bench.pass_us(100_000);
+    {
+        let mut io = bench.io.borrow_mut();
+        (io.connected, io.room) = (true, None);
+    }
+    bench.node.on_connected().expect("no failure of the store");
+    bench.pass_us(10_000);
+    assert_eq!(events(&bench.said), [], "they are on their way back");
+    let mut said = Vec::new();
+    for _ in 0..200 {
+        bench.pass_us(50_000);
+        said.append(&mut bench.said);
+    }
+    let ids: BTreeSet<String> = events(&said).iter().map(|event| event.id.to_string()).collect();
+    assert!(ids.len() + before >= people, "{} of {people}", ids.len() + before);
+}

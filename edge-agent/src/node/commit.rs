@@ -281,6 +281,10 @@ impl<S: Store, W: World> Node<S, W> {
         let entry =
             |analysis| Entry { sequence, record: record.clone(), analysis: Some(analysis), engine: String::new() };
         let (entries, partial) = match run.partial.clone() {
+            // What failed is given up by its camera too, which says so in its place.
+            _ if !matches!(record, Record::Frame { .. }) => {
+                (vec![Entry { sequence, record: record.clone(), analysis: None, engine: String::new() }], None)
+            }
             None => (vec![entry(Analysis::SetAside { why: why.to_owned() })], None),
             Some(PartialEntry { mut partial, .. }) => {
                 let plan = partial.plan(self.params.picture_px_max);

@@ -54,9 +54,11 @@ impl<S: Store, W: World> Node<S, W> {
         let (Some(run), Record::Restart { generation, .. }) = (self.chains.get(chain), record) else {
             return Ok(false);
         };
-        let boundary = run.boundary();
-        let is_within = sequence < boundary && boundary < sequence.saturating_add(record.span());
-        if !is_within || *generation <= run.chain.head().version.generation {
+        let (boundary, end) = (run.boundary(), sequence.saturating_add(record.span()));
+        let is_within = sequence < boundary && boundary < end && end <= run.chain.input_next();
+        // It replaces what is folded: only as the answer to what is to follow that.
+        let was_asked = run.want.is_some_and(|want| want.reaches(boundary));
+        if !is_within || !was_asked || *generation <= run.chain.head().version.generation {
             return Ok(false);
         }
         let Some(base) = self.store.boundary(chain, sequence)? else { return Ok(false) };
@@ -67,6 +69,10 @@ impl<S: Store, W: World> Node<S, W> {
                 self.drive(chain, event)?;
             }
             self.drop_pending(chain);
+            if self.worker.step_of() == Some(chain) {
+                // It has nothing more to come to.
+                self.stop_running_step();
+            }
         }
         Ok(true)
     }

@@ -87,6 +87,10 @@ impl<S: Store, W: World> Node<S, W> {
             self.budget.observe(*class, *work, until_us.saturating_sub(*from_us));
         }
         let unit_us = now_us.saturating_sub(began_us);
+        if unit_us <= late_us {
+            // Heard of only when it was to be ended: that says nothing.
+            return StepEnd::Overran;
+        }
         // The agent's own delay is not the unit's.
         let cost_us = unit_us.saturating_sub(late_us);
         // While it waited for a processor it was not out of hand, but the computer busy.

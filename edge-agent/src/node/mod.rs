@@ -310,7 +310,7 @@ impl<S: Store, W: World> Node<S, W> {
         if self.settled_at_us > now_us {
             at_us = at_us.min(self.settled_at_us);
         }
-        if connected && !self.sayings.is_empty() {
+        if connected && !self.sayings.is_empty() && self.is_settled() {
             at_us = at_us.min(now_us.saturating_add(SAY_AGAIN_US));
         }
         if self.stopping && self.owed_until_us > now_us {
@@ -384,10 +384,11 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    /// Whether a step runs here, or an invocation ahead of one; or peers are still to ask for what it has come to.
+    /// Whether a step runs here, or an invocation ahead of one; or what it has come to is still to be said, or asked for by peers.
     pub fn is_busy(&self) -> bool {
         let owes = !self.owed.is_empty() && self.owed_until_us > self.world.now_us();
-        self.worker.work.is_some() || owes
+        let says = !self.sayings.is_empty() && self.world.is_connected();
+        self.worker.work.is_some() || owes || says
     }
 
     /// Gives up what still runs and says that this node is gone.

@@ -14,9 +14,13 @@ use crate::store::Store;
 
 /// With `done` at most so many faces are said again, those seen last: half of what the connection takes at once, so that `done` always fits behind them.
 const FACES_WITH_DONE_MAX: usize = 512;
-/// So many sayings are handed to the connection before other inputs are looked at: a step may have found thousands of people, and the connection holds
-/// 1024 messages.
+/// So many sayings are handed to the connection before other inputs are looked at: a step may have found thousands of people.
 const SAID_AT_ONCE_MAX: usize = 64;
+/// Nothing is said while so many messages wait for the broker, half of what the connection holds: claims and continuations are to find room, and so is
+/// `done` with its faces.
+const QUEUED_MAX: usize = 512;
+/// Sayings that wait at most; events beyond are left to the book.
+const SAYINGS_MAX: usize = 16_384;
 /// What the connection did not take is offered again after this, µs.
 pub(super) const SAY_AGAIN_US: u64 = 10_000;
 
@@ -54,6 +58,7 @@ impl<S: Store, W: World> Node<S, W> {
             }
             self.sayings.push_back(Saying::Face(chain.clone(), person));
         }
+        self.sayings.truncate(SAYINGS_MAX);
         if done {
             self.sayings.push_back(Saying::Done(chain.clone()));
         }
@@ -62,9 +67,16 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    /// Says what the connection takes now; the rest follows. What is lost with the connection, the book or the next announcement says again.
+    /// Says what the connection takes now; the rest follows. What is lost with the connection, the book or the next announcement says again, once those who
+    /// watch are back too.
     pub(super) fn say_tick(&mut self) -> Result<(), NodeError> {
+        if !self.world.is_connected() {
+            self.sayings.clear();
+        }
         for _ in 0..SAID_AT_ONCE_MAX {
+            if !self.is_settled() || self.world.queued() >= QUEUED_MAX {
+                return Ok(());
+            }
             let Some(saying) = self.sayings.pop_front() else { return Ok(()) };
             let message = match &saying {
                 Saying::Event(event) => self.message(&Topic::Event, event, false),
@@ -195,7 +207,7 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     fn publish_done(&mut self, chain: &Name) -> Result<(), NodeError> {
-        let Some(run) = self.chains.get(chain) else { return Ok(()) };
+        let Some(run) = self.chains.get(chain).filter(|run| run.chain.is_done()) else { return Ok(()) };
         let totals = self.store.totals(chain)?;
         let note = DoneNote {
             chain: chain.clone(),

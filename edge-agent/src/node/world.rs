@@ -23,6 +23,11 @@ pub trait World {
     /// Why it was not taken; it is lost then, and the node says it again in time.
     fn publish(&mut self, message: Message) -> Result<(), PublishError>;
 
+    /// Messages that wait for the broker.
+    fn queued(&self) -> usize {
+        0
+    }
+
     /// What the connection has counted.
     fn bus_counters(&self) -> LinkCounters;
 
@@ -72,6 +77,10 @@ impl World for Agent {
 
     fn publish(&mut self, message: Message) -> Result<(), PublishError> {
         self.link.publish(message.topic, message.payload, message.retain)
+    }
+
+    fn queued(&self) -> usize {
+        self.link.queued().messages
     }
 
     fn bus_counters(&self) -> LinkCounters {
