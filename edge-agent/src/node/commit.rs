@@ -278,19 +278,16 @@ impl<S: Store, W: World> Node<S, W> {
             return Ok(false);
         };
         let sequence = base.version.sequence;
-        let entry =
-            |analysis| Entry { sequence, record: record.clone(), analysis: Some(analysis), engine: String::new() };
+        let entry = |analysis| Entry { sequence, record: record.clone(), analysis, engine: String::new() };
         let (entries, partial) = match run.partial.clone() {
             // What failed is given up by its camera too, which says so in its place.
-            _ if !matches!(record, Record::Frame { .. }) => {
-                (vec![Entry { sequence, record: record.clone(), analysis: None, engine: String::new() }], None)
-            }
-            None => (vec![entry(Analysis::SetAside { why: why.to_owned() })], None),
+            _ if !matches!(record, Record::Frame { .. }) => (vec![entry(None)], None),
+            None => (vec![entry(Some(Analysis::SetAside { why: why.to_owned() }))], None),
             Some(PartialEntry { mut partial, .. }) => {
                 let plan = partial.plan(self.params.picture_px_max);
                 plan.set_aside(&mut partial, why);
                 match plan.finished(&partial) {
-                    Some(analysis) => (vec![entry(Analysis::Frame(analysis))], None),
+                    Some(analysis) => (vec![entry(Some(Analysis::Frame(analysis)))], None),
                     None => (Vec::new(), Some(PartialEntry { sequence, partial })),
                 }
             }

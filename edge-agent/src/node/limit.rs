@@ -92,7 +92,7 @@ impl<S: Store, W: World> Node<S, W> {
             return StepEnd::Overran;
         }
         // The agent's own delay is not the unit's.
-        let cost_us = unit_us.saturating_sub(late_us);
+        let cost_us = unit_us - late_us;
         // While it waited for a processor it was not out of hand, but the computer busy.
         if self.budget.is_runaway(class, work, cost_us.saturating_sub(waited_us)) {
             let put_off_us = if was_put_off { LATE_KILL_US } else { 0 };
