@@ -3,11 +3,34 @@
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
+/// Frames whose samples are whole in each scan: baseline, extended.
+const SOF_SEQUENTIAL: [u8; 2] = [0xc0, 0xc1];
 
 /// Whether the end of a JPEG is missing, as where a copy or a transfer was cut off. Decoders fill the rest with grey, and a face cut in half is nobody's.
 /// `false` for what is no JPEG, or goes wrong earlier: a decoder says why.
 pub fn jpeg_is_cut_short(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0xff, SOI]) && JpegScanner::default().advance(bytes) == JpegScan::More
+}
+
+/// Whether the colours of a JPEG come one after another, in scans of their own, and some of them at a lower resolution. `zune-jpeg` 0.5.15 gives other
+/// pixels for these, and no error (its issue 422). Programs write them when they are told to, cameras and phones do not.
+pub(crate) fn is_in_separate_colours(jpeg: &[u8]) -> bool {
+    let mut sampled = false;
+    let mut colours = 0;
+    let mut at = 2;
+    while let Some([0xff, code, high, low, segment @ ..]) = jpeg.get(at..) {
+        match (code, segment) {
+            (code, [_, _, _, _, _, count, components @ ..]) if SOF_SEQUENTIAL.contains(code) => {
+                colours = *count;
+                sampled =
+                    components.chunks(3).take(usize::from(colours)).any(|component| component.get(1) != Some(&0x11));
+            }
+            (&SOS, [in_scan, ..]) => return sampled && *in_scan < colours,
+            _ => {}
+        }
+        at += 2 + usize::from(u16::from_be_bytes([*high, *low]));
+    }
+    false
 }
 
 /// How far a [`JpegScanner`] has come.

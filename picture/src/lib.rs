@@ -39,10 +39,15 @@ impl Damaged {
 /// nobody's, and one that is not seen is nobody's fault. Headers are read as leniently as there: a slip in them costs no pixel.
 ///
 /// # Errors
-/// If a header cannot be read, or data of the picture is damaged or missing.
+/// If a header cannot be read, data of the picture is damaged or missing, or it is of a kind that the decoder takes for another.
 pub fn decode_jpeg(bytes: &[u8]) -> Result<DynamicImage, Damaged> {
     let lenient =
         DecoderOptions::default().set_strict_mode(false).set_max_width(SIDE_PX_MAX).set_max_height(SIDE_PX_MAX);
+    if jpeg::is_in_separate_colours(bytes) {
+        return Err(Damaged::new(
+            "its colours are stored one after another, which this decoder cannot read: save it as an ordinary JPEG",
+        ));
+    }
     let bytes = with_an_end_that_cannot_be_read(bytes);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes.as_ref()), lenient);
     decoder.decode_headers().map_err(Damaged::new)?;
