@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use microlambda::{Stop, Version};
+use microlambda_faces::fold::event_id;
 use microlambda_faces::plan::Plan;
 use microlambda_faces::proto::{CLASS_ENCODE, FromWorker, StepTimes, UnitOutcome};
-use microlambda_faces::{FaceParams, Rect, SeenFace};
+use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, Rect, SeenFace};
 use microlambda_tests::sim::bench::Bench;
 use microlambda_tests::sim::camera::SimCamera;
 use microlambda_tests::sim::disk::Media;
@@ -101,4 +102,37 @@ fn a_node_that_still_has_lost_frames_at_hand_takes_the_restart_as_well() {
     bench.end_step();
     assert_eq!(front(&media, &camera).sequence, LOST);
     goes_on_behind_what_was_lost((bench, camera, media));
+}
+
+#[test]
+fn people_of_the_generation_that_is_over_are_taken_off_the_bus() {
+    let (mut bench, mut camera, media) = returned(|bench| {
+        let plan = Plan::of(320, 240, FaceParams::default().picture_px_max);
+        let mut searched = plan.begin();
+        let rect = Rect { left: 10, top: 10, right: 70, bottom: 70 };
+        let seen = SeenFace { rect, score: 2.0 };
+        plan.tile_done(&mut searched, &[seen]);
+        let encoding = (0..128).map(|value| if value == 0 { 1.0 } else { 0.0 }).collect();
+        searched.faces.push(Face { seen, sharpness: 50.0, outcome: FaceOutcome::Encoded(encoding) });
+        let outcome = UnitOutcome::Done(Analysis::Frame(plan.finished(&searched).expect("nothing is left")));
+        let run = (CLASS_ENCODE, 1, 20_000);
+        bench.worker_says(FromWorker::Unit { step: 1, sequence: 0, prepare: None, run, outcome, thumbnail: None });
+        let report = StepTimes { units: 1, ..StepTimes::default() };
+        bench.worker_says(FromWorker::Stopped { step: 1, stop: Stop::Limit, report });
+    });
+    let ghost = format!("/face/{}", event_id(camera.chain.as_str(), 0, 0));
+    let mut cleared = 0;
+    for _ in 0..20 {
+        bench.pass_us(100_000);
+        let now_us = bench.io.borrow().local_us;
+        for said in std::mem::take(&mut bench.said) {
+            cleared += usize::from(said.topic.ends_with(&ghost) && said.payload.is_empty() && said.retain);
+            if said.topic.ends_with("/want") {
+                camera.on_message(&said, now_us);
+            }
+        }
+        camera.tick(now_us).0.iter().for_each(|message| bench.hears(message));
+    }
+    assert_eq!(front(&media, &camera), Version { generation: 1, sequence: LOST, unit: 0 });
+    assert_eq!(cleared, 1);
 }

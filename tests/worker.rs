@@ -105,6 +105,37 @@ fn a_unit_that_hangs_has_failed_where_such_units_are_known_to_be_short() {
     assert_eq!(status.trouble, "", "it is no matter of r-limit-ms");
 }
 
+/// The first picture that a node is ever given hangs six times; a search of 96×96 px took each worker `trial_us`.
+fn first_picture_hangs(trial_us: u64) -> (Bench, NodeStatus) {
+    let mut bench = Bench::new();
+    let mut camera = camera_served(&mut bench, 1_000_000);
+    for killed in 0..6 {
+        for _ in 0..100 {
+            if bench.starts() > killed {
+                break;
+            }
+            bench.pass_us(100_000);
+            bench.serve(&mut camera);
+        }
+        bench.worker_says(FromWorker::Begin { step: bench.starts() as u64, part: (CLASS_DETECT, 320 * 240) });
+        hangs(&mut bench);
+        bench.worker_is_ready_after(vec![(CLASS_DETECT, 96 * 96, trial_us)]);
+    }
+    let status = bench.status();
+    (bench, status)
+}
+
+#[test]
+fn the_very_first_picture_of_a_node_may_hang_and_a_slow_computer_sets_nothing_aside() {
+    // 20 ms a search by the trial, where the limit is a second.
+    let (_, status) = first_picture_hangs(2_400);
+    let [unit] = status.set_aside.as_slice() else { panic!("{:?}", status.set_aside) };
+    assert!(unit.why.contains("where such units take 19 ms") || unit.why.contains("take 20 ms"), "{}", unit.why);
+    // By the trial more than a second: the limit is what is wrong.
+    let (_, status) = first_picture_hangs(130_000);
+    assert!(status.set_aside.is_empty() && status.trouble.contains("raise it"), "{status:?}");
+}
+
 #[test]
 fn a_unit_that_waited_for_a_processor_has_not_failed() {
     let mut bench = Bench::new();

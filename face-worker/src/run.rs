@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use clap::Parser;
-use microlambda_faces::proto::FromWorker;
+use microlambda_faces::proto::{FromWorker, PROTOCOL};
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -117,7 +117,7 @@ pub fn run(args: &Args) -> Result<(), RunError> {
     let name = engine.describe();
     let sandbox = sandbox::enter();
     report(&name, &sandbox);
-    try_out(&mut engine).inspect_err(|error| {
+    let tried = try_out(&mut engine, monotonic_us).inspect_err(|error| {
         let _ = session::send(&mut out, &FromWorker::Fatal { message: error.to_string() });
     })?;
     let reading = out.try_clone().map_err(|source| RunError::NoAgent { source })?;
@@ -135,7 +135,8 @@ pub fn run(args: &Args) -> Result<(), RunError> {
         .map_err(|source| RunError::Thread { source })?;
     let clocks = Clocks { monotonic_us, cpu_us };
     let load_us = monotonic_us().saturating_sub(start_us);
-    let served = session::serve(&mut engine, name, load_us, &mut inbox, &mut out, clocks);
+    let ready = FromWorker::Ready { protocol: PROTOCOL, engine: name, load_us, tried };
+    let served = session::serve(&mut engine, &ready, &mut inbox, &mut out, clocks);
     drop(finished);
     Ok(served?)
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use microlambda::{Budget, CostClass, Lambda, Next, StepLimit, Stop, UnitCost, run_step};
-use microlambda_faces::proto::{self, CLASS_NOTE, FromWorker, PROTOCOL, ProtoError, StepTimes, UnitOutcome};
+use microlambda_faces::proto::{self, CLASS_NOTE, FromWorker, ProtoError, StepTimes, UnitOutcome};
 
 use crate::engine::Engine;
 use crate::inbox::{Inbox, InboxError, Start};
@@ -41,19 +41,18 @@ pub struct Clocks {
     pub cpu_us: fn() -> u64,
 }
 
-/// Says that the worker is ready and runs steps until the agent closes the stream.
+/// Says that the worker is `ready`, and runs steps until the agent closes the stream.
 ///
 /// # Errors
 /// If the agent is out of step or gone in the middle of a message, or a unit failed; the agent was told if it can be.
 pub fn serve<E: Engine>(
     engine: &mut E,
-    name: String,
-    load_us: u64,
+    ready: &FromWorker,
     inbox: &mut Inbox,
     out: &mut impl Write,
     clocks: Clocks,
 ) -> Result<(), SessionError> {
-    send(out, &FromWorker::Ready { protocol: PROTOCOL, engine: name, load_us })?;
+    send(out, ready)?;
     let mut cache = Cache::default();
     while let Some(start) = inbox.next_start()? {
         match step(engine, start, inbox, out, clocks, cache) {

@@ -1,5 +1,7 @@
 //! A unit of each heavy kind before the first picture: a worker that cannot work at all must not set picture after picture aside.
 
+use microlambda::CostClass;
+use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, ENCODE_WORK};
 use microlambda_faces::{ENCODING_LEN, Rect};
 
 use crate::engine::{Engine, EngineError};
@@ -25,22 +27,26 @@ pub enum TrialError {
 }
 
 /// Searches and encodes a picture of noise. An engine that kills its process (instructions that the processor lacks, a library that was exchanged) does
-/// so here, before anybody's picture can be blamed.
+/// so here, before anybody's picture can be blamed. What both units cost, by `monotonic_us`: class, work, µs.
 ///
 /// # Errors
 /// [`TrialError`].
-pub fn try_out(engine: &mut impl Engine) -> Result<(), TrialError> {
+pub fn try_out(engine: &mut impl Engine, monotonic_us: fn() -> u64) -> Result<Vec<(CostClass, u64, u64)>, TrialError> {
     let noise = |at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8;
     let rgb = (0..SIDE_PX * SIDE_PX * 3).map(noise).collect();
     let Some(pixels) = Pixels::new(SIDE_PX, SIDE_PX, rgb) else { return Err(TrialError::NoEncoding) };
+    let began_us = monotonic_us();
     engine.search(&pixels, 0.0)?;
+    let searched_us = monotonic_us();
     let picture = engine.open(&pixels);
     let last = SIDE_PX.cast_signed() * 3 / 4;
     let rect = Rect { left: last / 3, top: last / 3, right: last, bottom: last };
     let (face, _) = engine.align(&pixels, &picture, rect)?;
     let encoding = engine.encode(&picture, &face)?;
     let is_one = encoding.len() == ENCODING_LEN && encoding.iter().all(|value| value.is_finite());
-    if is_one { Ok(()) } else { Err(TrialError::NoEncoding) }
+    let search = (CLASS_DETECT, u64::from(SIDE_PX * SIDE_PX), searched_us.saturating_sub(began_us));
+    let encode = (CLASS_ENCODE, ENCODE_WORK, monotonic_us().saturating_sub(searched_us));
+    if is_one { Ok(vec![search, encode]) } else { Err(TrialError::NoEncoding) }
 }
 
 #[cfg(test)]
@@ -76,10 +82,11 @@ mod tests {
 
     #[test]
     fn an_engine_that_cannot_encode_a_picture_of_its_own_is_told_of_before_any_other() {
-        assert_eq!(try_out(&mut Odd(Some(ENCODING_LEN), 0.1)), Ok(()));
-        assert_eq!(try_out(&mut Odd(Some(ENCODING_LEN), f32::NAN)), Err(TrialError::NoEncoding));
-        assert_eq!(try_out(&mut Odd(Some(0), 0.1)), Err(TrialError::NoEncoding));
-        let why = try_out(&mut Odd(None, 0.1)).expect_err("it failed").to_string();
+        let try_out = |length, value| try_out(&mut Odd(length, value), || 0);
+        assert!(try_out(Some(ENCODING_LEN), 0.1).is_ok());
+        assert_eq!(try_out(Some(ENCODING_LEN), f32::NAN), Err(TrialError::NoEncoding));
+        assert_eq!(try_out(Some(0), 0.1), Err(TrialError::NoEncoding));
+        let why = try_out(None, 0.1).expect_err("it failed").to_string();
         assert!(why.contains("0 points") && why.contains("install"), "{why}");
     }
 }

@@ -10,7 +10,7 @@ use crate::content::check_faces;
 use crate::{Analysis, FaceParams, Partial};
 
 /// Bumped whenever a message changes; agent and worker are released together and refuse each other otherwise.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 /// No message is longer than this, bytes: a frame at the largest payload bound and its envelope.
 pub const MESSAGE_BYTES_MAX: usize = 17 << 20;
 
@@ -80,6 +80,9 @@ pub enum FromWorker {
         engine: String,
         /// Time from the process's start, µs.
         load_us: u64,
+        /// What units have cost on a picture of its own, just now: class, work and µs of each. One that takes far longer does not do so because this
+        /// computer is slow.
+        tried: Vec<(CostClass, u64, u64)>,
     },
     /// A unit, or its preparation, begins. Should the process have to be killed in it, the agent knows what it was.
     Begin {

@@ -55,7 +55,7 @@ impl Placement for Spread {
     }
 }
 
-/// Each node's place in the queue costs a slot, its load up to one slot more; the node with the least waits 0.
+/// Each node's place in the queue costs a slot, its load up to half a slot more; the node with the least waits 0.
 fn queue_delay_us(node: &str, open: &OpenStep<'_>, first: Option<&str>) -> u64 {
     let mut ranked: Vec<(bool, Digest, &Peer)> =
         open.peers.iter().map(|peer| (first != Some(peer.node.as_str()), weight(open, &peer.node), peer)).collect();
@@ -124,7 +124,20 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_node_lets_an_idle_one_come_close_but_never_blocks() {
+    fn of_two_places_in_the_queue_the_busy_one_moves_back_by_half_a_slot() {
+        let mut peers = peers(2);
+        let delays = |peers: &[Peer]| -> Vec<u64> {
+            peers.iter().map(|peer| Spread.delay_us(&peer.node, &open(peers, 1, None))).collect()
+        };
+        let (idle, slot_us) = (delays(&peers), open(&peers, 1, None).slot_us);
+        let (first, second) = if idle[0] == 0 { (0, 1) } else { (1, 0) };
+        peers[first].load_permille = 1_000;
+        let busy = delays(&peers);
+        assert_eq!((busy[first], busy[second]), (0, slot_us / 2), "it is still the first, if by less");
+    }
+
+    #[test]
+    fn load_that_all_share_delays_nobody() {
         let mut peers = peers(2);
         for peer in &mut peers {
             peer.load_permille = 1_000;

@@ -25,7 +25,7 @@ pub struct ChainConfig {
     /// State that was asked for and did not come is asked for again after this, µs.
     pub fetch_us: u64,
     /// A node that cannot run the next unit within `r_limit` tries again after a slot, then after this, µs; doubled
-    /// each time, up to four times.
+    /// each time, to four times as long at most.
     pub refusal_us: u64,
     /// Who bids first.
     pub placement: Box<dyn Placement>,
@@ -157,7 +157,7 @@ pub enum Event {
         /// Whether the driver has its content at hand and the content continues the local state.
         content_applies: bool,
     },
-    /// State that was asked for has arrived and was merged, or could not be.
+    /// What [`Effect::Persist`] asked for is in the store, or a state from a peer was merged there; or neither could be.
     Committed {
         /// The store's head after the transaction.
         head: Head,

@@ -246,7 +246,7 @@ fn a_result_is_durable_before_it_is_published_and_the_next_start_costs_no_commit
 }
 
 #[test]
-fn a_batch_step_yields_to_a_live_chain_at_its_boundary() {
+fn a_step_that_ends_where_the_worker_is_wanted_elsewhere_is_not_continued() {
     let mut bench = running();
     bench.worker_free = false;
     let effects = bench.ended(head(3), StepEnd::Finished);

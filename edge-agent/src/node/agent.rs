@@ -50,7 +50,8 @@ pub async fn run(
     let name = config.node_name()?;
     let boot = boot_id().map_err(|source| NodeError::System { what: "cannot draw a boot id", source })?;
     let prefix = TopicPrefix::new(&config.site);
-    let mut link_config = config.broker.link_config(format!("edge-{}-{name}", config.site))?;
+    // No name has a colon: no other site's node has this id on the same broker.
+    let mut link_config = config.broker.link_config(format!("microlambda-edge:{}:{name}", config.site))?;
     link_config.filters = Topic::edge_filters(&prefix, &name);
     link_config.will = Some(status::last_will(&prefix, &name, &boot));
     link_config.inbox_bytes_max = 8 << 20;

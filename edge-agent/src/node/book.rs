@@ -91,7 +91,7 @@ impl EventBook {
             .map(|event| event.id.clone())
     }
 
-    /// Whether a picture of `face` is wanted from the bus; true once per face and start.
+    /// Keeps a picture of `face` from the bus until it is written, the first one of each.
     pub fn keep_thumbnail(&mut self, face: &str, jpeg: &[u8], now_us: u64) {
         if self.thumbnails.len() < NOTES_MAX && !self.thumbnails.iter().any(|(known, _)| known == face) {
             self.thumbnails.push((face.to_owned(), jpeg.to_vec()));

@@ -35,7 +35,11 @@ impl<S: Store, W: World> Node<S, W> {
         };
         match topic {
             // Taken off the broker, by who had said it or by a person.
-            Topic::CameraHead { .. } | Topic::Done { .. } | Topic::Face { .. } if payload.is_empty() => Ok(()),
+            Topic::Done { .. } | Topic::Face { .. } if payload.is_empty() => Ok(()),
+            Topic::CameraHead { camera } if payload.is_empty() => {
+                self.camera_removed(&camera);
+                Ok(())
+            }
             Topic::NodeStatus { node } if payload.is_empty() => self.peer_removed(&node),
             Topic::CameraHead { camera } => {
                 match self.read_of("camera head", &camera, payload, |head: &CameraHead| &head.camera) {
@@ -160,6 +164,7 @@ impl<S: Store, W: World> Node<S, W> {
         run.touched_us = now_us;
         run.is_left = false;
         run.camera_holds(oldest, now_us);
+        run.input_grows(next, now_us);
         let boundary = run.boundary();
         if sabotage::is_chosen(Sabotage::ReleasedIsGap) && oldest > boundary {
             let gap = Record::Gap { count: oldest - boundary, reason: GapReason::SpoolFull };
@@ -182,6 +187,11 @@ impl<S: Store, W: World> Node<S, W> {
             self.drive(&name, Event::InputSeen { oldest: 0, next })?;
         }
         Ok(())
+    }
+
+    /// A camera that was taken off the site is silent from now on.
+    fn camera_removed(&mut self, camera: &Name) {
+        self.chains.values_mut().filter(|run| run.camera == *camera).for_each(|run| run.touched_us = 0);
     }
 
     fn frame(&mut self, camera: &Name, payload: &[u8]) -> Result<(), NodeError> {

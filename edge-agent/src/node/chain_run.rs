@@ -17,6 +17,9 @@ const LARGE_FRAMES: usize = 3;
 /// Records kept per chain at most.
 const BUFFER_LEN_MAX: usize = 64;
 
+/// A camera that says nothing for so long is off, or out of reach, µs: its head comes every 5 s.
+const SILENT_US: u64 = 15_000_000;
+
 /// Pictures of faces kept per chain until their frames are folded, bytes; of more the oldest go, for they are for people only.
 const PICTURE_BYTES_MAX: usize = 4 << 20;
 
@@ -100,8 +103,10 @@ pub(super) struct OpenWant {
     pub start: u64,
     /// One more than the last record asked for.
     pub end: u64,
-    /// When the first missing record was asked for or something last arrived, µs.
-    pub progress_at_us: u64,
+    /// When the first missing record was first asked for, came to be, or something last arrived, µs.
+    pub waits_since_us: u64,
+    /// The same, or when it was asked for again, µs.
+    pub asked_at_us: u64,
     pub expires_at_us: u64,
 }
 
@@ -132,6 +137,8 @@ pub(super) struct ChainRun {
     pub worked_at_us: u64,
     /// Frames a step took lately, times 16.
     pub frames_per_step_x16: u64,
+    /// How long a frame takes from the camera to here lately, or after the one before it, µs: rises at once, sinks slowly.
+    pub frame_us: u64,
     /// Size of the frames lately, bytes: rises at once, sinks slowly.
     frame_bytes: usize,
     /// Pictures of faces that were encoded here: sequence, face, JPEG. Whoever folds their frame at last, these belong to it.
@@ -173,6 +180,7 @@ impl ChainRun {
             is_left: false,
             worked_at_us: 0,
             frames_per_step_x16: 16,
+            frame_us: 0,
             frame_bytes: 0,
             pictures: Vec::new(),
             buffer: BTreeMap::new(),
@@ -187,6 +195,14 @@ impl ChainRun {
             ChainClass::Live => (ChainClass::Live, self.worked_at_us),
             ChainClass::Batch => (ChainClass::Batch, 0),
         }
+    }
+
+    /// Whether its next step would wait for a frame that nobody sends: the camera has been silent, and what it said last, which the broker
+    /// keeps, need not hold any more.
+    pub fn waits_for_silent_camera(&self, now_us: u64) -> bool {
+        let at = self.next_step_at();
+        let is_silent = self.touched_us.saturating_add(SILENT_US) <= now_us;
+        is_silent && self.buffered(at).is_none() && !self.ahead.holds(at)
     }
 
     /// The next record to fold.
@@ -266,7 +282,7 @@ impl ChainRun {
         }
     }
 
-    /// Drops a record whose analysis is in the running step: a long step would fill the buffer with what it is done with.
+    /// Drops a record: a long step would fill the buffer with what it is done with.
     pub fn buffer_drop(&mut self, sequence: u64) {
         if let Some(buffered) = self.buffer.remove(&sequence) {
             self.buffer_bytes = self.buffer_bytes.saturating_sub(buffered.jpeg.len());

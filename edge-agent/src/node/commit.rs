@@ -1,5 +1,7 @@
 //! Content becomes durable; [`super::publish`] makes it visible.
 
+use std::collections::BTreeSet;
+
 use microlambda::sabotage::{self, Sabotage};
 use microlambda::{Attempt, Commit, Event, Head};
 use microlambda_faces::content::{Delta, Entry, PartialEntry};
@@ -19,6 +21,15 @@ const SUMMARIES_MAX: usize = 64;
 
 /// A state folded on trial, and what each entry gave.
 type Trial = (FoldState, Vec<Folded>);
+
+/// Where people were first seen whom only records know that another branch replaces, from `from_sequence` on: frame, and face in it. What the other
+/// branch has not come to is left: it may hold the same people there.
+fn ghosts(former: &FoldState, now: &FoldState, from_sequence: u64) -> Vec<(u64, u32)> {
+    let decided = from_sequence..now.head().version.sequence;
+    let known: BTreeSet<(u64, u32)> = now.gallery().people.iter().map(|person| person.first()).collect();
+    let before = former.gallery().people.iter().map(|person| person.first());
+    before.filter(|first| decided.contains(&first.0) && !known.contains(first)).collect()
+}
 
 impl<S: Store, W: World> Node<S, W> {
     /// Folds a delta and keeps the result in `pending`; false (and the state unchanged) if it does not lead where it says.
@@ -172,6 +183,7 @@ impl<S: Store, W: World> Node<S, W> {
         })?;
         let now_us = self.world.now_us();
         self.counters.commits += 1;
+        let ghosts = ghosts(&run.fold, &fold, from_sequence);
         let done = folded.last().map_or(run.chain.is_done(), |folded| folded.done);
         run.fold = fold;
         run.partial = delta.partial.clone();
@@ -198,6 +210,7 @@ impl<S: Store, W: World> Node<S, W> {
                     .collect(),
             };
         }
+        self.withdraw_faces(ghosts.into_iter().map(|first| event_id(chain.as_str(), first.0, first.1)));
         self.note_events(chain, &fresh, own, unpublished.as_deref());
         Ok(Some(Event::Committed { head: delta.head, attempt: then, done, holder: Some(holder.to_owned()) }))
     }

@@ -12,8 +12,10 @@ use crate::store::Store;
 const CREDIT: std::ops::RangeInclusive<u64> = 2..=32;
 /// Records asked for while a commit is on its way: what a step begins with. All of its frames would keep disk, bus and processor from the commit.
 const CREDIT_AHEAD: u64 = 2;
-/// What was asked for and did not come is asked for again after this, µs.
+/// What was asked for and did not come is asked for again after this, µs, or after twice as long as frames took lately …
 const STALL_US: u64 = 300_000;
+/// … at most after this: a frame that was lost on the way is not waited for longer.
+const STALL_US_MAX: u64 = 5_000_000;
 /// Progress is reported to the camera at most this often by a node that asks for no frames, µs.
 const REPORT_US: u64 = 200_000;
 /// A report that had no effect on what the camera holds is repeated at most this often, µs.
@@ -34,12 +36,10 @@ impl<S: Store, W: World> Node<S, W> {
             return Ok(());
         }
         let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
+        run.arrived(sequence, now_us);
         if !run.buffer_insert(sequence, record, jpeg) {
             self.counters.frames_unused += 1;
             return Ok(());
-        }
-        if let Some(want) = &mut run.want {
-            want.progress_at_us = now_us;
         }
         self.drive(chain, microlambda::Event::RecordSeen { next })?;
         if let Some(event) = self.pump(chain)? {
@@ -136,8 +136,13 @@ impl<S: Store, W: World> Node<S, W> {
             let end = cursor.saturating_add(credit);
             let former = run.want.filter(|want| want.expires_at_us > now_us && want.reaches(cursor));
             let start = former.map_or(cursor, |want| want.start);
-            run.want =
-                Some(OpenWant { start, end, progress_at_us: now_us, expires_at_us: now_us.saturating_add(lease_us) });
+            let missing = run.next_missing();
+            let waits = former.filter(|want| missing < want.end);
+            let waits_since_us = waits.map_or(now_us, |want| want.waits_since_us);
+            // Asking for more behind it does not ask for it again.
+            let asked_at_us = waits.filter(|want| cursor >= want.end).map_or(now_us, |want| want.asked_at_us);
+            let expires_at_us = now_us.saturating_add(lease_us);
+            run.want = Some(OpenWant { start, end, waits_since_us, asked_at_us, expires_at_us });
         } else {
             run.want = None;
         }
@@ -151,7 +156,7 @@ impl<S: Store, W: World> Node<S, W> {
         let now_us = self.world.now_us();
         let connected = self.world.is_connected();
         let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
-        run.want = run.want.filter(|want| want.expires_at_us > now_us);
+        run.expire_want(now_us);
         if !connected {
             return Ok(());
         }
@@ -164,7 +169,7 @@ impl<S: Store, W: World> Node<S, W> {
             Some((committed, at_us)) => committed < run.boundary() && at_us.saturating_add(REPORT_US) <= now_us,
         };
         if due {
-            // A want replaces the former one: an open one is repeated, so that the report does not end it.
+            // A want replaces the former one: an open one is carried on by a record, so that the report does not end it.
             let missing = run.next_missing();
             let open = run.want.filter(|want| want.expires_at_us > now_us && want.reaches(missing));
             let credit = open.map_or(0, |want| want.end.saturating_sub(missing));
@@ -197,6 +202,36 @@ impl super::chain_run::ChainRun {
         let due = |(_, at_us): (u64, u64)| at_us.saturating_add(REPORT_AGAIN_US) <= now_us;
         if oldest != self.boundary() && self.reported.is_some_and(due) {
             self.reported = None;
+        }
+    }
+
+    /// A record came, whether it is of use or not: its camera is heard, and others follow it. Of one that was known and asked for it says how long
+    /// the way takes: on a slow link, asking again before that would only send everything twice.
+    fn arrived(&mut self, sequence: u64, now_us: u64) {
+        let is_known = sequence < self.chain.input_next();
+        let Some(want) = self.want.as_mut().filter(|want| (want.start..want.end).contains(&sequence)) else { return };
+        if is_known {
+            // From when it was first asked for: which of several answers this is, nobody knows.
+            let took_us = now_us.saturating_sub(want.waits_since_us);
+            self.frame_us = took_us.max(self.frame_us - self.frame_us / 8);
+        }
+        (want.waits_since_us, want.asked_at_us) = (now_us, now_us);
+    }
+
+    /// A want that has run out is over, but for what is on its way since: the camera has sent what there was.
+    fn expire_want(&mut self, now_us: u64) {
+        let Some(want) = self.want.filter(|want| want.expires_at_us <= now_us) else { return };
+        let end = want.end.min(self.chain.input_next());
+        let is_on_its_way = (want.start..end).contains(&self.next_missing());
+        self.want = is_on_its_way.then_some(OpenWant { end, expires_at_us: u64::MAX, ..want });
+    }
+
+    /// The camera has more: what was asked for before it existed is on its way from now on.
+    pub(super) fn input_grows(&mut self, next: u64, now_us: u64) {
+        let known = self.chain.input_next();
+        let waits_for_nothing = next > known && self.next_missing() >= known;
+        if let Some(want) = self.want.as_mut().filter(|_| waits_for_nothing) {
+            (want.waits_since_us, want.asked_at_us) = (now_us, now_us);
         }
     }
 
@@ -234,7 +269,12 @@ impl super::chain_run::ChainRun {
         let end = self.needed_end(missing, lease_us, now_us).min(self.chain.input_next());
         let waits =
             |want: &OpenWant| want.reaches(missing) && want.end > missing && missing < end && self.room_at(missing) > 0;
-        self.want.filter(waits).map(|want| want.progress_at_us.saturating_add(STALL_US))
+        self.want.filter(waits).map(|want| {
+            // As long again as it was waited for before the last time.
+            let waited_us = want.asked_at_us.saturating_sub(want.waits_since_us);
+            let patience_us = waited_us.max(2 * self.frame_us).clamp(STALL_US, STALL_US_MAX);
+            want.asked_at_us.saturating_add(patience_us)
+        })
     }
 
     /// When [`Node::feed_tick`] has something to do while the bus is connected, µs.

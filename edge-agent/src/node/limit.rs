@@ -94,14 +94,17 @@ impl<S: Store, W: World> Node<S, W> {
         // The agent's own delay is not the unit's.
         let cost_us = unit_us - late_us;
         // While it waited for a processor it was not out of hand, but the computer busy.
-        if self.budget.is_runaway(class, work, cost_us.saturating_sub(waited_us)) {
+        let busy_us = cost_us.saturating_sub(waited_us);
+        let is_known = self.budget.is_runaway(class, work, busy_us);
+        if is_known || self.worker.outlasts_trial(class, work, busy_us) {
             let put_off_us = if was_put_off { LATE_KILL_US } else { 0 };
             // An agent that comes too late to its own deadline stood still, and its worker may have stood still with it.
             if late_us > LATE_US + put_off_us {
                 return StepEnd::Overran;
             }
             self.counters.units_run_away += 1;
-            let expected_ms = self.budget.expect_us(class, work).unwrap_or(0) / 1_000;
+            let costs = if is_known { &self.budget } else { &self.worker.trial };
+            let expected_ms = costs.expect_us(class, work).unwrap_or(0) / 1_000;
             let why = format!("killed after {} ms, where such units take {expected_ms} ms", unit_us / 1_000);
             return StepEnd::Died { why };
         }

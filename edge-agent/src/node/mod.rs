@@ -254,6 +254,7 @@ impl<S: Store, W: World> Node<S, W> {
             Some(Work::Ahead(_)) => false,
         };
         mine && self.worker.is_ready()
+            && !run.waits_for_silent_camera(self.world.now_us())
             && !self.is_others_turn(name)
             && !run.is_left_to_peer(at, self.lease_us(), self.world.now_us())
     }
@@ -262,7 +263,9 @@ impl<S: Store, W: World> Node<S, W> {
     fn is_others_turn(&self, name: &Name) -> bool {
         let Some(turn) = self.chains.get(name).map(ChainRun::turn) else { return false };
         let now_us = self.world.now_us();
-        let comes_first = |run: &ChainRun| run.turn() < turn && run.chain.wants_worker(now_us);
+        let comes_first = |run: &ChainRun| {
+            run.turn() < turn && run.chain.wants_worker(now_us) && !run.waits_for_silent_camera(now_us)
+        };
         self.chains.iter().any(|(other, run)| other != name && comes_first(run))
     }
 
@@ -355,6 +358,9 @@ impl<S: Store, W: World> Node<S, W> {
             return "new frames".into();
         }
         let (peers, now_us) = (self.live_peers(), self.world.now_us());
+        if run.waits_for_silent_camera(now_us) {
+            return format!("camera {}, which is silent", run.camera);
+        }
         let worker_free = self.worker_free_for(name);
         if let Some((peer, _)) = run.ahead.fanout.taker(run.boundary(), now_us).filter(|_| !worker_free) {
             return format!("analyses of {peer}");

@@ -1,6 +1,6 @@
 //! The place of the node's worker process: who is in it, what it does, and when it is to be ended or started.
 
-use microlambda::{CostClass, UnitCost};
+use microlambda::{Budget, CostClass, UnitCost};
 use microlambda_wire::Name;
 
 use super::{Node, World};
@@ -19,6 +19,11 @@ const LATE_TICK_US: u64 = 3_000;
 pub(super) const LATE_KILL_US: u64 = 20_000;
 /// A worker that is not ready by then is started again, µs: loading the models takes 0.4 s on a PC.
 const READY_US: u64 = 60_000_000;
+
+/// After so many kills without a unit in between, what the worker's trial has cost says whether the unit is out of hand …
+const TRIAL_KILLS: u32 = 3;
+/// … which it is after so many times what it would take at that rate.
+const TRIAL_FACTOR: u64 = 2;
 
 /// What the worker is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +45,8 @@ pub(super) struct WorkerSlot {
     pub waited_us: u64,
     /// Workers killed at the limit since a unit last ended.
     pub kills_in_a_row: u32,
+    /// What units of this worker's own picture have cost as it started: how fast this computer is now, whatever pictures it was given.
+    pub trial: Budget,
     /// When the running step reaches its limit, µs.
     pub limit_at_us: u64,
     pub kill_at_us: u64,
@@ -73,6 +80,7 @@ impl Default for WorkerSlot {
             parts: Vec::new(),
             waited_us: 0,
             kills_in_a_row: 0,
+            trial: Budget::default(),
             limit_at_us: 0,
             kill_at_us: u64::MAX,
             kill_put_off: false,
@@ -98,6 +106,13 @@ impl WorkerSlot {
         self.ready = false;
         self.kill_at_us = u64::MAX;
         self.respawn_at_us = now_us.saturating_add(pause_us);
+    }
+
+    /// Whether a unit is killed again and again after it has taken much longer than the worker's own picture, tried before each time, says that such
+    /// a unit takes: so it is not slow, but out of hand. That a node was given no other picture before must not make it wait for ever.
+    pub fn outlasts_trial(&self, class: CostClass, work: u64, cost_us: u64) -> bool {
+        let expected_us = self.trial.expect_us(class, work).filter(|_| self.kills_in_a_row >= TRIAL_KILLS);
+        expected_us.is_some_and(|expected_us| cost_us >= expected_us.max(1).saturating_mul(TRIAL_FACTOR))
     }
 
     pub fn is_ready(&self) -> bool {

@@ -230,12 +230,15 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let behind =
             self.chains.iter().find(|(name, run)| run.class == ChainClass::Live && self.lag(name) > BEHIND_RECORDS);
-        behind.map_or(String::new(), |(name, _)| {
-            format!(
-                "behind: {} frames of chain {name} wait; add a node, or let the camera take fewer frames",
-                self.lag(name)
-            )
-        })
+        let Some((name, run)) = behind else { return String::new() };
+        let (lag, camera) = (self.lag(name), &run.camera);
+        if run.waits_for_silent_camera(now_us) {
+            return format!(
+                "camera {camera} is silent, and {lag} frames of chain {name} wait there: switch it on, or take it off the site as \
+                 docs/operating.md says"
+            );
+        }
+        format!("behind: {lag} frames of chain {name} wait; add a node, or let the camera take fewer frames")
     }
 
     fn status_line(&self, status: &NodeStatus) -> String {

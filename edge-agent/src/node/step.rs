@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use microlambda::{Attempt, Event, StepEnd, StepMode, Stop};
+use microlambda::{Attempt, Budget, Event, StepEnd, StepMode, Stop};
 use microlambda_faces::content::{Entry, PartialEntry};
 use microlambda_faces::proto::{FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
 use microlambda_wire::{Name, Record, StepTiming};
@@ -147,7 +147,11 @@ impl<S: Store, W: World> Node<S, W> {
             return Ok(());
         }
         match message {
-            Ok(FromWorker::Ready { protocol, engine, load_us }) => self.worker_ready(protocol, engine, load_us),
+            Ok(FromWorker::Ready { protocol, engine, load_us, tried }) => {
+                self.worker.trial = Budget::default();
+                tried.iter().for_each(|&(class, work, cost_us)| self.worker.trial.observe(class, work, cost_us));
+                self.worker_ready(protocol, engine, load_us)
+            }
             Ok(FromWorker::Begin { part, .. }) => {
                 // A preparation and its unit; more is nonsense.
                 if self.worker.parts.len() < 2 {

@@ -269,16 +269,16 @@ impl Chain {
             // Its frames are gone, so peers hold the results: the announcement of an old head makes them speak.
             self.announce_at_us = ctx.now_us;
         }
-        if self.starved > 0 {
-            // The camera is there (again).
-            self.starved = 0;
-            self.open_since_us = self.open_since_us.min(ctx.now_us);
-        }
         self.record_seen(next, ctx);
         self.input_next = next.max(self.head.version.sequence);
     }
 
     fn record_seen(&mut self, next: u64, ctx: &Context<'_>) {
+        if self.starved > 0 {
+            // The camera is there (again), or what it sent has come the whole way.
+            self.starved = 0;
+            self.open_since_us = self.open_since_us.min(ctx.now_us);
+        }
         if next > self.input_next {
             if !self.has_work() {
                 self.open_since_us = ctx.now_us;
