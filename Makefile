@@ -28,6 +28,7 @@ image: ## the flashable image for Raspberry Pi 3, 4, 5 and Zero 2 W, in target/i
 	image-build/image
 
 demo: ## camera, broker and two edge nodes on real photos, live on this terminal
+	@scripts/demo check
 	scripts/setup demo
 	scripts/demo
 

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use edge_agent::store::{Depth, SqliteStore, Store};
+use camera_agent::spool::{Identity, Limits, Spool};
+use edge_agent::store::{Depth, SqliteStore, Store, StoreError};
 use microlambda_faces::fold::{FoldState, PEOPLE_MAX};
 use microlambda_faces::{FACES_MAX, FaceParams};
 use microlambda_tests::histories::{History, crowd, extend_with};
@@ -76,8 +77,37 @@ fn generated_histories_give_equal_answers_on_the_double_and_on_sqlite() {
             }
             assert_eq!(real.len(), double.len(), "seed {seed}, operation {operation}");
         }
-        assert_eq!(real.integrity().expect("a check"), Vec::<String>::new());
+        for known in real.known(None).expect("faces") {
+            let frames = real.frames_of(&known, usize::MAX).expect("frames");
+            assert_eq!(known.frames, frames.len() as u64, "seed {seed}: {known:?}");
+            assert_eq!(real.frames_of(&known, 1).expect("a frame"), frames[..1], "seed {seed}: {known:?}");
+        }
+        let found = real.check(&FaceParams::default(), Depth::Everything, None).expect("a check");
+        assert!(found.sound, "seed {seed}: {found:?}");
     }
+}
+
+#[test]
+fn an_edge_agent_leaves_the_folder_of_a_camera_agent_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let identity = Identity { camera: name("door"), class: ChainClass::Live, source: String::new() };
+    let limits = Limits { bytes_max: 1 << 20, frames_max: 100 };
+    let spool = || Spool::open_or_renew(dir.path(), &identity, limits, 1);
+    let refusal = || {
+        let refused = |error: Option<StoreError>| match error {
+            Some(error @ StoreError::CameraAgents { .. }) => error.to_string(),
+            other => panic!("{other:?}"),
+        };
+        let run = SqliteStore::open_or_renew(dir.path(), &FaceParams::default()).err();
+        assert_eq!(refused(run), refused(SqliteStore::open_read_only(dir.path()).err()));
+        refused(SqliteStore::open(dir.path()).err())
+    };
+    let opened = spool().expect("a spool");
+    assert!(refusal().contains("belongs to a camera agent"), "while it has the lock: {}", refusal());
+    drop(opened);
+    assert!(refusal().contains("belongs to a camera agent"), "{}", refusal());
+    assert!(!dir.path().join("edge.sqlite").exists());
+    assert_eq!(spool().expect("a spool").damaged, None, "the camera agent goes on");
 }
 
 /// Makes a database what version 2 would have made of it.

@@ -34,8 +34,8 @@ const TICK: Duration = Duration::from_secs(1);
 const SPOOL_STUCK: Duration = Duration::from_secs(60);
 /// At the end: to send what is queued, and for the source to stop.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// What the broker may send us in one packet: wants and other nodes' status.
-const OUTBOX_MESSAGES_MAX: usize = 256;
+/// Messages that wait for the broker, or for this agent, at most.
+const QUEUE_MESSAGES_MAX: usize = 256;
 
 /// The agent without its source: what it owns and what it has said.
 pub(crate) struct Agent {
@@ -116,8 +116,9 @@ impl Agent {
 
     pub(crate) fn link_config(&self) -> Result<LinkConfig, RunError> {
         let camera = &self.config.camera;
-        // The same id at every start: the broker sends the will of a dead predecessor before this one is let in.
-        let mut link = self.config.broker.link_config(format!("microlambda-camera-{}-{camera}", self.config.site))?;
+        // The same id at every start: the broker sends the will of a dead predecessor before this one is let in. No name has a colon: two
+        // cameras never have one id, by which each would put the other out.
+        let mut link = self.config.broker.link_config(format!("microlambda-camera:{}:{camera}", self.config.site))?;
         let last_words = CameraStatus { online: false, ..self.status_now(&Report::default()) };
         let status = Topic::CameraStatus { camera: camera.clone() };
         link.will = Some(Message {
@@ -126,9 +127,9 @@ impl Agent {
             retain: true,
         });
         link.filters = Topic::camera_filters(&self.prefix, camera);
-        link.outbox_messages_max = OUTBOX_MESSAGES_MAX;
+        link.outbox_messages_max = QUEUE_MESSAGES_MAX;
         link.outbox_bytes_max = SERVE_BYTES + 2 * self.config.frame_bytes_max;
-        link.inbox_messages_max = OUTBOX_MESSAGES_MAX;
+        link.inbox_messages_max = QUEUE_MESSAGES_MAX;
         link.inbox_bytes_max = 1 << 20;
         Ok(link)
     }
@@ -243,6 +244,8 @@ impl Agent {
         {
             self.reading = Some((node, sequence, self.clerk.read(sequence)));
         }
+        let crowded = self.desk.borrow().view.is_half_full(self.config.spool);
+        self.audience.on_spool(crowded);
         // A node may have committed some of the numbers of a restart, in a former generation. That frees nothing, and would be asked for
         // without end.
         if self.releasing.is_none()
@@ -348,10 +351,9 @@ impl Agent {
             (desk.view.oldest, desk.view.is_complete())
         };
         let after_ms = self.config.restart_after_s.saturating_mul(1_000);
-        let now_ms = now_ms();
         // What came of a finished job was published, and is kept by the broker.
-        let Some(lost) = self.audience.lost(oldest, now_ms).filter(|_| after_ms > 0 && !complete) else { return };
-        if now_ms.saturating_sub(lost.since_ms) >= after_ms {
+        let Some(lost) = self.audience.lost(oldest, now_ms()).filter(|_| after_ms > 0 && !complete) else { return };
+        if lost.for_ms >= after_ms {
             self.audience.give_up(lost);
             self.clerk.restart(lost.from);
         }
@@ -479,3 +481,6 @@ async fn release_of(releasing: &mut Option<(Release, oneshot::Receiver<u64>)>) -
 fn now_ms() -> u64 {
     monotonic_us() / 1_000
 }
+
+#[cfg(test)]
+mod tests;

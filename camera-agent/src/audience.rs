@@ -17,7 +17,7 @@ pub const CREDIT_MAX: u32 = 4_096;
 pub const WANT_FRESH_MS: u64 = 10_000;
 /// A node whose status said `online` this recently is live, ms. Nodes repeat their status more often than that.
 pub const STATUS_FRESH_MS: u64 = 30_000;
-/// A frame is freed on one node's word only after no second node was live for this long, ms: a node that restarts, or
+/// A frame is freed on one node's word only after no second node was live and waited for during this long, ms: a node that restarts, or
 /// that a restarted camera has not heard yet, gets its chance.
 pub const ALONE_AFTER_MS: u64 = 10_000;
 /// A live node that has fallen behind another and committed nothing for this long, ms, is not waited for: it cannot write, or takes no part.
@@ -48,8 +48,8 @@ pub struct Release {
 pub struct Lost {
     /// The furthest that a live node has committed: the first record that is lost.
     pub from: u64,
-    /// Since when it has been so, ms.
-    pub since_ms: u64,
+    /// For how long it has been so, ms. While nobody is there to ask, that stands still.
+    pub for_ms: u64,
 }
 
 /// All nodes that this camera has heard of.
@@ -57,14 +57,17 @@ pub struct Lost {
 pub struct Audience {
     chain: Name,
     nodes: BTreeMap<Name, Node>,
-    /// When a second node was last live, or listening began.
+    /// When a second node that is waited for was last live, or listening began.
     not_alone_ms: u64,
     /// When a node was last live, or listening began.
     heard_ms: u64,
     /// The node served last, for taking turns.
     served_last: Option<Name>,
-    /// Since when all live nodes have lacked what was released.
-    lost_since_ms: Option<u64>,
+    /// Whether the spool is half full or more.
+    crowded: bool,
+    /// For how long all live nodes have lacked what was released, ms, and when that was last looked at, if one was live then.
+    lacked_ms: u64,
+    lacked_at_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -97,8 +100,16 @@ impl Node {
 impl Audience {
     /// Nobody yet; listening begins at `now_ms`.
     pub fn new(chain: Name, now_ms: u64) -> Self {
-        let (nodes, served_last, lost_since_ms) = (BTreeMap::new(), None, None);
-        Self { chain, nodes, not_alone_ms: now_ms, heard_ms: now_ms, served_last, lost_since_ms }
+        Self {
+            chain,
+            nodes: BTreeMap::new(),
+            not_alone_ms: now_ms,
+            heard_ms: now_ms,
+            served_last: None,
+            crowded: false,
+            lacked_ms: 0,
+            lacked_at_ms: None,
+        }
     }
 
     /// Whose records are asked for.
@@ -125,24 +136,23 @@ impl Audience {
         if want.credit == 0 {
             return Answer::Serve;
         }
+        let expires_ms = now_ms.saturating_add(u64::from(want.expires_ms).min(EXPIRY_MAX_MS));
         // A want that continues the open one extends it: what is on its way is not sent twice, and nothing is passed over.
         let continues =
             |open: &Session| (open.cursor..=open.cursor.saturating_add(open.credit.into())).contains(&want.cursor);
-        if let Some(open) = open.filter(continues) {
-            let end = want.cursor.saturating_add(want.credit.into());
-            let credit = u32::try_from(end.saturating_sub(open.cursor)).unwrap_or(u32::MAX).min(CREDIT_MAX);
-            let expires_ms = now_ms.saturating_add(u64::from(want.expires_ms).min(EXPIRY_MAX_MS));
-            if let Some(node) = self.nodes.get_mut(&want.node) {
-                node.session = Some(Session { cursor: open.cursor, credit, expires_ms });
+        let session = match open.filter(continues) {
+            Some(open) => {
+                let end = want.cursor.saturating_add(want.credit.into());
+                let credit = u32::try_from(end.saturating_sub(open.cursor)).unwrap_or(u32::MAX).min(CREDIT_MAX);
+                Session { cursor: open.cursor, credit, expires_ms }
             }
-            return Answer::Serve;
-        }
-        if !(held.start..=held.end).contains(&want.cursor) {
-            return Answer::Announce;
-        }
-        let expires_ms = now_ms.saturating_add(u64::from(want.expires_ms).min(EXPIRY_MAX_MS));
+            None if (held.start..=held.end).contains(&want.cursor) => {
+                Session { cursor: want.cursor, credit: want.credit, expires_ms }
+            }
+            None => return Answer::Announce,
+        };
         if let Some(node) = self.nodes.get_mut(&want.node) {
-            node.session = Some(Session { cursor: want.cursor, credit: want.credit, expires_ms });
+            node.session = Some(session);
         }
         Answer::Serve
     }
@@ -213,6 +223,12 @@ impl Audience {
         }
     }
 
+    /// Whether the spool is half full or more; to be told before [`release`](Self::release). As long as it is, a node that lags behind the
+    /// furthest live one is no company: it can get from that one what it lacks, and nobody a frame that found no room.
+    pub fn on_spool(&mut self, crowded: bool) {
+        self.crowded = crowded;
+    }
+
     /// What may be freed now: what two nodes have committed; or what the only live one has, if it has long been alone.
     pub fn release(&mut self, now_ms: u64) -> Option<Release> {
         self.look_around(now_ms);
@@ -229,19 +245,26 @@ impl Audience {
     }
 
     /// What live nodes ask for in vain, `oldest` being the oldest record held: its results were on disks that are gone, or on nodes that
-    /// are away.
+    /// are away. To be called often: time counts from one call to the next, if a node was live at both.
     pub fn lost(&mut self, oldest: u64, now_ms: u64) -> Option<Lost> {
         // One that has reported nothing yet is a node that has just been heard of, or one that takes no part in this chain.
-        let from = self.live(now_ms).filter_map(|node| node.committed).max().filter(|from| *from < oldest);
-        let since_ms = from.map(|_| self.lost_since_ms.unwrap_or(now_ms));
-        self.lost_since_ms = since_ms;
-        from.zip(since_ms).map(|(from, since_ms)| Lost { from, since_ms })
+        let Some(from) = self.live(now_ms).filter_map(|node| node.committed).max() else {
+            self.lacked_at_ms = None;
+            return None;
+        };
+        if from >= oldest {
+            (self.lacked_ms, self.lacked_at_ms) = (0, None);
+            return None;
+        }
+        let since_ms = self.lacked_at_ms.replace(now_ms).unwrap_or(now_ms);
+        self.lacked_ms += now_ms.saturating_sub(since_ms);
+        Some(Lost { from, for_ms: self.lacked_ms })
     }
 
     /// What is lost is given up, and a restart takes its place: losses count from now. What a node that is away had reported beyond was
     /// of the former generation; it must not free a restart that nobody has asked for yet.
     pub fn give_up(&mut self, lost: Lost) {
-        self.lost_since_ms = None;
+        (self.lacked_ms, self.lacked_at_ms) = (0, None);
         for node in self.nodes.values_mut() {
             node.committed = node.committed.map(|committed| committed.min(lost.from));
         }
@@ -258,8 +281,11 @@ impl Audience {
 
     fn look_around(&mut self, now_ms: u64) {
         let furthest = self.live(now_ms).filter_map(|node| node.committed).max();
-        let moves = |node: &&Node| node.committed == furthest || now_ms < node.moved_ms.saturating_add(STANDSTILL_MS);
-        if self.live(now_ms).filter(moves).nth(1).is_some() {
+        let crowded = self.crowded;
+        let is_waited_for = |node: &&Node| {
+            node.committed == furthest || (!crowded && now_ms < node.moved_ms.saturating_add(STANDSTILL_MS))
+        };
+        if self.live(now_ms).filter(is_waited_for).nth(1).is_some() {
             self.not_alone_ms = now_ms;
         }
         if self.live(now_ms).next().is_some() {

@@ -1,4 +1,5 @@
-//! Splits a stream of JPEG pictures, one right behind the other, as ffmpeg and rpicam-vid write it.
+//! Splits a stream of JPEG pictures, one right behind the other, as ffmpeg and rpicam-vid write it, or as parts with headers, as network
+//! cameras send it over HTTP (`multipart/x-mixed-replace`).
 //!
 //! Pictures are found by walking their segments: the end marker's two bytes also stand inside thumbnails, so that
 //! looking for them alone would cut pictures apart.
@@ -7,6 +8,8 @@ use microlambda_picture::{JpegScan, JpegScanner};
 
 /// The longest start of a picture that has to be kept to recognise it: `ff d8`, to be followed by `ff`.
 const START: [u8; 3] = [0xff, 0xd8, 0xff];
+/// Text in front of a picture that is no longer than this is taken for the header of a part, bytes.
+const HEADER_BYTES_MAX: usize = 1 << 10;
 
 /// Takes chunks of a stream and gives back pictures.
 #[derive(Debug)]
@@ -16,12 +19,16 @@ pub struct Splitter {
     scanner: Option<JpegScanner>,
     picture_bytes_max: usize,
     skipped_bytes: u64,
+    garbage_bytes: u64,
+    /// Bytes passed over since the last start of a picture, as long as they may be the header of a part.
+    header_bytes: Option<usize>,
 }
 
 impl Splitter {
     /// Pictures longer than `picture_bytes_max` are skipped.
     pub fn new(picture_bytes_max: usize) -> Self {
-        Self { buffer: Vec::new(), scanner: None, picture_bytes_max, skipped_bytes: 0 }
+        let (buffer, scanner, header_bytes) = (Vec::new(), None, Some(0));
+        Self { buffer, scanner, picture_bytes_max, skipped_bytes: 0, garbage_bytes: 0, header_bytes }
     }
 
     /// Adds what was read. Call [`next_picture`](Self::next_picture) until it has none before adding more: the
@@ -59,6 +66,11 @@ impl Splitter {
         self.skipped_bytes
     }
 
+    /// Those of them that nobody expects there: all but the headers of parts.
+    pub fn garbage_bytes(&self) -> u64 {
+        self.garbage_bytes
+    }
+
     /// Bytes waiting for the rest of their picture.
     pub fn pending_bytes(&self) -> usize {
         self.buffer.len()
@@ -72,20 +84,42 @@ impl Splitter {
     /// Drops everything before the next start; false if more bytes are needed to find one.
     fn find_start(&mut self) -> bool {
         if let Some(at) = self.buffer.windows(START.len()).position(|window| window == START) {
-            self.skip(at);
+            self.pass(at);
+            self.header_bytes = Some(0);
             self.scanner = Some(JpegScanner::default());
             return true;
         }
         let kept = (0..START.len()).rev().find(|&n| self.buffer.ends_with(&START[..n])).unwrap_or(0);
-        self.skip(self.buffer.len() - kept);
+        self.pass(self.buffer.len() - kept);
         false
     }
 
+    /// Drops bytes of a picture that is none.
     fn skip(&mut self, bytes: usize) {
-        self.buffer.drain(..bytes);
-        self.skipped_bytes += bytes as u64;
+        self.drop_first(bytes);
+        self.garbage_bytes += bytes as u64;
         self.scanner = None;
     }
+
+    /// Drops bytes in front of a picture.
+    fn pass(&mut self, bytes: usize) {
+        let before = self.header_bytes;
+        let is_header = |all: &usize| *all <= HEADER_BYTES_MAX && self.buffer[..bytes].iter().all(is_text);
+        self.header_bytes = before.map(|before| before + bytes).filter(is_header);
+        if self.header_bytes.is_none() {
+            self.garbage_bytes += (before.unwrap_or(0) + bytes) as u64;
+        }
+        self.drop_first(bytes);
+    }
+
+    fn drop_first(&mut self, bytes: usize) {
+        self.buffer.drain(..bytes);
+        self.skipped_bytes += bytes as u64;
+    }
+}
+
+fn is_text(byte: &u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\r' | b'\n' | b'\t')
 }
 
 #[cfg(test)]
@@ -130,6 +164,48 @@ mod tests {
     }
 
     #[test]
+    fn the_headers_of_a_multipart_stream_are_passed_over_without_a_word() {
+        let pictures: Vec<Vec<u8>> = (0..4).map(|n| photo_jpeg(64, 48, n)).collect();
+        let mut stream = Vec::new();
+        for picture in &pictures {
+            let header = format!("--ffmpeg\r\nContent-type: image/jpeg\r\nContent-length: {}\r\n\r\n", picture.len());
+            stream.extend([header.as_bytes(), picture, b"\r\n"].concat());
+        }
+        stream.extend(b"--ffmpeg--\r\n");
+        let between_bytes = stream.len() - pictures.iter().map(Vec::len).sum::<usize>();
+        for chunk_bytes in [1, 7, 1_000, stream.len()] {
+            let (found, splitter) = split(&stream, std::iter::repeat(chunk_bytes));
+            assert_eq!(found, pictures);
+            assert_eq!(
+                (splitter.garbage_bytes(), splitter.skipped_bytes()),
+                (0, between_bytes as u64),
+                "{chunk_bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn too_much_text_between_pictures_and_all_that_is_no_text_is_garbage() {
+        let picture = photo_jpeg(64, 48, 1);
+        let text = |bytes: usize| b"x".repeat(bytes);
+        let cases = [
+            (text(HEADER_BYTES_MAX), 0),
+            (text(HEADER_BYTES_MAX + 1), HEADER_BYTES_MAX + 1),
+            ([text(9), vec![0]].concat(), 10),
+            ([text(9), vec![0xff, 0xd8], text(9)].concat(), 20),
+            ("é".into(), 2),
+        ];
+        for (between, garbage_bytes) in cases {
+            let stream = [&between[..], &picture, &between, &picture].concat();
+            for chunk_bytes in [1, 100, stream.len()] {
+                let (found, splitter) = split(&stream, std::iter::repeat(chunk_bytes));
+                assert_eq!(found, [picture.clone(), picture.clone()]);
+                assert_eq!(splitter.garbage_bytes(), 2 * garbage_bytes as u64, "{} bytes between", between.len());
+            }
+        }
+    }
+
+    #[test]
     fn behind_a_picture_that_was_cut_short_the_stream_is_found_again() {
         let (cut_one, follower) = (photo_jpeg(64, 48, 1), photo_jpeg(64, 48, 2));
         // A cut inside a segment's length makes a segment of up to 64 KiB out of what follows.
@@ -161,31 +237,37 @@ mod tests {
         let small = photo_jpeg(64, 48, 2);
         let (pictures, splitter) = split(&[huge.clone(), small.clone()].concat(), std::iter::repeat(4_096));
         assert_eq!(pictures, [small]);
-        assert_eq!(splitter.skipped_bytes(), huge.len() as u64);
+        assert_eq!((splitter.skipped_bytes(), splitter.garbage_bytes()), (huge.len() as u64, huge.len() as u64));
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn pictures_come_out_byte_for_byte_however_the_stream_is_cut(
-            parts in prop::collection::vec((0_u8..20, prop::collection::vec(any::<u8>(), 0..60)), 1..12),
+            parts in prop::collection::vec((0_u8..20, any::<bool>(), prop::collection::vec(any::<u8>(), 0..60)), 1..12),
             chunks in prop::collection::vec(1_usize..5_000, 1..50),
         ) {
             let mut stream = Vec::new();
             let mut expected = Vec::new();
-            let mut garbage_bytes = 0;
-            for (seed, mut garbage) in parts {
+            let (mut skipped_bytes, mut garbage_bytes) = (0, 0);
+            for (seed, is_header, mut between) in parts {
                 // Garbage that holds a start marker is a cut picture, which has its own test.
-                garbage.retain(|&byte| byte != 0xd8 && byte != 0xff);
-                garbage_bytes += garbage.len() as u64;
-                stream.extend(&garbage);
+                between.retain(|&byte| byte != 0xd8 && byte != 0xff);
+                if is_header {
+                    between.iter_mut().for_each(|byte| *byte = b' ' + *byte % 95);
+                }
+                skipped_bytes += between.len() as u64;
+                if !between.iter().all(is_text) {
+                    garbage_bytes += between.len() as u64;
+                }
+                stream.extend(&between);
                 let picture = photo_jpeg(24 + u32::from(seed), 16, seed);
                 stream.extend(&picture);
                 expected.push(picture);
             }
             let (pictures, splitter) = split(&stream, chunks.into_iter().cycle());
             prop_assert_eq!(pictures, expected);
-            prop_assert_eq!(splitter.skipped_bytes(), garbage_bytes);
+            prop_assert_eq!((splitter.skipped_bytes(), splitter.garbage_bytes()), (skipped_bytes, garbage_bytes));
         }
 
         #[test]
@@ -193,6 +275,7 @@ mod tests {
             let (pictures, splitter) = split(&stream, std::iter::repeat(13));
             let out: u64 = pictures.iter().map(|picture| picture.len() as u64).sum();
             prop_assert_eq!(out + splitter.skipped_bytes() + splitter.pending_bytes() as u64, stream.len() as u64);
+            prop_assert!(splitter.garbage_bytes() <= splitter.skipped_bytes());
         }
     }
 }

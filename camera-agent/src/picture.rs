@@ -6,7 +6,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-use microlambda_picture::{decode_jpeg, jpeg_is_cut_short, on_white};
+use microlambda_picture::{decode_jpeg, on_white};
 
 use crate::config::FRAME_BYTES_LIMIT;
 use crate::jpeg;
@@ -19,9 +19,7 @@ pub const PASS_PIXELS_MAX: u64 = 100_000_000;
 pub const DECODE_PIXELS_MAX: u64 = 24_000_000;
 /// Memory a decoder may take, bytes: the pixels above as 16-bit RGBA, and some room.
 const DECODE_BYTES_MAX: u64 = 224 << 20;
-/// Quality of the first attempt to encode. The encoder does not subsample colours.
-const QUALITY_BEST: u8 = 95;
-/// Qualities tried in turn to fit a bound; then the picture is scaled by 3/4 and they are tried again.
+/// Qualities tried in turn to fit a bound; then the picture is scaled by 3/4 and they are tried again. The encoder does not subsample colours.
 const QUALITIES: [u8; 4] = [95, 85, 75, 60];
 /// The longer side of the picture for dashboards, pixels.
 const SMALL_SIDE_PIXELS: u32 = 640;
@@ -131,7 +129,7 @@ fn prepare_any(picture: Picture, bytes_max: usize) -> Result<Prepared, PictureEr
 fn prepare_jpeg(bytes: Vec<u8>, bytes_max: usize) -> Result<Prepared, PictureError> {
     let header = jpeg::header(&bytes).ok_or(PictureError::BadHeader)?;
     check_size(header.width, header.height, PASS_PIXELS_MAX, "")?;
-    if jpeg_is_cut_short(&bytes) {
+    if jpeg::is_cut_short(&bytes, &header) {
         return Err(PictureError::CutShort);
     }
     let bytes = jpeg::with_huffman_tables(bytes);
@@ -221,7 +219,6 @@ fn encode_to_fit(image: DynamicImage, orientation: Orientation, bytes_max: usize
 }
 
 fn encode(image: &DynamicImage, quality: u8) -> Result<Vec<u8>, PictureError> {
-    debug_assert!(quality <= QUALITY_BEST);
     let mut jpeg = Vec::new();
     image.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, quality)).map_err(undecodable)?;
     Ok(jpeg)
@@ -241,7 +238,7 @@ mod tests {
     use image::{ImageBuffer, ImageEncoder, Luma, Rgba};
 
     use super::*;
-    use crate::testing::{photo, photo_jpeg, photo_png, without_huffman_tables};
+    use crate::testing::{photo, photo_jpeg, photo_png, with_stray_bytes, without_huffman_tables};
 
     const ROOMY: usize = 4 << 20;
 
@@ -288,6 +285,13 @@ mod tests {
             assert_eq!(file(jpeg[..length].to_vec(), ROOMY), Err(PictureError::CutShort));
         }
         assert_eq!(file(jpeg[..100].to_vec(), ROOMY), Err(PictureError::BadHeader));
+    }
+
+    #[test]
+    fn a_jpeg_with_stray_bytes_between_its_segments_passes_if_it_is_whole() {
+        let jpeg = with_stray_bytes(&photo_jpeg(320, 240, 1), b"stray");
+        assert_eq!(file(jpeg[..jpeg.len() - 1].to_vec(), ROOMY), Err(PictureError::CutShort));
+        assert_eq!(file(jpeg.clone(), ROOMY), Ok(Prepared { jpeg, reencoded: false, reshaped: false }));
     }
 
     #[test]

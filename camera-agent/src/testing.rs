@@ -25,6 +25,22 @@ pub(crate) fn photo_png(image: &image::DynamicImage) -> Vec<u8> {
     png.into_inner()
 }
 
+/// The picture with bytes that belong to no segment in front of each one up to its scan.
+pub(crate) fn with_stray_bytes(jpeg: &[u8], stray: &[u8]) -> Vec<u8> {
+    let mut spoilt = jpeg[..2].to_vec();
+    let mut at = 2;
+    loop {
+        spoilt.extend_from_slice(stray);
+        if jpeg[at + 1] == 0xda {
+            spoilt.extend_from_slice(&jpeg[at..]);
+            return spoilt;
+        }
+        let end = at + 2 + usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]]));
+        spoilt.extend_from_slice(&jpeg[at..end]);
+        at = end;
+    }
+}
+
 /// What many UVC cameras send: the picture without its Huffman tables.
 pub(crate) fn without_huffman_tables(jpeg: &[u8]) -> Vec<u8> {
     let mut bare = jpeg[..2].to_vec();

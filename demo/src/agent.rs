@@ -238,6 +238,14 @@ impl Agent {
         &self.config
     }
 
+    /// An error if what holds its namespaces has ended, whether it runs itself or not.
+    ///
+    /// # Errors
+    /// [`Error::Exited`] with the last lines of that process's log.
+    pub fn check_walls(&mut self) -> Result<(), Error> {
+        self.sandbox.as_mut().map_or(Ok(()), |sandbox| sandbox.check(self.process.label()))
+    }
+
     /// Pids of all processes that belong to it, its namespaces' holder included.
     pub fn pids(&self) -> Vec<u32> {
         let own = self.process.pid().into_iter();

@@ -83,6 +83,14 @@ pub enum Error {
         /// The ends of the logs concerned, or empty.
         logs: String,
     },
+    /// No node can do the next unit within its limit.
+    #[error("nothing has gone on for {after_s} s, and every node says that its limit is too short:{said}")]
+    TooSlow {
+        /// How long nothing went on, s.
+        after_s: u64,
+        /// What the agents say, each on a line of its own behind a line break.
+        said: String,
+    },
     /// A command of an agent failed.
     #[error("`{command}` failed ({status}): {message}")]
     Command {

@@ -34,6 +34,8 @@ pub(crate) struct Ground<'a> {
     pub interrupted: &'a AtomicBool,
     /// When nothing has gone on for so long, the run gives up.
     pub timeout: Duration,
+    /// The same where every node says that a unit is too long for its limit.
+    pub hurdle: Duration,
 }
 
 /// A camera, its nodes, and what the bus says of them.
@@ -111,7 +113,7 @@ impl<'a> Job<'a> {
     /// Takes reports until `enough` says so.
     ///
     /// # Errors
-    /// [`Error::Interrupted`], [`Error::Timeout`], or an agent's end.
+    /// [`Error::Interrupted`], [`Error::Timeout`], [`Error::TooSlow`], or an agent's end.
     pub fn watch(
         &mut self,
         what: &str,
@@ -126,7 +128,11 @@ impl<'a> Job<'a> {
             if news.iter().any(|piece| matches!(piece, News::Step(_) | News::InputEnds(_) | News::Done(_))) {
                 self.went_on();
             }
-            if self.went_on_at.elapsed() >= self.ground.timeout {
+            let still = self.went_on_at.elapsed();
+            if still >= self.ground.hurdle && self.is_too_slow() {
+                return Err(Error::TooSlow { after_s: still.as_secs(), said: self.troubles() });
+            }
+            if still >= self.ground.timeout {
                 return Err(self.timeout(what));
             }
         }
@@ -195,8 +201,10 @@ impl<'a> Job<'a> {
         self.ground.broker.check()?;
         self.ground.rig.walls.check()?;
         for (_, agent) in &mut self.edges {
+            agent.check_walls()?;
             agent.check_running()?;
         }
+        self.camera.check_walls()?;
         // One that could read nothing says so with its exit code, and its job is judged like any other.
         let read_nothing = self.tally.camera.as_ref().and_then(|head| head.end).is_some_and(|end| end.count == 0);
         match self.camera.exited() {
@@ -205,11 +213,17 @@ impl<'a> Job<'a> {
         }
     }
 
+    fn is_too_slow(&self) -> bool {
+        !self.edges.is_empty() && all_too_slow(&self.tally, self.edges.iter().map(|(node, _)| node))
+    }
+
+    /// What agents say is wrong, each on a line of its own.
+    fn troubles(&self) -> String {
+        self.tally.troubles().map(|(who, what)| format!("\n! {who}: {}", show::trouble(what))).collect()
+    }
+
     fn timeout(&self, what: &str) -> Error {
-        let mut logs = String::new();
-        for (who, what) in self.tally.troubles() {
-            logs += &format!("\n! {who}: {}", show::trouble(what));
-        }
+        let mut logs = self.troubles();
         for agent in self.edges.iter().map(|(_, agent)| agent).chain([&self.camera]) {
             logs += &format!(
                 "\n--- the last lines of {} ({}):\n{}",
@@ -346,6 +360,11 @@ impl<'a> Job<'a> {
     }
 }
 
+/// Whether every one of these nodes says that a unit is too long for its limit.
+fn all_too_slow<'a>(tally: &Tally, mut nodes: impl Iterator<Item = &'a Name>) -> bool {
+    nodes.all(|node| tally.troubles().any(|(who, what)| who == node && show::is_about_limit(what)))
+}
+
 fn recovery(node: &Name, at_us: u64, front: Version, step: &Step, limits: Limits) -> Recovery {
     Recovery {
         node: node.to_string(),
@@ -360,4 +379,29 @@ fn recovery(node: &Name, at_us: u64, front: Version, step: &Step, limits: Limits
 /// µs as ms with their fraction.
 pub(crate) fn ms(us: u64) -> f64 {
     us as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use microlambda_wire::NodeStatus;
+
+    use super::*;
+    use crate::Note;
+    use crate::tally::tests::{name, seen};
+
+    #[test]
+    fn a_limit_is_too_short_when_every_node_says_so_and_not_when_one_does() {
+        let nodes = ["node-a", "node-b"].map(name);
+        let mut tally = Tally::default();
+        let mut say = |node: &Name, trouble: &str| {
+            let status = NodeStatus { trouble: trouble.into(), ..NodeStatus::bare(node.clone(), name("b"), true) };
+            tally.take(&seen(Note::NodeStatus(status)));
+            all_too_slow(&tally, nodes.iter())
+        };
+        let too_slow = "a unit was killed after 41 ms, which r-limit-ms = 10 does not hold: raise it, or leave the work to a faster node";
+        assert!(!say(&nodes[0], too_slow), "the other may do it");
+        assert!(!say(&nodes[1], "the disk is full"));
+        assert!(say(&nodes[1], too_slow));
+        assert!(!say(&nodes[0], ""), "a unit was done");
+    }
 }

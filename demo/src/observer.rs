@@ -21,6 +21,11 @@ use crate::url::BrokerUrl;
 const QUEUE_LEN: usize = 65_536;
 /// The broker answers a connection and a subscription within this time.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// What an observer publishes comes back to it within this time, or does not at all: by its access rules a broker may grant a subscription and
+/// deliver nothing, or acknowledge a message and drop it.
+const ECHO_PATIENCE: Duration = Duration::from_secs(5);
+/// In the topic of the message by which an observer hears itself: a wish to a camera that nobody is, named by the observer's client id.
+const PROBE: &str = "/camera/microlambda-observer-";
 /// Pause between attempts to connect.
 const RETRY: Duration = Duration::from_millis(50);
 /// Everything of a site but pictures and state on its way, which are large and mean nothing to people.
@@ -103,19 +108,23 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Connects and subscribes to `site`; returns when the broker has granted that.
+    /// Connects and subscribes to `site`; returns when the broker has granted that, and has delivered a message of this client's own.
     ///
     /// # Errors
-    /// [`Error::Broker`] if it does not within ten seconds, or refuses a subscription.
+    /// [`Error::Broker`] if it does not within ten seconds, refuses a subscription, or delivers nothing for five seconds.
     pub fn connect(url: &BrokerUrl, site: &Name) -> Result<Self, Error> {
-        let (client, connection) = Client::new(url.options(&client_id("observer")), 16);
+        let id = client_id("observer");
+        let (client, connection) = Client::new(url.options(&id), 16);
         let (sender, reports) = sync_channel(QUEUE_LEN);
+        let (echo, echoed) = sync_channel(1);
         let stop = Arc::new(AtomicBool::new(false));
         let repeats = Arc::new(AtomicU64::new(0));
         let poll = Poll {
             prefix: TopicPrefix::new(site),
             filters: FILTERS.iter().map(|filter| format!("microlambda/{site}/{filter}")).collect(),
             client: client.clone(),
+            probe: format!("microlambda/{site}/camera/{id}/want"),
+            echo: Some(echo),
             sender,
             stop: Arc::clone(&stop),
             repeats: Arc::clone(&repeats),
@@ -128,7 +137,9 @@ impl Observer {
         let mut why = "no answer".to_string();
         loop {
             match observer.next(until.saturating_duration_since(Instant::now())) {
-                Some(Report::Connected) => return Ok(observer),
+                Some(Report::Connected) => {
+                    return echoed.recv_timeout(ECHO_PATIENCE).map(|()| observer).map_err(|_| unheard(url));
+                }
                 Some(Report::Lost(reason)) => why = reason,
                 Some(Report::Denied(filter)) => return Err(denied(url, &filter)),
                 Some(Report::Seen(_) | Report::Refused { .. }) => {}
@@ -179,6 +190,10 @@ struct Poll {
     prefix: TopicPrefix,
     filters: Vec<String>,
     client: Client,
+    /// Where it publishes to see whether that comes back.
+    probe: String,
+    /// Told once it has; `None` from then on.
+    echo: Option<SyncSender<()>>,
     sender: SyncSender<Report>,
     stop: Arc<AtomicBool>,
     repeats: Arc<AtomicU64>,
@@ -201,7 +216,16 @@ impl Poll {
                     self.lost = false;
                     let mut answers = self.filters.iter().zip(&answer.return_codes);
                     let denied = answers.find(|(_, code)| **code == SubscribeReasonCode::Failure);
+                    if denied.is_none() && self.echo.is_some() {
+                        let _ = self.client.try_publish(self.probe.as_str(), QoS::AtLeastOnce, false, "probe");
+                    }
                     Some(denied.map_or(Report::Connected, |(filter, _)| Report::Denied(filter.clone())))
+                }
+                Ok(Ok(Event::Incoming(Packet::Publish(publish)))) if publish.topic.contains(PROBE) => {
+                    if let Some(echo) = self.echo.take_if(|_| publish.topic == self.probe) {
+                        let _ = echo.try_send(());
+                    }
+                    None
                 }
                 Ok(Ok(Event::Incoming(Packet::Publish(publish)))) => self.read(&publish),
                 Ok(Ok(_)) => None,
@@ -244,6 +268,12 @@ impl Poll {
 pub(crate) fn denied(url: &BrokerUrl, filter: &str) -> Error {
     let why = format!("it does not let this user subscribe to {filter}: allow that, or name another user");
     Error::Broker { url: url.to_string(), why }
+}
+
+/// What to do about a broker that grants everything and delivers nothing.
+fn unheard(url: &BrokerUrl) -> Error {
+    let why = "what is published on it does not come back: let this user read and write `microlambda/#`, or name another user";
+    Error::Broker { url: url.to_string(), why: why.into() }
 }
 
 /// Reads a payload as what its topic says it is.

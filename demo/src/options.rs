@@ -1,5 +1,6 @@
 //! What a run is asked to do, and whether it can be.
 
+use std::collections::BTreeMap;
 use std::fs::FileType;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,9 @@ pub(crate) const FRAME_BYTES_LEAST: u32 = 16 << 10;
 /// The largest one, bytes.
 const FRAME_BYTES_LIMIT: u32 = 16 << 20;
 /// Endings of pictures that the camera agent plays.
-const PICTURES: [&str; 3] = ["jpg", "jpeg", "png"];
+const PICTURES: [&str; 5] = ["jpg", "jpeg", "jpe", "jfif", "png"];
+/// Endings of pictures that it does not read.
+const OTHER_PICTURES: [&str; 8] = ["heic", "heif", "webp", "tif", "tiff", "gif", "bmp", "avif"];
 /// Models that recognition needs.
 const MODELS: [&str; 2] = ["dlib_face_recognition_resnet_model_v1.dat", "shape_predictor_5_face_landmarks.dat"];
 
@@ -128,6 +131,8 @@ impl Plan {
 #[derive(Debug, Default)]
 struct Folder {
     pictures: u64,
+    /// By ending.
+    others: BTreeMap<&'static str, u64>,
     links: u64,
     unnameable: u64,
     subfolders: u64,
@@ -146,7 +151,12 @@ impl Folder {
                 continue;
             }
             let ending = Path::new(&name).extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-            if !ending.is_some_and(|ending| PICTURES.contains(&ending.as_str())) {
+            let Some(ending) = ending else { continue };
+            if !PICTURES.contains(&ending.as_str()) {
+                let other = OTHER_PICTURES.into_iter().find(|other| *other == ending);
+                if let Some(other) = other.filter(|_| kind.is_ok_and(|kind| kind.is_file())) {
+                    *folder.others.entry(other).or_insert(0) += 1;
+                }
                 continue;
             }
             match kind {
@@ -159,7 +169,8 @@ impl Folder {
         if folder.pictures > 0 {
             return Ok(folder);
         }
-        let none = (folder.links + folder.unnameable == 0).then(|| "no file ends in .jpg, .jpeg or .png".to_string());
+        let none = (folder.links + folder.unnameable == 0)
+            .then(|| "no file ends in .jpg, .jpeg, .jpe, .jfif or .png".to_string());
         let left_out = Some(folder.left_out()).filter(|left_out| !left_out.is_empty());
         Err(error(none.into_iter().chain(left_out).collect::<Vec<_>>().join("; ")))
     }
@@ -167,6 +178,14 @@ impl Folder {
     fn left_out(&self) -> String {
         let were = |count: u64| if count == 1 { "was" } else { "were" };
         let mut parts = Vec::new();
+        for (ending, &count) in &self.others {
+            let files = counted(count, "file");
+            parts.push(if count == 1 {
+                format!("{files} that ends in .{ending} is not read: convert it to JPEG")
+            } else {
+                format!("{files} that end in .{ending} are not read: convert them to JPEG")
+            });
+        }
         if self.links > 0 {
             let links = counted(self.links, "symbolic link");
             parts.push(format!("{links} {} passed over: copy the files", were(self.links)));
@@ -226,15 +245,31 @@ mod tests {
         symlink("a.JPG", root.join("data/photos/demo/link.jpg")).unwrap();
         let left_out = "1 symbolic link was passed over: copy the files; 2 subfolders are not searched";
         assert!(fails().contains(left_out), "{}", fails());
-        write(root.join("data/photos/demo/a.JPG"), "").unwrap();
+        for photo in ["a.JPG", "b.jfif", "c.jpe"] {
+            write(root.join("data/photos/demo").join(photo), "").unwrap();
+        }
         assert!(fails().contains("resnet_model_v1.dat is missing: run `make setup`"));
         create_dir_all(root.join("data/models")).unwrap();
         for model in MODELS {
             write(root.join("data/models").join(model), "").unwrap();
         }
         let plan = Plan::new(&args(root), programs.clone()).unwrap();
-        assert_eq!(plan.photos_len, 1, "a link is not followed, as the camera agent does not");
+        assert_eq!(plan.photos_len, 3, "a link is not followed, as the camera agent does not");
         assert_eq!(plan.left_out, left_out);
         assert!(plan.photos.is_absolute() && plan.out.is_dir());
+    }
+
+    #[test]
+    fn pictures_of_other_kinds_are_counted_by_their_endings() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["1.HEIC", "2.heic", "3.webp", "heic", "notes.txt"] {
+            write(dir.path().join(name), "").unwrap();
+        }
+        let others = "2 files that end in .heic are not read: convert them to JPEG; \
+             1 file that ends in .webp is not read: convert it to JPEG";
+        let error = Folder::look(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!(".jfif or .png; {others};")), "{error}");
+        write(dir.path().join("a.jpg"), "").unwrap();
+        assert_eq!(Folder::look(dir.path()).unwrap().left_out(), others);
     }
 }

@@ -30,6 +30,8 @@ const UNLIMITED_MS: u64 = 3_600_000;
 /// A camera that has taken in nothing for so long while it holds frames has a full spool: its heads come within 0.1 s,
 /// and a photo, encoded anew if it must be, takes less. Where one takes longer, the long run is only cut once more.
 const CAMERA_PATIENCE: Duration = Duration::from_secs(5);
+/// Nodes that find a unit too long for their limit try it again every 8 s and expect less each time: after so long it does not fit.
+const HURDLE_PATIENCE: Duration = Duration::from_secs(60);
 /// What the two runs are called.
 const SHORT_STEPS: &str = "short steps";
 const LONG_RUN: &str = "long run";
@@ -71,7 +73,9 @@ fn run_until(args: &DemoArgs, interrupted: &AtomicBool) -> Result<(), Error> {
     let rig = rig(&plan, &dir, &broker)?;
     greet(&plan, &broker, &rig);
     let timeout = patience(plan.timeout, plan.r_limit_ms);
-    let ground = Ground { rig: &rig, broker: &broker, dir: &dir, interrupted, timeout };
+    // Each node is to be killed twice at least: the first time may be the computer's fault.
+    let hurdle = patience(HURDLE_PATIENCE, 2 * plan.r_limit_ms);
+    let ground = Ground { rig: &rig, broker: &broker, dir: &dir, interrupted, timeout, hurdle };
 
     say!("\n{}", show::heading("The job in short steps"));
     let outcome = short_steps(&plan, ground)?;

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use microlambda_runtime::printable;
 
-use crate::process::{Process, signal_pid, spawn_error, tail};
+use crate::process::{Process, spawn_error, tail};
 use crate::url::BrokerUrl;
 use crate::{Error, Programs, relay};
 
@@ -200,6 +200,7 @@ impl Walls {
 #[derive(Debug)]
 pub struct Sandbox {
     holder: std::process::Child,
+    log: PathBuf,
 }
 
 impl Sandbox {
@@ -231,7 +232,7 @@ impl Sandbox {
         if let Some(out) = holder.stdout.take() {
             let _ = BufReader::new(out).read_line(&mut line);
         }
-        let sandbox = Self { holder };
+        let sandbox = Self { holder, log: log.to_path_buf() };
         if line.trim() == relay::READY { Ok(sandbox) } else { Err(Error::Isolation(tail(log, 3))) }
     }
 
@@ -252,6 +253,21 @@ impl Sandbox {
         self.holder.id()
     }
 
+    /// An error if that process has ended: no agent of `whose` reaches the broker any more.
+    ///
+    /// # Errors
+    /// [`Error::Exited`] with the last lines of its log.
+    pub fn check(&mut self, whose: &str) -> Result<(), Error> {
+        match self.holder.try_wait() {
+            Ok(Some(status)) => Err(Error::Exited {
+                label: format!("the sandbox of {whose}"),
+                status: status.to_string(),
+                log: tail(&self.log, 12),
+            }),
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
     /// Where the broker is found inside, with the user and password of `broker`.
     pub fn broker_url(broker: &BrokerUrl) -> BrokerUrl {
         broker.at(INSIDE.0, INSIDE.1)
@@ -260,7 +276,8 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        signal_pid(self.holder.id(), rustix::process::Signal::KILL);
+        // Not by its pid, which another process may have once this one was seen to have ended.
+        let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
 }

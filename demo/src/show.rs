@@ -158,8 +158,9 @@ fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
-/// How a setting is named by an agent that cannot work with it.
+/// How a setting is named by an agent that cannot work with it, and what it says before the least that it needs.
 const LIMIT: &str = "r-limit-ms = ";
+const LIMIT_LEAST: &str = "raise it to at least ";
 /// How a camera names the setting that a broker or a link does not bear.
 const FRAME: &str = "lower bytes-max in [frame]";
 /// What it says before the length of the frame that did not pass.
@@ -173,9 +174,15 @@ pub fn trouble(what: &str) -> String {
     format!("{}{}", printable(what), here.unwrap_or_default())
 }
 
-/// Twice the limit there was.
+/// Whether an agent says that a unit is too long for its limit.
+pub fn is_about_limit(what: &str) -> bool {
+    number_behind(LIMIT, what).is_some()
+}
+
+/// Twice the limit there was, or what the agent says is needed.
 fn larger_limit(what: &str) -> Option<String> {
-    let ms = number_behind(LIMIT, what)?.saturating_mul(2).max(DEFAULT_R_LIMIT_MS);
+    let least_ms = number_behind(LIMIT_LEAST, what).unwrap_or(DEFAULT_R_LIMIT_MS);
+    let ms = number_behind(LIMIT, what)?.saturating_mul(2).max(least_ms).max(DEFAULT_R_LIMIT_MS);
     Some(format!("; here: `--r-limit-ms {ms}`, or `make demo R_LIMIT_MS={ms}`"))
 }
 
@@ -282,9 +289,20 @@ mod tests {
     #[test]
     fn trouble_with_the_limit_says_how_to_set_it_here() {
         let line = |what: &str| plain(&news(&News::Trouble { who: name("a"), what: what.into() }).unwrap());
-        let text = line("a unit is predicted to take up to 90 ms here, which r-limit-ms = 10 does not hold: raise it");
-        assert!(text.starts_with("! a: a unit") && text.ends_with("R_LIMIT_MS=400`"), "{text}");
-        let text = line("a unit was killed after 8034 ms, which r-limit-ms = 8000 does not hold: raise it");
+        let expected = |limit_ms: u64, remedy: &str| {
+            line(&format!(
+                "searching a tile of 0.4 megapixels is expected to take 90 ms here, which r-limit-ms = {limit_ms} does not \
+                 hold: {remedy}, or leave the work to a faster node"
+            ))
+        };
+        let text = expected(10, "raise it to at least 90");
+        assert!(text.starts_with("! a: searching a tile") && text.ends_with("R_LIMIT_MS=400`"), "{text}");
+        let text = expected(1000, "raise it to at least 5200, scale the picture down");
+        assert!(text.ends_with("--r-limit-ms 5200`, or `make demo R_LIMIT_MS=5200`"), "{text}");
+        let killed = "a unit was killed after 8034 ms, which r-limit-ms = 8000 does not hold: raise it, or leave the work to a \
+                      faster node";
+        assert!(is_about_limit(killed) && !is_about_limit("the disk is full"));
+        let text = line(killed);
         assert!(text.contains("--r-limit-ms 16000"), "{text}");
         assert_eq!(line("the disk is full"), "! a: the disk is full");
         assert_eq!(plain(&news(&News::PassedOver(1)).unwrap()), "! 1 picture was passed over so far");

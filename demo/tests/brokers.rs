@@ -169,20 +169,30 @@ fn an_observer_works_on_mosquitto() {
     everything(&mut broker);
 }
 
+/// A mosquitto that takes these users alone, each with the password `secret`, and with further settings; and its port.
+fn guarded(dir: &Path, users: &[&str], settings: &str) -> (Process, u16) {
+    let passwords = dir.join("passwords");
+    std::fs::write(&passwords, "").unwrap();
+    for user in users {
+        let made = Command::new("mosquitto_passwd").arg("-b").arg(&passwords).args([*user, "secret"]).output();
+        assert!(made.unwrap().status.success());
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = dir.join("mosquitto.conf");
+    // As root it would become another user, who cannot read the passwords.
+    let text = format!(
+        "listener {port} 127.0.0.1\nuser root\nallow_anonymous false\npassword_file {}\n{settings}\n",
+        passwords.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let argv = ["/usr/sbin/mosquitto".into(), "-c".into(), config.into()];
+    (Process::start("mosquitto", argv.into(), &dir.join("log")).unwrap(), port)
+}
+
 #[test]
 fn a_wrong_password_is_named_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    let passwords = dir.path().join("passwords");
-    let made = Command::new("mosquitto_passwd").args(["-b", "-c"]).arg(&passwords).args(["ann", "secret"]).output();
-    assert!(made.unwrap().status.success());
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = dir.path().join("mosquitto.conf");
-    // As root it would become another user, who cannot read the passwords.
-    let text =
-        format!("listener {port} 127.0.0.1\nuser root\nallow_anonymous false\npassword_file {}\n", passwords.display());
-    std::fs::write(&config, text).unwrap();
-    let argv = ["/usr/sbin/mosquitto".into(), "-c".into(), config.into()];
-    let _mosquitto = Process::start("mosquitto", argv.into(), &dir.path().join("log")).unwrap();
+    let (_mosquitto, port) = guarded(dir.path(), &["ann"], "");
     let broker = Broker::external(&format!("mqtt://ann:secret@127.0.0.1:{port}")).unwrap();
     assert!(broker.observe(&name("demo")).is_ok());
     for wrong in ["ann:other@", "bob:secret@", ""] {
@@ -192,6 +202,30 @@ fn a_wrong_password_is_named_at_once() {
         assert!(!error.contains("secret") && !error.contains("check that it runs"), "{error}");
         assert!(begun.elapsed() < Duration::from_secs(5), "nothing is tried again");
     }
+}
+
+#[test]
+fn a_broker_that_drops_without_a_word_what_a_user_may_not_write_or_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = dir.path().join("rules");
+    let text = ["read", "write", "readwrite"].map(|right| format!("user {right}\ntopic {right} microlambda/#\n"));
+    std::fs::write(&rules, text.concat()).unwrap();
+    let settings = format!("acl_file {}", rules.display());
+    let (_mosquitto, port) = guarded(dir.path(), &["read", "write", "readwrite"], &settings);
+    let observe = |user: &str| {
+        let broker = Broker::external(&format!("mqtt://{user}:secret@127.0.0.1:{port}")).unwrap();
+        broker.observe(&name("demo")).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(observe("readwrite"), Ok(()));
+    // Side by side, as each takes its whole patience.
+    std::thread::scope(|scope| {
+        for user in ["read", "write"] {
+            scope.spawn(move || {
+                let why = observe(user).unwrap_err();
+                assert!(why.contains(&format!("127.0.0.1:{port}")) && why.contains("`microlambda/#`"), "{user}: {why}");
+            });
+        }
+    });
 }
 
 #[test]

@@ -122,3 +122,43 @@ fn wrong_options_are_a_usage_error_of_their_own() {
         assert_eq!(demo(dir.path(), args).status.code(), Some(2), "{args:?}");
     }
 }
+
+#[test]
+fn what_make_demo_is_given_is_checked_before_anything_is_installed_or_built() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("photos")).unwrap();
+    let check = |name: &str, value: &str| {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/demo"));
+        command.arg("check").current_dir(dir.path()).env("HOME", dir.path());
+        for variable in ["PHOTOS", "NODES", "R_LIMIT_MS", "BROKER", "FRAME_BYTES_MAX", "KILL"] {
+            command.env_remove(variable);
+        }
+        let output = command.env(name, value).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (name, value) in [
+        // As make gets it from a shell that leaves the tilde alone.
+        ("PHOTOS", "~/photos"),
+        ("PHOTOS", "photos"),
+        ("NODES", "26"),
+        ("R_LIMIT_MS", "10"),
+        ("FRAME_BYTES_MAX", "16777216"),
+        ("KILL", "0"),
+        ("BROKER", "mqtt://ann:secret@host"),
+    ] {
+        assert_eq!(check(name, value), (Some(0), String::new()), "{name}={value}");
+    }
+    for (name, value) in [
+        ("PHOTOS", "~/none"),
+        ("NODES", "27"),
+        ("R_LIMIT_MS", "9"),
+        ("R_LIMIT_MS", "fast"),
+        ("FRAME_BYTES_MAX", "16777217"),
+        ("KILL", "yes"),
+        ("BROKER", "ann:secret@host"),
+        ("BROKER", "mqtts://ann:secret@host"),
+    ] {
+        let (code, said) = check(name, value);
+        assert!(code == Some(2) && said.contains(name) && !said.contains("secret"), "{name}={value}: {code:?}: {said}");
+    }
+}

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use microlambda_demo::{Broker, Isolation, Programs, Sandbox, Walls};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn programs() -> Programs {
     Programs::in_dir(Path::new(env!("CARGO_BIN_EXE_microlambda-demo")).parent().unwrap())
@@ -179,6 +180,22 @@ fn a_killed_agent_enters_the_same_sandbox_again_under_its_own_pid() {
         agent.kill().unwrap();
         agent.wait().unwrap();
     }
+}
+
+#[test]
+fn the_end_of_what_holds_an_agents_namespaces_is_told_with_its_name() {
+    let Some(setting) = setting() else { return };
+    let mut node = setting.sandbox(&["run/own"]);
+    node.check("node-a").unwrap();
+    kill_process(Pid::from_raw(node.pid().cast_signed()).unwrap(), Signal::KILL).unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let error = loop {
+        match node.check("node-a") {
+            Err(error) => break error.to_string(),
+            Ok(()) => assert!(std::time::Instant::now() < until, "nobody notices"),
+        }
+    };
+    assert!(error.contains("the sandbox of node-a ended unexpectedly (signal: 9"), "{error}");
 }
 
 #[test]

@@ -62,7 +62,7 @@ enum Command {
         #[command(flatten)]
         report: ReportArgs,
         /// At most so many, the newest
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         last: u32,
     },
     /// Why an event was reported: distances, size, sharpness, views
@@ -160,11 +160,9 @@ fn dispatch(command: Command) -> Result<(), CommandError> {
         Command::Run(arg) => run_node(Config::load(&arg.config)?),
         Command::Validate { config, json } => {
             let path = config.config;
-            let outcome = checked(&path).map_err(|error| error.in_file(&path));
-            if let (Err(error), true) = (&outcome, json) {
-                report::print_json(&json!({ "valid": false, "error": error.to_string() }))?;
-            }
-            report::validated(&path, &outcome?, json)
+            let outcome = checked(&path).map_err(|error| CommandError::from(error.in_file(&path)));
+            let config = report::or_json(outcome, json, |error| json!({ "valid": false, "error": error }))?;
+            report::validated(&path, &config, json)
         }
         Command::ExampleConfig => report::print(EXAMPLE),
         Command::Faces(FacesCommand::List(args)) => report::faces(&Config::load(&args.config.config)?, args.json),
@@ -175,8 +173,8 @@ fn dispatch(command: Command) -> Result<(), CommandError> {
         Command::Explain { report: args, event } => {
             explain::explain(&Config::load(&args.config.config)?, &event, args.json)
         }
-        Command::Status(args) => report::status(&Config::load(&args.config.config)?, args.json),
-        Command::Check(args) => report::check(&Config::load(&args.config.config)?, args.json),
+        Command::Status(args) => report::status(&args.config.config, args.json),
+        Command::Check(args) => report::check(&args.config.config, args.json),
         Command::Inspect(args) => inspect::run(&args),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use microlambda_faces::proto::{FromWorker, ToWorker, UnitOutcome};
-use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, Unusable};
+use microlambda_faces::{Analysis, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Unusable};
 use microlambda_runtime::{counted, printable};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -95,7 +95,10 @@ fn read(photo: &Path) -> Result<Vec<u8>, String> {
         return Err("not a file; give picture files, for a folder FOLDER/*".into());
     }
     if metadata.len() > FILE_BYTES_MAX {
-        return Err(format!("{} bytes, at most {FILE_BYTES_MAX} are read; make the picture smaller", metadata.len()));
+        return Err(format!(
+            "{} bytes, at most {FILE_BYTES_MAX} are looked at as they are; save it as a smaller JPEG, as a camera agent does with such a picture",
+            metadata.len()
+        ));
     }
     std::fs::read(photo).map_err(|error| format!("{error}; check the path and its permissions"))
 }
@@ -165,6 +168,11 @@ fn usable(face: &Face) -> Result<(), String> {
     }
 }
 
+/// Whether there may be faces that nobody looked at.
+fn is_crowded(frame: &FrameAnalysis) -> bool {
+    frame.faces.len() >= FACES_MAX
+}
+
 fn picture_json(photo: &Path, analysis: &Analysis, params: FaceParams, encodings: bool) -> Value {
     // JSON has only Unicode, and file names any bytes.
     let name = photo.to_string_lossy();
@@ -188,7 +196,9 @@ fn picture_json(photo: &Path, analysis: &Analysis, params: FaceParams, encodings
         value
     };
     let faces: Vec<Value> = frame.faces.iter().map(face).collect();
-    json!({ "photo": name, "width_px": frame.width_px, "height_px": frame.height_px, "faces": faces })
+    json!({
+        "photo": name, "width_px": frame.width_px, "height_px": frame.height_px, "crowded": is_crowded(frame), "faces": faces,
+    })
 }
 
 fn picture_text(photo: &Path, analysis: &Analysis, params: FaceParams, encodings: bool) -> String {
@@ -199,7 +209,11 @@ fn picture_text(photo: &Path, analysis: &Analysis, params: FaceParams, encodings
         }
     };
     let photo = printable(photo.display());
-    let count = counted(frame.faces.len() as u64, "face");
+    let count = if is_crowded(frame) {
+        format!("at least {FACES_MAX} faces: only the {FACES_MAX} surest are looked at")
+    } else {
+        counted(frame.faces.len() as u64, "face")
+    };
     let mut text = format!("{photo}: {}×{} px, {count}\n", frame.width_px, frame.height_px);
     for face in &frame.faces {
         let rect = face.seen.rect;
@@ -224,4 +238,43 @@ fn picture_text(photo: &Path, analysis: &Analysis, params: FaceParams, encodings
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use microlambda_faces::{Rect, SeenFace};
+
+    use super::*;
+
+    fn picture_of(faces: usize) -> Analysis {
+        let seen = SeenFace { rect: Rect { left: 0, top: 0, right: 39, bottom: 39 }, score: 1.0 };
+        let face = Face { seen, sharpness: 9.0, outcome: FaceOutcome::Unusable(Unusable::NoEncoding) };
+        Analysis::Frame(FrameAnalysis { faces: vec![face; faces], ..FrameAnalysis::default() })
+    }
+
+    #[test]
+    fn a_picture_of_as_many_faces_as_are_looked_at_is_told_as_one_that_may_have_more() {
+        let (photo, params) = (Path::new("a.jpg"), FaceParams::default());
+        for (faces, is_crowded, said) in [
+            (FACES_MAX - 1, false, "px, 255 faces\n"),
+            (FACES_MAX, true, "px, at least 256 faces: only the 256 surest are looked at\n"),
+        ] {
+            let picture = picture_of(faces);
+            let text = picture_text(photo, &picture, params, false);
+            assert!(text.contains(said), "{text}");
+            let value = picture_json(photo, &picture, params, false);
+            assert_eq!((&value["crowded"], value["faces"].as_array().map(Vec::len)), (&json!(is_crowded), Some(faces)));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_as_it_is_is_refused_with_what_a_camera_does() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let photo = folder.path().join("a.png");
+        File::create(&photo).and_then(|file| file.set_len(FILE_BYTES_MAX + 1)).expect("a file");
+        let why = read(&photo).expect_err("more than the worker's protocol carries");
+        assert!(why.contains("as a camera agent does"), "{why}");
+    }
 }

@@ -6,7 +6,7 @@ use microlambda::Version;
 use microlambda_faces::fold::lambda_digest;
 use microlambda_runtime::{counted, printable};
 use microlambda_wire::EventKind;
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeSeq as _, Serializer as _};
 use serde_json::json;
 
 use crate::cli::CommandError;
@@ -19,6 +19,8 @@ use crate::store::{
 const SET_ASIDE_SHOWN_MAX: usize = 50;
 /// `status` names at most so many of the frames that could not be read.
 const UNREADABLE_SHOWN_MAX: usize = 50;
+/// `faces list` names at most so many of the pictures that somebody is in, the first, so that everybody stays on one line.
+const LABELS_SHOWN_MAX: usize = 3;
 
 /// Prints text. Nobody may be reading any more: then the command ends.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
@@ -27,8 +29,27 @@ pub(crate) fn print(text: &str) -> Result<(), CommandError> {
 }
 
 pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
-    let text = serde_json::to_string_pretty(value);
-    print(&(text.map_err(|error| CommandError::Failed(format!("cannot write JSON: {error}")))? + "\n"))
+    print(&(serde_json::to_string_pretty(value).map_err(no_json)? + "\n"))
+}
+
+fn no_json(error: impl std::fmt::Display) -> CommandError {
+    CommandError::Failed(format!("cannot write JSON: {error}"))
+}
+
+/// Where JSON was asked for, an error is told as JSON too.
+pub(crate) fn or_json<T, V: Serialize>(
+    outcome: Result<T, CommandError>,
+    as_json: bool,
+    told: impl FnOnce(String) -> V,
+) -> Result<T, CommandError> {
+    if let Err(error) = &outcome
+        && as_json
+        && !matches!(error, CommandError::NobodyReads)
+    {
+        // Whoever does not read it is told by the exit code all the same.
+        let _ = print_json(&told(error.to_string()));
+    }
+    outcome
 }
 
 pub(crate) fn validated(path: &Path, config: &Config, as_json: bool) -> Result<(), CommandError> {
@@ -52,7 +73,7 @@ pub(crate) fn validated(path: &Path, config: &Config, as_json: bool) -> Result<(
 pub(crate) fn open(config: &Config) -> Result<SqliteStore, CommandError> {
     SqliteStore::open_read_only(&config.state_dir).map_err(|error| match error {
         StoreError::Older { path, found: 0, .. } => CommandError::Failed(format!(
-            "{} holds nothing yet: if the agent has just been started, try again in a moment",
+            "{} holds nothing yet: if the agent has just been started, try again in a moment; if this stays, stop it and look again",
             printable(path.display())
         )),
         other => other.into(),
@@ -60,29 +81,49 @@ pub(crate) fn open(config: &Config) -> Result<SqliteStore, CommandError> {
 }
 
 pub(crate) fn faces(config: &Config, as_json: bool) -> Result<(), CommandError> {
-    let faces = open(config)?.faces(None)?;
-    if as_json {
-        return print_json(&faces);
-    }
-    if faces.is_empty() {
-        return print("nobody has been seen yet\n");
-    }
-    let mut text = String::new();
-    for face in &faces {
-        text += &face_line(face);
-    }
+    let store = open(config)?;
+    let text = if as_json { faces_json(&store)? } else { faces_text(&store)? };
+    // Whoever reads this may take long, and the agent's write-ahead log is not to grow meanwhile.
+    drop(store);
     print(&text)
 }
 
-/// File names are anybody's: they must not drive the terminal that shows them.
-fn face_line(face: &FaceRow) -> String {
+/// One person's frames at a time: those of all may take many times the room of their text.
+fn faces_json(store: &SqliteStore) -> Result<String, CommandError> {
+    let mut text = Vec::new();
+    let mut serializer = serde_json::Serializer::pretty(&mut text);
+    let mut list = serializer.serialize_seq(None).map_err(no_json)?;
+    for known in store.known(None)? {
+        let frames = store.frames_of(&known, usize::MAX)?;
+        list.serialize_element(&FaceRow { frames, ..known.face }).map_err(no_json)?;
+    }
+    list.end().map_err(no_json)?;
+    text.push(b'\n');
+    String::from_utf8(text).map_err(no_json)
+}
+
+fn faces_text(store: &SqliteStore) -> Result<String, StoreError> {
+    let mut text = String::new();
+    for known in store.known(None)? {
+        let frames = store.frames_of(&known, LABELS_SHOWN_MAX)?;
+        text += &face_line(&FaceRow { frames, ..known.face }, known.frames);
+    }
+    Ok(if text.is_empty() { "nobody has been seen yet\n".to_owned() } else { text })
+}
+
+/// Somebody with the first of the `frames` they were seen in. File names are anybody's: they must not drive the terminal that shows them.
+fn face_line(face: &FaceRow, frames: u64) -> String {
     let labels = face.frames.iter().map(|frame| frame.label.as_str()).filter(|label| !label.is_empty());
-    let labels: Vec<String> = labels.map(printable).collect();
+    let mut labels = labels.map(printable).collect::<Vec<_>>().join(" ");
+    let more = frames.saturating_sub(face.frames.len() as u64);
+    if more > 0 && !labels.is_empty() {
+        labels += &format!(" and {more} more");
+    }
     let first = face.frames.first().map_or(0, |frame| frame.sequence);
-    let frames = counted(face.frames.len() as u64, "frame");
+    let frames = counted(frames, "frame");
     let (id, camera) = (printable(&face.face), printable(&face.camera));
     let (from, until) = (time_text(face.first_seen_ms), time_text(face.last_seen_ms));
-    format!("{id}  camera {camera}  {from} to {until}  first in frame {first}, {frames}  {}\n", labels.join(" "))
+    format!("{id}  camera {camera}  {from} to {until}  first in frame {first}, {frames}  {labels}\n")
 }
 
 /// UTC, to the second.
@@ -130,7 +171,12 @@ pub(crate) fn picture(config: &Config, face: &str, file: &Path) -> Result<(), Co
         .map_err(|error| CommandError::Failed(format!("cannot write {}: {error}", printable(file.display()))))
 }
 
-pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), CommandError> {
+pub(crate) fn status(path: &Path, as_json: bool) -> Result<(), CommandError> {
+    let outcome = Config::load(path).map_err(CommandError::from).and_then(|config| status_of(&config, as_json));
+    or_json(outcome, as_json, |error| json!({ "error": error }))
+}
+
+fn status_of(config: &Config, as_json: bool) -> Result<(), CommandError> {
     let store = open(config)?;
     let running = SqliteStore::is_locked(&config.state_dir);
     let chains = store.chains()?;
@@ -205,8 +251,9 @@ fn unreadable_line(row: &UnreadableRow) -> String {
     format!("  cannot be read: frame {}  {label}  {why}\n", row.sequence)
 }
 
-pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), CommandError> {
-    let found = examine(config)?;
+pub(crate) fn check(path: &Path, as_json: bool) -> Result<(), CommandError> {
+    let outcome = Config::load(path).map_err(CommandError::from).and_then(|config| Ok((examine(&config)?, config)));
+    let (found, config) = or_json(outcome, as_json, |error| Findings { problems: vec![error], ..Findings::default() })?;
     let folder = printable(config.state_dir.display());
     if as_json {
         print_json(&found)?;
@@ -266,7 +313,7 @@ mod tests {
             thumbnail_bytes: 0,
         };
         assert_eq!(
-            face_line(&row),
+            face_line(&row, 1),
             "f  camera door  1970-01-01T00:00:00Z to 1970-01-01T00:01:01Z  first in frame 3, 1 frame  a\\u{1b}[2J.jpg\\nforged\n"
         );
     }

@@ -15,6 +15,9 @@ use crate::models::{ENCODER_MODEL, LANDMARK_MODEL, ModelError};
 use crate::picture::Pixels;
 use crate::sharpness::sharpness;
 
+/// The version of `zune-jpeg` that `microlambda-picture` decodes frames with: it does not say its own.
+const JPEG_DECODER: &str = "0.5";
+
 /// The heavy parts of an analysis; pure functions of the pixels.
 pub trait Engine {
     /// A picture as the engine wants it for several faces.
@@ -133,7 +136,7 @@ impl Dlib {
         })
     }
 
-    /// Decoder, detector, encoder and models: encodings of equal engines are equal bit by bit.
+    /// Decoder of frames, detector, models and encoder: encodings of equal engines are equal bit by bit.
     pub fn describe(&self) -> String {
         let encoder = match &self.network {
             Network::BuiltIn(encoder) if encoder.kernel().is_fused() => "built-in fused".to_owned(),
@@ -141,8 +144,7 @@ impl Dlib {
             Network::Dlib(_) => format!("openblas {}", ffi::blas().0),
         };
         format!(
-            "image {}, dlib {} hog-2x {} {}, {encoder}, {}",
-            "0.25",
+            "zune-jpeg {JPEG_DECODER}, dlib {} hog-2x {} {}, {encoder}, {}",
             ffi::dlib_version(),
             &LANDMARK_MODEL.sha256[..8],
             &ENCODER_MODEL.sha256[..8],
@@ -217,4 +219,15 @@ fn tilt(points: &[[i64; 2]; LANDMARKS]) -> f64 {
         [a[0] + b[0], a[1] + b[1]].map(|sum| sum as f64)
     });
     (right[1] - left[1]).atan2(right[0] - left[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_decoder_is_named_with_the_version_that_is_built_in() {
+        let manifest = include_str!("../../picture/Cargo.toml");
+        assert!(manifest.contains(&format!("\nzune-jpeg = \"{JPEG_DECODER}\"\n")), "{manifest}");
+    }
 }

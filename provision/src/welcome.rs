@@ -14,6 +14,8 @@ use crate::paths;
 const ASK_S_MAX: u32 = 3;
 /// Problems that are shown; the rest is in the file.
 const PROBLEMS_SHOWN: usize = 6;
+/// What `microlambda.toml` may say, with comments: installed with this program. The documents are not: the image goes without `/usr/share/doc`.
+const EXAMPLE: &str = "/usr/share/microlambda/boot/microlambda.toml";
 /// The services, with what they are to a person.
 const SERVICES: [(&str, &str); 3] =
     [("mosquitto.service", "broker"), ("camera-agent.service", "camera"), ("edge-agent.service", "edge node")];
@@ -136,10 +138,9 @@ fn next(view: &View) -> Vec<String> {
         );
     }
     if view.set_up.is_empty() {
-        steps.push(
-            "say (with sudo) what this node is for in /boot/firmware/microlambda.toml (docs: provisioning.md), then: sudo reboot"
-                .to_owned(),
-        );
+        steps.push(format!(
+            "say (with sudo) what this node is for in /boot/firmware/microlambda.toml (example: {EXAMPLE}), then: sudo reboot"
+        ));
         return steps;
     }
     if uses("edge-agent.service") {
@@ -166,10 +167,9 @@ mod tests {
     #[test]
     fn a_device_that_nobody_set_up_says_how() {
         let message = message(&View::default());
-        assert!(
-            message.contains("MicroLambda on this device") && message.contains("/boot/firmware/microlambda.toml"),
-            "{message}"
-        );
+        for part in ["MicroLambda on this device", "/boot/firmware/microlambda.toml", EXAMPLE] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
         assert_eq!(message.matches("not used here").count(), 3);
     }
 

@@ -117,8 +117,7 @@ pub struct BrokerConfig {
     /// File with the password in its first line. Without it the systemd credential `mqtt-password` is used.
     pub password_file: Option<PathBuf>,
     /// PEM file with the certificate of the authority that signed the broker's, for `mqtts://`, or several: no other is
-    /// trusted. Without it the
-    /// system's authorities are trusted.
+    /// trusted. Without it the system's authorities are.
     pub ca_file: Option<PathBuf>,
 }
 

@@ -15,29 +15,27 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use native_tls::{Certificate, TlsConnector};
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions,
-    Outgoing as Sent, Packet, QoS, StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
+    AsyncClient, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Outgoing as Sent, Packet,
+    QoS, SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use tokio::sync::mpsc::{self, OwnedPermit};
 
+use crate::backoff::{Backoff, jittered};
 use crate::broker::BrokerUrl;
+use crate::clock::monotonic_us;
 use crate::discovery::Brokers;
-use crate::link::{LinkConfig, LinkEvent, Outgoing, Shared};
+use crate::link::{LinkConfig, LinkEvent, Outgoing, Shared, State};
+use crate::remedy::{explain, is_oversized};
+use crate::seldom::Seldom;
 
 /// Requests in rumqttc's channel at most; the outbox is ours, so a few are enough.
 const CHANNEL_REQUESTS: usize = 8;
 /// Brokers limit the filters of one SUBSCRIBE packet (some cloud brokers to 8).
 const FILTERS_PER_SUBSCRIBE: usize = 8;
 /// Time to connect, and to write a packet to the socket.
-const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
-/// The first pause after a failure; it doubles.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// The longest pause where nobody listens: such a try costs nobody anything, and the chains stand still until the broker that
-/// returns is found.
-const BACKOFF_ABSENT_MAX: Duration = Duration::from_millis(200);
-/// A connection that held so many times longer than the pause before the next attempt was sound: the pauses start again from
-/// the shortest. Two clients with one id end each other's connections after one pause.
-const SOUND_PAUSES: u32 = 4;
+pub(crate) const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection after one that ended over a message that is too large is told of once it has held for so long.
+const HELD: Duration = Duration::from_secs(20);
 /// Brokers and networks that do not take a longer payload are met, bytes.
 const LARGE_BYTES: usize = 64 << 10;
 /// A shorter payload is copied out of the receive buffer, which it would keep alive otherwise, bytes.
@@ -50,36 +48,32 @@ enum End {
         why: String,
         /// No broker answers at the address.
         absent: bool,
+        /// The next connection ends like this one, until a person does something.
+        standing: bool,
     },
 }
 
 impl End {
     /// The broker, or the network on the way to it, does not take this client.
     fn failed(why: String) -> Self {
-        Self::Failed { why, absent: false }
+        Self::Failed { why, absent: false, standing: false }
     }
 }
 
-/// The pauses between attempts to connect.
-struct Backoff {
-    next: Duration,
-    max: Duration,
+/// What ends connection after connection until a person does something, and what the log was told of it.
+#[derive(Default)]
+struct Standing {
+    why: String,
+    told: Seldom,
 }
 
-impl Backoff {
-    fn new(max: Duration) -> Self {
-        Self { next: BACKOFF_MIN.min(max), max }
-    }
-
-    /// How long to wait before the next attempt, after a connection that `held` so long, or none; `absent` if nobody listens.
-    fn pause(&mut self, held: Option<Duration>, absent: bool) -> Duration {
-        if held.is_some_and(|held| held >= self.next * SOUND_PAUSES) {
-            self.next = BACKOFF_MIN.min(self.max);
+impl Standing {
+    /// Whether the log is to be told: something else than before, or the same again once in an hour.
+    fn is_news(&mut self, why: &str, now_us: u64) -> bool {
+        if self.why != why {
+            *self = Self { why: why.to_owned(), told: Seldom::standing() };
         }
-        let longest = if absent { BACKOFF_ABSENT_MAX.min(self.max) } else { self.max };
-        let pause = self.next.min(longest);
-        self.next = (pause * 2).min(longest);
-        pause
+        self.told.is_due(now_us)
     }
 }
 
@@ -93,6 +87,7 @@ pub(crate) async fn keep_up(
     let mut backoff = Backoff::new(config.backoff_max);
     let mut brokers = Brokers::new(config.broker.clone());
     let mut reported = false;
+    let (mut told, mut is_standing) = (Standing::default(), false);
     loop {
         // Not connected: waiting for the caller to make room for the two notices holds nothing up.
         let (Ok(up_notice), Ok(down_notice)) =
@@ -104,7 +99,7 @@ pub(crate) async fn keep_up(
         let connected_before = shared.lock().counters.connected;
         let end = match next_broker(&mut brokers, &shared).await {
             Ok(broker) => {
-                let end = run_once(&config, &broker, &shared, &mut outbox, &inbox, up_notice).await;
+                let end = run_once(&config, &broker, &shared, &mut outbox, &inbox, up_notice, is_standing).await;
                 if shared.lock().counters.connected > connected_before {
                     brokers.prefer(broker);
                 }
@@ -113,21 +108,26 @@ pub(crate) async fn keep_up(
             Err(end) => end,
         };
         take_down(&shared, &mut outbox);
-        let (why, absent) = match end {
+        let (why, absent, standing) = match end {
             End::Closed => break,
-            End::Failed { why, absent } => (why, absent),
+            End::Failed { why, absent, standing } => (why, absent, standing),
         };
+        is_standing = standing;
         let was_up = {
             let mut state = shared.lock();
             state.counters.failures += 1;
             state.counters.connected > connected_before
         };
-        if was_up || !reported {
+        let is_outage = was_up || !reported;
+        let is_news = if standing { told.is_news(&why, monotonic_us()) } else { is_outage };
+        if is_news {
             log::warn!(broker:% = config.broker, why:% = why; "not connected to the broker, trying on");
-            down_notice.send(LinkEvent::Disconnected { why });
-            reported = true;
         } else {
             log::debug!(broker:% = config.broker, why:% = why; "still not connected to the broker");
+        }
+        if is_outage {
+            down_notice.send(LinkEvent::Disconnected { why });
+            reported = true;
         }
         let pause = backoff.pause(was_up.then(|| began.elapsed()), absent);
         let closing = shared.wait_until(|state| state.closing);
@@ -137,14 +137,6 @@ pub(crate) async fn keep_up(
     }
     shared.lock().ended = true;
     shared.changed.notify_waiters();
-}
-
-/// `pause`, shortened by up to a quarter, so that many clients of one broker do not come back in step.
-fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0_u8];
-    // Without random numbers the pause is whole: nothing depends on it.
-    let _ = getrandom::fill(&mut byte);
-    pause - pause * u32::from(byte[0]) / 1_024
 }
 
 /// Forgets what the ended connection had not delivered.
@@ -174,6 +166,7 @@ async fn run_once(
     outbox: &mut mpsc::UnboundedReceiver<Outgoing>,
     inbox: &mpsc::Sender<LinkEvent>,
     up_notice: OwnedPermit<LinkEvent>,
+    is_standing: bool,
 ) -> End {
     let (client, event_loop) = match open(config, broker) {
         Ok(opened) => opened,
@@ -188,6 +181,8 @@ async fn run_once(
         flight: &flight,
         inbox,
         up_notice: Some(up_notice),
+        is_standing,
+        up_at: None,
         event_loop,
     };
     let end = tokio::select! {
@@ -297,6 +292,9 @@ struct Poller<'a> {
     flight: &'a Flight,
     inbox: &'a mpsc::Sender<LinkEvent>,
     up_notice: Option<OwnedPermit<LinkEvent>>,
+    /// The last connection ended in a way that is likely to end this one: that it is up is no news before it has held.
+    is_standing: bool,
+    up_at: Option<Instant>,
     event_loop: EventLoop,
 }
 
@@ -306,12 +304,12 @@ impl Poller<'_> {
         let mut answered = false;
         let mut disconnecting = false;
         loop {
-            if !disconnecting && self.is_flushed() {
+            if !disconnecting && self.shared.lock().is_flushed() {
                 disconnecting = self.client.try_disconnect().is_ok();
             }
             let event = {
                 let shared = self.shared;
-                let flushed = shared.wait_until(|state| state.closing && state.up && state.queued.messages == 0);
+                let flushed = shared.wait_until(State::is_flushed);
                 match poll_or(&mut self.event_loop, flushed, disconnecting).await {
                     Some(Ok(event)) => event,
                     Some(Err(_)) if disconnecting => return End::Closed,
@@ -319,6 +317,11 @@ impl Poller<'_> {
                     None => continue,
                 }
             };
+            // A silent connection has its probes: something happens every few seconds.
+            if self.is_standing && self.up_at.is_some_and(|at| at.elapsed() >= HELD) {
+                self.is_standing = false;
+                self.tell_up();
+            }
             match event {
                 Event::Incoming(Packet::ConnAck(_)) => {
                     answered = true;
@@ -355,19 +358,15 @@ impl Poller<'_> {
         let refused = matches!(error, ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused);
         // A tunnel or a load balancer before an absent broker takes the connection and closes it.
         let closed = matches!(error, ConnectionError::MqttState(_)) && !answered;
+        let standing = is_oversized(error);
         let mut why = explain(error, answered, self.broker, self.config);
         let largest_bytes = self.flight.largest_bytes();
-        if largest_bytes > LARGE_BYTES {
+        if largest_bytes > LARGE_BYTES && !standing {
             why += &format!(
                 ". A message of {largest_bytes} bytes was under way: the broker may refuse such long ones, or the network be too slow"
             );
         }
-        End::Failed { why, absent: refused || closed }
-    }
-
-    fn is_flushed(&self) -> bool {
-        let state = self.shared.lock();
-        state.closing && state.up && state.queued.messages == 0
+        End::Failed { why, absent: refused || closed, standing }
     }
 
     /// Asks for all filters; returns how many packets that took. The channel is empty at this time.
@@ -390,10 +389,17 @@ impl Poller<'_> {
             state.counters.connected += 1;
         }
         self.shared.changed.notify_waiters();
-        log::info!(broker:% = self.broker, client = self.config.client_id.as_str(); "connected to the broker");
+        self.up_at = Some(Instant::now());
+        if !self.is_standing {
+            self.tell_up();
+        }
         if let Some(notice) = self.up_notice.take() {
             notice.send(LinkEvent::Connected);
         }
+    }
+
+    fn tell_up(&self) {
+        log::info!(broker:% = self.broker, client = self.config.client_id.as_str(); "connected to the broker");
     }
 
     fn receive(&self, topic: String, payload: &Bytes, retain: bool) {
@@ -434,85 +440,17 @@ async fn poll_or(
     }
 }
 
-/// What to do about a failed handshake; OpenSSL's reason is known by its text alone.
-fn tls_remedy(why: &str) -> &'static str {
-    if why.contains("mismatch") {
-        "the broker's certificate is for another host: write a name that it holds in `url` in [broker], or give the broker one for this name"
-    } else if why.contains("certificate verify failed") {
-        "no trusted authority signed the broker's certificate: `ca-file` in [broker] names the one that did"
-    } else {
-        "check `ca-file` in [broker] and that the broker speaks TLS on this port"
-    }
-}
-
-/// What went wrong and what to do, in one line.
-fn explain(error: &ConnectionError, answered: bool, broker: &BrokerUrl, config: &LinkConfig) -> String {
-    match error {
-        ConnectionError::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
-            format!(
-                "nothing listens at {broker}: start the broker there (for example mosquitto) or correct `url` in [broker]"
-            )
-        }
-        ConnectionError::Io(io) if broker.host.ends_with(".local") && io.to_string().contains("lookup") => format!(
-            "{broker}: {io}; names that end with .local need mDNS on this computer: install libnss-resolve or libnss-mdns"
-        ),
-        ConnectionError::Io(io) => format!("{broker}: {io}; check the network and `url` in [broker]"),
-        ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => {
-            format!(
-                "{broker} does not answer within {} s: check the address, the network and the firewall",
-                NETWORK_TIMEOUT.as_secs()
-            )
-        }
-        ConnectionError::ConnectionRefused(
-            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-        ) => format!("{broker} refuses this client: check `username` and `password-file` in [broker]"),
-        ConnectionError::ConnectionRefused(code) => format!("{broker} refuses the connection: {code:?}"),
-        ConnectionError::Tls(tls) => format!("no TLS connection to {broker}: {tls}; {}", tls_remedy(&tls.to_string())),
-        ConnectionError::MqttState(why) if !answered && !broker.tls => format!(
-            "{broker} gives no answer ({why}): if it speaks TLS on this port, write mqtts:// in `url` in [broker]"
-        ),
-        ConnectionError::MqttState(StateError::ConnectionAborted) => format!(
-            "{broker} closed the connection: it stopped, or another client uses the id {:?} too",
-            config.client_id
-        ),
-        ConnectionError::MqttState(StateError::AwaitPingResp) => format!("{broker} has fallen silent"),
-        other => format!("{broker}: {other}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MAX: Duration = Duration::from_secs(3);
-
     #[test]
-    fn a_broker_that_refuses_is_tried_ever_more_rarely_and_an_absent_one_is_not() {
-        let mut backoff = Backoff::new(MAX);
-        let refusals_ms: Vec<u128> = (0..7).map(|_| backoff.pause(None, false).as_millis()).collect();
-        assert_eq!(refusals_ms, [100, 200, 400, 800, 1_600, 3_000, 3_000]);
-        for _ in 0..1_000 {
-            assert_eq!(backoff.pause(None, true), BACKOFF_ABSENT_MAX, "it is found soon after it returns");
-        }
-    }
-
-    #[test]
-    fn a_broker_that_leaves_every_other_second_is_found_soon_each_time() {
-        let mut backoff = Backoff::new(MAX);
-        for _ in 0..100 {
-            assert!(backoff.pause(Some(Duration::from_secs(1)), false) <= BACKOFF_ABSENT_MAX);
-            assert!(backoff.pause(None, true) <= BACKOFF_ABSENT_MAX);
-        }
-    }
-
-    #[test]
-    fn two_clients_with_one_id_end_each_others_connections_ever_more_rarely() {
-        let mut backoff = Backoff::new(MAX);
-        let mut held = BACKOFF_MIN;
-        for _ in 0..20 {
-            // The other one returns after a pause like this one's.
-            held = backoff.pause(Some(held), false);
-        }
-        assert_eq!(held, MAX);
+    fn what_ends_every_connection_is_told_once_an_hour_and_something_else_at_once() {
+        let mut standing = Standing::default();
+        let told = |standing: &mut Standing, why: &str, from_s: u64| -> Vec<u64> {
+            (from_s..from_s + 7_300).step_by(3).filter(|second| standing.is_news(why, second * 1_000_000)).collect()
+        };
+        assert_eq!(told(&mut standing, "30 MB", 0), [0, 3_600, 7_200]);
+        assert_eq!(told(&mut standing, "40 MB", 7_300), [7_300, 10_900, 14_500]);
     }
 }

@@ -7,8 +7,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Exit code: something failed while running.
 pub const RUN: u8 = 1;
-/// Exit code: the command line is wrong (clap's own choice as well).
-pub const USAGE: u8 = 2;
 /// Exit code: a configuration file is missing or wrong.
 pub const CONFIG: u8 = 3;
 

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod broker;
 pub mod clock;
 pub mod config;
@@ -18,6 +19,7 @@ mod link;
 pub mod logging;
 pub mod notify;
 mod output;
+mod remedy;
 mod seldom;
 mod text;
 

@@ -207,6 +207,13 @@ pub(crate) struct State {
     pub(crate) inbox_bytes: usize,
 }
 
+impl State {
+    /// The link is to close, and the broker has acknowledged all that it took.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.closing && self.up && self.queued.messages == 0
+    }
+}
+
 impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -196,6 +196,34 @@ async fn what_cannot_be_sent_is_refused_before_it_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn a_message_over_the_bound_that_the_broker_keeps_is_named_with_the_way_to_be_rid_of_it() {
+    let broker = Broker::start();
+    let (writer, _writer_events) = connected(config(broker.port, "writer", &[])).await;
+    writer.publish("t/large", vec![0; 20_000], true).unwrap();
+    tokio::time::timeout(PATIENCE, writer.drained_below(1)).await.unwrap();
+    let mut tight = config(broker.port, "tight", &["t/#"]);
+    tight.packet_bytes_max = 10_000;
+    let (_link, mut events) = Link::start(tight);
+    let why = loop {
+        match next(&mut events).await {
+            LinkEvent::Disconnected { why } => break why,
+            LinkEvent::Connected => {}
+            event @ LinkEvent::Message { .. } => panic!("{event:?}"),
+        }
+    };
+    assert!(why.contains("larger than the 10000") && why.contains("`mosquitto_pub -r -n -t TOPIC`"), "{why}");
+    // What it says.
+    writer.publish("t/large", Vec::new(), true).unwrap();
+    writer.publish("t/small", vec![7], true).unwrap();
+    loop {
+        match next(&mut events).await {
+            LinkEvent::Message { payload, .. } if payload[..] == [7] => break,
+            LinkEvent::Message { .. } | LinkEvent::Connected | LinkEvent::Disconnected { .. } => {}
+        }
+    }
+}
+
+#[tokio::test]
 async fn refused_credentials_are_explained() {
     let broker = Broker::start_on(free_port(), "allow_anonymous false\n");
     let mut wrong = config(broker.port, "stranger", &[]);

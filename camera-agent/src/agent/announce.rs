@@ -163,7 +163,8 @@ impl Agent {
 
     fn nobody_takes_frames(&self) -> String {
         format!(
-            "no edge node of site `{}` takes the frames: start one (`edge-agent run`), or check `site` on both sides",
+            "no edge node of site `{}` takes the frames: start one (`edge-agent run`), or check `site` on both sides, or the broker's access \
+             rules",
             self.config.site
         )
     }

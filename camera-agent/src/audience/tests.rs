@@ -176,6 +176,50 @@ fn a_second_live_node_holds_the_release_back_even_if_it_never_asked() {
     assert_eq!(audience.release(now_ms), Some(Release { below: 9, on_one: true }));
 }
 
+/// A camera that takes a frame a second for an hour, with room for `frames_max`. One node commits each at once, another catches up from
+/// far behind. Frames that found no room, and the oldest held in the end.
+fn beside_a_node_that_catches_up(frames_max: u64) -> (u64, u64) {
+    let mut audience = audience();
+    let (mut oldest, mut next, mut no_room) = (10_000, 10_000, 0);
+    for second in 0..3_600 {
+        let now_ms = T + second * 1_000;
+        if next - oldest < frames_max {
+            next += 1;
+        } else {
+            no_room += 1;
+        }
+        audience.on_want(&want("a", next, 1, next), oldest..next, now_ms);
+        audience.on_want(&want("b", next, 1, second), oldest..next, now_ms);
+        audience.on_spool(2 * (next - oldest) >= frames_max);
+        if let Some(release) = audience.release(now_ms) {
+            oldest = oldest.max(release.below);
+        }
+    }
+    (no_room, oldest)
+}
+
+#[test]
+fn a_node_that_catches_up_from_far_behind_costs_a_camera_no_frame_while_another_is_up_to_date() {
+    for frames_max in [40, 100, 1_000, 5_000] {
+        assert_eq!(beside_a_node_that_catches_up(frames_max).0, 0, "{frames_max}");
+    }
+    assert_eq!(beside_a_node_that_catches_up(10_000), (0, 10_000), "below half it is waited for");
+}
+
+#[test]
+fn two_nodes_that_keep_up_with_each_other_free_together_however_full_the_spool_is() {
+    let mut audience = audience();
+    audience.on_spool(true);
+    for second in 0..60 {
+        let (now_ms, committed) = (T + second * 1_000, 10 * (second + 1));
+        audience.on_want(&want("a", committed, 1, committed), 0..1_000, now_ms);
+        assert!(audience.release(now_ms).is_none_or(|release| !release.on_one));
+        let now_ms = now_ms + 500;
+        audience.on_want(&want("b", committed, 1, committed), 0..1_000, now_ms);
+        assert_eq!(audience.release(now_ms), Some(Release { below: committed, on_one: false }));
+    }
+}
+
 #[test]
 fn a_status_that_nobody_repeats_goes_stale() {
     let mut audience = audience();
@@ -259,13 +303,34 @@ fn what_no_live_node_has_is_lost_since_all_have_lacked_it() {
     let mut audience = audience();
     assert_eq!(audience.lost(50, T), None, "nobody was heard yet");
     audience.on_want(&want("a", 7, 0, 7), 50..60, T);
-    assert_eq!(audience.lost(50, T), Some(Lost { from: 7, since_ms: T }));
+    assert_eq!(audience.lost(50, T), Some(Lost { from: 7, for_ms: 0 }));
     audience.on_want(&want("b", 9, 0, 9), 50..60, T + 1_000);
-    assert_eq!(audience.lost(50, T + 1_000), Some(Lost { from: 9, since_ms: T }), "the furthest counts");
+    assert_eq!(audience.lost(50, T + 1_000), Some(Lost { from: 9, for_ms: 1_000 }), "the furthest counts");
     audience.on_want(&want("c", 55, 0, 55), 50..60, T + 2_000);
     assert_eq!(audience.lost(50, T + 2_000), None, "a node with the results is back");
     audience.on_status(&name("c"), false, T + 3_000);
-    assert_eq!(audience.lost(50, T + 4_000).map(|lost| lost.since_ms), Some(T + 4_000), "and gone again");
+    assert_eq!(audience.lost(50, T + 4_000).map(|lost| lost.for_ms), Some(0), "and gone again");
+}
+
+#[test]
+fn the_time_in_which_no_node_is_live_counts_for_no_loss_and_takes_back_none_of_one() {
+    let mut audience = audience();
+    for round in 0..3 {
+        let heard_ms = T + round * 30_000;
+        audience.on_want(&want("a", 7, 0, 7), 50..60, heard_ms);
+        for second in 0..30 {
+            let lost = audience.lost(50, heard_ms + second * 1_000);
+            let for_ms = (second < WANT_FRESH_MS / 1_000).then_some((9 * round + second) * 1_000);
+            assert_eq!(lost.map(|lost| lost.for_ms), for_ms, "{round} {second}");
+        }
+    }
+    let now_ms = T + 90_000;
+    audience.on_status(&name("new"), true, now_ms);
+    assert_eq!(audience.lost(50, now_ms), None, "it has reported nothing");
+    audience.on_want(&want("a", 50, 0, 50), 50..60, now_ms);
+    assert_eq!(audience.lost(50, now_ms), None);
+    audience.on_want(&want("a", 7, 0, 7), 50..60, now_ms);
+    assert_eq!(audience.lost(50, now_ms).map(|lost| lost.for_ms), Some(0), "a node had the results");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use microlambda_picture::JpegScanner;
 
-use super::{DHT, SOS, header};
+use super::{DHT, SOS, header, next_marker};
 
 const DQT: u8 = 0xdb;
 const DRI: u8 = 0xdd;
@@ -89,10 +89,8 @@ impl Tables {
         let (mut tables, mut steps, mut at) = (Self::default(), [0_i32; 4], 2);
         let mut codes: [[Huffman; 4]; 2] = Default::default();
         loop {
-            while *jpeg.get(at + 1)? == 0xff {
-                at += 1;
-            }
-            let code = *jpeg.get(at + 1)?;
+            let (marker_at, code) = next_marker(jpeg, at)?;
+            at = marker_at;
             if JpegScanner::is_standalone(code) {
                 at += 2;
                 continue;

@@ -57,7 +57,7 @@ pub struct Stream {
     stdout: ChildStdout,
     splitter: Splitter,
     chunk: Vec<u8>,
-    skipped_reported: u64,
+    garbage_reported: u64,
     ended: bool,
     /// How the program ended, once it was waited for.
     status: Option<End>,
@@ -152,7 +152,7 @@ impl Stream {
             stdout,
             splitter: Splitter::new(PICTURE_BYTES_MAX),
             chunk: vec![0; CHUNK_BYTES],
-            skipped_reported: 0,
+            garbage_reported: 0,
             ended: false,
             status: None,
             deadline: None,
@@ -274,10 +274,10 @@ impl Source for Stream {
                     return Ok(Next::Frame(captured));
                 }
             }
-            let skipped = self.splitter.skipped_bytes();
-            if skipped > self.skipped_reported {
-                let bytes = skipped - self.skipped_reported;
-                self.skipped_reported = skipped;
+            let garbage = self.splitter.garbage_bytes();
+            if garbage > self.garbage_reported {
+                let bytes = garbage - self.garbage_reported;
+                self.garbage_reported = garbage;
                 let why = format!(
                     "{bytes} bytes from {:?} are no JPEG picture: let it write MJPEG (ffmpeg: -f mjpeg -, rpicam-vid: --codec mjpeg -o -)",
                     self.program()

@@ -8,6 +8,7 @@ pub mod v4l2;
 use std::time::Duration;
 
 use microlambda::Digest;
+use microlambda_wire::LABEL_BYTES_MAX;
 
 use crate::picture::Picture;
 use crate::spool::Input;
@@ -66,9 +67,6 @@ pub trait Source {
     /// [`SourceError::Trouble`]: drop this source and open another; [`SourceError::Fatal`]: give up.
     fn next(&mut self) -> Result<Next, SourceError>;
 }
-
-/// Longest label, bytes.
-pub const LABEL_BYTES_MAX: usize = 200;
 
 /// `text` as a label: cut to its bound at a character's border.
 pub fn label_of(text: &str) -> String {

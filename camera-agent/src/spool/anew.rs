@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension as _, TransactionBehavior, params};
 
 use super::recover::{Marks, write_marks};
-use super::rows::{self, digest_of, number, sql};
+use super::rows::{self, FRAME_BYTES_AT, RECORD_COLUMNS, digest_of, number, sql};
 use super::{Spool, SpoolError, empty_manifest, next_manifest};
 
 impl Spool {
@@ -25,15 +25,13 @@ impl Spool {
             .flatten()
             .map_or(next, number);
         let records = {
-            let mut statement = transaction.prepare(
-                "SELECT sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, generation, moved FROM record WHERE sequence >= ?1
-                 ORDER BY sequence",
-            )?;
+            let mut statement = transaction
+                .prepare(&format!("SELECT {RECORD_COLUMNS} FROM record WHERE sequence >= ?1 ORDER BY sequence"))?;
             let mut found = statement.query(params![sql(first)])?;
             let mut records = Vec::new();
             while let Some(row) = found.next()? {
                 let (sequence, record) = rows::sealed(row)?;
-                records.push((sequence - first, record, number(row.get(6)?)));
+                records.push((sequence - first, record, number(row.get(FRAME_BYTES_AT)?)));
             }
             records
         };

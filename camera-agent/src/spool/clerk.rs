@@ -78,7 +78,7 @@ pub struct Intake {
 pub struct Clerk {
     requests: blocking::Sender<Request>,
     desk: watch::Receiver<Desk>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
 
 impl Intake {
@@ -131,7 +131,7 @@ impl Clerk {
         let thread = std::thread::Builder::new()
             .name("spool".into())
             .spawn(move || Office { spool, publish, pending: None, anew_due: None }.work(&inbox))?;
-        Ok(Self { requests, desk, thread: Some(thread) })
+        Ok(Self { requests, desk, thread })
     }
 
     /// For the source.
@@ -170,11 +170,9 @@ impl Clerk {
     }
 
     /// Closes the spool once the requests before this one are done.
-    pub fn close(mut self) {
+    pub fn close(self) {
         let _ = self.requests.send(Request::Close);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        if self.thread.join().is_err() {
             log::error!("the spool's thread has panicked");
         }
     }

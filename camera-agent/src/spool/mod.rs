@@ -80,6 +80,9 @@ pub enum SpoolError {
         /// What the system says.
         why: String,
     },
+    /// A new chain gets no name.
+    #[error("the system gives no random numbers ({0}): let this program call `getrandom`, and start it again")]
+    NoRandomness(String),
     /// The disk is full.
     #[error("the disk is full: free some space, or lower `bytes-max` in [spool]")]
     DiskFull,
@@ -115,6 +118,7 @@ impl SpoolError {
             | Self::Other { .. }
             | Self::Newer { .. }
             | Self::Folder { .. }
+            | Self::NoRandomness(_)
             | Self::DiskFull => false,
         }
     }
@@ -225,6 +229,11 @@ impl View {
     /// True when the input has ended and everything was freed.
     pub fn is_complete(&self) -> bool {
         self.end.is_some() && self.oldest == self.next
+    }
+
+    /// Whether half of what the spool holds at most, or more, is there.
+    pub fn is_half_full(&self, limits: Limits) -> bool {
+        self.frames >= limits.frames_max.div_ceil(2) || self.bytes >= limits.bytes_max.div_ceil(2)
     }
 
     /// Whether [`Spool::free`] would free anything: a record goes once all of its numbers may.

@@ -217,8 +217,7 @@ fn migrate_from_1(db: &mut Connection) -> Result<(), SpoolError> {
 /// A name for a chain that no other has.
 pub(super) fn draw_chain(camera: &Name) -> Result<Name, SpoolError> {
     let mut id = [0_u8; 4];
-    getrandom::fill(&mut id)
-        .map_err(|error| SpoolError::Folder { folder: "the spool".into(), why: error.to_string() })?;
+    getrandom::fill(&mut id).map_err(|error| SpoolError::NoRandomness(error.to_string()))?;
     name(format!("{camera}-{:08x}", u32::from_be_bytes(id)))
 }
 

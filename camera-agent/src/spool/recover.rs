@@ -14,7 +14,7 @@ use microlambda_runtime::last_end::{self, LastEnd, is_gone, is_removed, keep_asi
 use rusqlite::{Connection, ErrorCode};
 
 use super::open::{DATABASE, SCHEMA, lock};
-use super::rows::{self, digest_of, number, sql};
+use super::rows::{self, BEHIND_RECORD, RECORD_COLUMNS, digest_of, number, sql};
 use super::{Identity, Limits, Spool, SpoolError};
 
 /// How long a start is held up to check pictures, ms.
@@ -72,16 +72,16 @@ impl Spool {
 
     /// Whether the rows are what this program writes: every record in its place with its seal.
     pub(super) fn check_rows(&self) -> Result<(), SpoolError> {
-        let mut statement = self.db.prepare(
-            "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, frame.sequence IS NOT NULL, generation, moved
-             FROM record LEFT JOIN frame USING (sequence) ORDER BY record.sequence",
-        )?;
+        let mut statement = self.db.prepare(&format!(
+            "SELECT {RECORD_COLUMNS}, frame.sequence IS NOT NULL
+             FROM record LEFT JOIN frame USING (sequence) ORDER BY record.sequence"
+        ))?;
         let mut found = statement.query([])?;
         let mut expected = None;
         while let Some(row) = found.next()? {
             let (sequence, record) = rows::sealed(row)?;
             let is_frame = matches!(record, microlambda_wire::Record::Frame { .. });
-            if expected.is_some_and(|expected| expected != sequence) || is_frame != row.get::<_, bool>(8)? {
+            if expected.is_some_and(|expected| expected != sequence) || is_frame != row.get::<_, bool>(BEHIND_RECORD)? {
                 return Err(SpoolError::damaged(format!("record {sequence}")));
             }
             expected = Some(sequence + record.span());

@@ -55,23 +55,30 @@ fn seal(sequence: u64, record: &Record, frame_bytes: u64) -> Digest {
     digest.number(frame_bytes).finish()
 }
 
-/// The record in a row of sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal and, by its
-/// names, generation and moved; the seal must be that of the rest.
+/// What [`sealed`] reads of the table `record`; anything else that is selected stands behind it.
+pub(super) const RECORD_COLUMNS: &str =
+    "record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, generation, moved, seal";
+/// Where, of these, the length of a frame stands.
+pub(super) const FRAME_BYTES_AT: usize = 6;
+/// The place of the first column behind these.
+pub(super) const BEHIND_RECORD: usize = 10;
+
+/// The record in a row that begins with [`RECORD_COLUMNS`]; the seal must be that of the rest.
 pub(super) fn sealed(row: &Row<'_>) -> Result<(u64, Record), SpoolError> {
     let sequence = number(row.get(0)?);
     let digest = digest_of(row.get_ref(4)?.as_blob()?);
     let record = match row.get_ref(1)?.as_str()? {
         "gap" => Record::Gap { count: number(row.get(2)?), reason: GAP },
         "end" => Record::End { count: sequence, manifest: digest },
-        "restart" => Record::Restart { count: number(row.get(2)?), generation: row.get("generation")? },
+        "restart" => Record::Restart { count: number(row.get(2)?), generation: row.get(7)? },
         _frame => {
-            let moved: Option<Vec<u8>> = row.get("moved")?;
+            let moved: Option<Vec<u8>> = row.get(8)?;
             let moved = moved.map(|bytes| Areas::from_canonical_bytes(&bytes)).transpose();
             let moved = moved.map_err(|_| SpoolError::damaged(format!("record {sequence}")))?;
             Record::Frame { captured_at_ms: number(row.get(3)?), digest, label: row.get(5)?, moved }
         }
     };
-    if digest_of(row.get_ref(7)?.as_blob()?) == seal(sequence, &record, number(row.get(6)?)) {
+    if digest_of(row.get_ref(9)?.as_blob()?) == seal(sequence, &record, number(row.get(FRAME_BYTES_AT)?)) {
         Ok((sequence, record))
     } else {
         Err(SpoolError::damaged(format!("record {sequence}")))
@@ -116,17 +123,16 @@ pub(super) fn turn_into_gap(db: &Connection, sequence: u64, sent_mark: u64) -> R
 
 /// Forgets where something moved in the first frame at or above `from`, which was never sent: nobody knows what those before it showed.
 pub(super) fn search_all_from(db: &Connection, from: u64) -> Result<(), SpoolError> {
-    let mut statement = db.prepare_cached(
-        "SELECT sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, generation, moved
-         FROM record WHERE sequence >= ?1 AND kind = 'frame' ORDER BY sequence LIMIT 1",
-    )?;
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT {RECORD_COLUMNS} FROM record WHERE sequence >= ?1 AND kind = 'frame' ORDER BY sequence LIMIT 1"
+    ))?;
     let mut rows = statement.query([sql(from)])?;
     let Some(row) = rows.next()? else { return Ok(()) };
     let (sequence, Record::Frame { captured_at_ms, digest, label, moved: Some(_) }) = sealed(row)? else {
         return Ok(());
     };
     let frame = Record::Frame { captured_at_ms, digest, label, moved: None };
-    let seal = seal(sequence, &frame, number(row.get(6)?));
+    let seal = seal(sequence, &frame, number(row.get(FRAME_BYTES_AT)?));
     db.prepare_cached("UPDATE record SET moved = NULL, seal = ?2 WHERE sequence = ?1")?
         .execute(params![sql(sequence), seal.0.as_slice()])?;
     Ok(())
@@ -142,15 +148,14 @@ pub(super) fn insert_missed(db: &Connection, sequence: u64, missed: u64) -> Resu
 
 /// The record that covers `sequence`, with its picture; each is what its digest says.
 pub(super) fn read(db: &Connection, sequence: u64) -> Result<Option<Stored>, SpoolError> {
-    let mut statement = db.prepare_cached(
-        "SELECT record.sequence, kind, span, captured_at_ms, digest, label, frame_bytes, seal, jpeg, generation, moved
-         FROM record LEFT JOIN frame USING (sequence)
-         WHERE record.sequence = (SELECT max(sequence) FROM record WHERE sequence <= ?1) AND record.sequence + span > ?1",
-    )?;
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT {RECORD_COLUMNS}, jpeg FROM record LEFT JOIN frame USING (sequence)
+         WHERE record.sequence = (SELECT max(sequence) FROM record WHERE sequence <= ?1) AND record.sequence + span > ?1"
+    ))?;
     let mut rows = statement.query(params![sql(sequence)])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let (sequence, record) = sealed(row)?;
-    let jpeg: Option<Vec<u8>> = row.get(8)?;
+    let jpeg: Option<Vec<u8>> = row.get(BEHIND_RECORD)?;
     let sound = match &record {
         Record::Frame { digest, .. } => jpeg.as_deref().is_some_and(|jpeg| Digest::of(jpeg) == *digest),
         Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => jpeg.is_none(),

@@ -319,6 +319,7 @@ async fn bad_pictures_are_named_counted_and_passed_over_and_the_good_ones_come()
         "d-cut-header.jpg: its header",
         "e-one-pixel.jpg: 1×1",
         "f-cut-body.jpg: it is cut short",
+        "1 subfolder is not searched",
     ] {
         assert!(log.contains(part), "{part} in:\n{log}");
     }

@@ -12,8 +12,8 @@ async fn frames_that_no_edge_node_of_the_site_takes_are_told_of_until_one_comes(
     let mut observer = Observer::new(broker.port).await;
     let agent = setup.run(&["--exit-when-done"]);
     let status = observer.status(|status| !status.trouble.is_empty()).await;
-    let told =
-        "no edge node of site `test` takes the frames: start one (`edge-agent run`), or check `site` on both sides";
+    let told = "no edge node of site `test` takes the frames: start one (`edge-agent run`), or check `site` on both sides, or the broker's \
+                access rules";
     assert_eq!(status.trouble, told);
     observer.want("n1", 0, 1, 0);
     observer.status(|status| status.trouble.is_empty()).await;

@@ -1,6 +1,6 @@
 //! Frames on request: bytes, credit, expiry, and when they are freed.
 
-use crate::support::{Broker, Lens, Observer, Setup, free_port, jpeg, name, picture};
+use crate::support::{Broker, Lens, Observer, PATIENCE, Setup, free_port, jpeg, name, numbered, picture, put};
 use image::DynamicImage;
 use microlambda::Digest;
 use microlambda_wire::{ChainClass, EndMark, GapReason, Record, RecordNote, Topic};
@@ -205,6 +205,27 @@ async fn a_lone_node_frees_frames_after_a_while_and_that_is_counted() {
     }
     assert!(began.elapsed().as_secs() >= 8, "not before others had time to be heard: {:?}", began.elapsed());
     observer.status(|status| status.counters.freed_on_one == 2).await;
+}
+
+#[tokio::test]
+async fn a_node_that_lags_behind_another_does_not_keep_a_full_spool_full() {
+    let broker = Broker::start();
+    let setup = Setup::new(broker.port, &format!("{FOLDER}\n[spool]\nframes-max = 8"));
+    put(&setup, &numbered(12));
+    let _agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    observer.head(|head| head.next == 8).await;
+    let began = std::time::Instant::now();
+    loop {
+        observer.want("n1", 8, 0, 8);
+        observer.want("n2", 0, 0, 0);
+        if observer.head(|_| true).await.oldest == 8 {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "nothing is freed");
+    }
+    observer.status(|status| status.counters.freed_on_one == 8).await;
+    observer.head(|head| head.end.is_some_and(|end| end.count == 12)).await;
 }
 
 #[tokio::test]

@@ -139,21 +139,6 @@ impl SqliteStore {
         })
     }
 
-    /// SQLite's own check of the file: what it complains about, empty if nothing.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the check itself cannot run.
-    pub fn integrity(&self) -> Result<Vec<String>, StoreError> {
-        let read = |pragma: &str| {
-            let mut statement = self.connection.prepare(&format!("PRAGMA {pragma}({COMPLAINTS_MAX})"))?;
-            statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
-        };
-        let mut lines = read("integrity_check").map_err(|source| self.sqlite(source))?;
-        lines.retain(|line| line != "ok");
-        lines.extend(self.orphans().map_err(|source| self.sqlite(source))?);
-        Ok(lines)
-    }
-
     fn orphans(&self) -> rusqlite::Result<Vec<String>> {
         let query = format!("SELECT \"table\" FROM pragma_foreign_key_check LIMIT {COMPLAINTS_MAX}");
         let mut statement = self.connection.prepare(&query)?;
@@ -250,11 +235,11 @@ impl SqliteStore {
     }
 
     fn check_totals(&self, chain: &StoredChain, entry: &Entry, totals: ChainTotals) -> Result<(), Stopped> {
-        let read = || {
-            let (id, next) = (chain_id(&self.connection, &chain.name)?, integer(entry.next_sequence())?);
-            totals_before(&self.connection, id, next)
-        };
-        if read().map_err(|source| self.sqlite(source))? != totals {
+        let stored = self.read(|connection| {
+            let (id, next) = (chain_id(connection, &chain.name)?, integer(entry.next_sequence())?);
+            totals_before(connection, id, next)
+        })?;
+        if stored != totals {
             return Err(wrong(format!("the sums up to record {} are not those of its records", entry.sequence)));
         }
         Ok(())
@@ -329,10 +314,9 @@ impl SqliteStore {
         let (sequence, index) = (entry.sequence, sighting.face_index);
         let at = || wrong(format!("what was seen in record {sequence} is not what its content says"));
         type Row = (i64, u64, i64, u64, u64, String);
-        let read = || {
-            let id = chain_id(&self.connection, &chain.name)?;
-            let row: Option<Row> = self
-                .connection
+        let (id, row, event) = self.read(|connection| {
+            let id = chain_id(connection, &chain.name)?;
+            let row: Option<Row> = connection
                 .prepare_cached(
                     "SELECT person, distance, captured_at_ms, frames, last_seen_ms, label FROM sighting
                      WHERE chain = ?1 AND sequence = ?2 AND face_index = ?3",
@@ -343,8 +327,7 @@ impl SqliteStore {
                     Ok((row.get(0)?, distance, row.get(2)?, frames, last_seen_ms, row.get(5)?))
                 })
                 .optional()?;
-            let event = self
-                .connection
+            let event = connection
                 .prepare_cached("SELECT chain, sequence, face_index, kind, face, captured_at_ms, label FROM event WHERE id = ?1 AND superseded = 0")?
                 .query_row([event_id(chain.name.as_str(), sequence, index)], |row| {
                     let place: (i64, i64, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -352,9 +335,8 @@ impl SqliteStore {
                 })
                 .optional()?;
             Ok((id, row, event))
-        };
-        let (id, row, event) = read().map_err(|source| self.sqlite(source))?;
-        let captured_at_ms = integer(*captured_at_ms).map_err(|source| self.sqlite(source))?;
+        })?;
+        let captured_at_ms = self.read(|_| integer(*captured_at_ms))?;
         let (frames, last_seen_ms) = (sighting.frames, sighting.last_seen_ms);
         let person = sighting.person as i64;
         let expected = (person, sighting.distance.to_bits(), captured_at_ms, frames, last_seen_ms, label.clone());
@@ -374,24 +356,22 @@ impl SqliteStore {
         let (sequence, index) = (entry.sequence, sighting.face_index);
         let number = sighting.person as i64;
         type Row = (String, u64, u32, u64);
-        let read = || {
-            let id = chain_id(&self.connection, &chain.name)?;
+        let (person, bytes) = self.read(|connection| {
+            let id = chain_id(connection, &chain.name)?;
             let query = "SELECT face, first_sequence, first_face_index, first_seen_ms FROM person WHERE chain = ?1 AND number = ?2";
             let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, unsigned(row, 1)?, row.get(2)?, unsigned(row, 3)?));
             let person: Option<Row> = match sighting.event {
                 Some(EventKind::NewFace) => {
-                    self.connection.prepare_cached(query)?.query_row([id, number], row).optional()?
+                    connection.prepare_cached(query)?.query_row([id, number], row).optional()?
                 }
                 Some(EventKind::Recognised) | None => None,
             };
             let query =
                 "SELECT encoding FROM exemplar WHERE chain = ?1 AND person = ?2 AND sequence = ?3 AND face_index = ?4";
             let key = params![id, number, integer(sequence)?, index];
-            let bytes =
-                || self.connection.prepare_cached(query)?.query_row(key, |row| row.get::<_, Vec<u8>>(0)).optional();
+            let bytes = || connection.prepare_cached(query)?.query_row(key, |row| row.get::<_, Vec<u8>>(0)).optional();
             Ok((person, if sighting.kept { bytes()? } else { None }))
-        };
-        let (person, bytes) = read().map_err(|source| self.sqlite(source))?;
+        })?;
         let is_new = sighting.event == Some(EventKind::NewFace);
         let face = || event_id(chain.name.as_str(), sequence, index);
         let expected = is_new.then(|| (face(), sequence, index, *captured_at_ms));
@@ -403,11 +383,10 @@ impl SqliteStore {
     }
 
     fn check_count(&self, chain: &StoredChain, rows: &str, expected: usize) -> Result<(), Stopped> {
-        let read = || {
-            let id = chain_id(&self.connection, &chain.name)?;
-            self.connection.query_row(&format!("SELECT count(*) FROM {rows}"), [id], |row| row.get::<_, i64>(0))
-        };
-        let found = read().map_err(|source| self.sqlite(source))?;
+        let found = self.read(|connection| {
+            let id = chain_id(connection, &chain.name)?;
+            connection.query_row(&format!("SELECT count(*) FROM {rows}"), [id], |row| row.get::<_, i64>(0))
+        })?;
         if usize::try_from(found) == Ok(expected) {
             return Ok(());
         }
@@ -417,13 +396,15 @@ impl SqliteStore {
 
     /// Whether the tables are this program's: a newer one has raised the version, so that anything else is damage.
     fn check_schema(&self) -> Result<(), Stopped> {
-        let held = self.schema().map_err(|source| self.sqlite(source))?;
-        let own = own_schema().map_err(|source| self.sqlite(source))?;
-        if held == *own { Ok(()) } else { Err(wrong("the schema")) }
+        if self.read(|_| self.has_own_schema())? { Ok(()) } else { Err(wrong("the schema")) }
     }
 
     pub(super) fn schema(&self) -> rusqlite::Result<BTreeSet<String>> {
         schema_of(&self.connection)
+    }
+
+    pub(super) fn has_own_schema(&self) -> rusqlite::Result<bool> {
+        Ok(self.schema()? == *own_schema()?)
     }
 }
 
@@ -448,7 +429,7 @@ fn encoding(entry: &Entry, face_index: u32) -> Option<&Encoding> {
     }
 }
 
-fn schema_of(connection: &rusqlite::Connection) -> rusqlite::Result<BTreeSet<String>> {
+pub(super) fn schema_of(connection: &rusqlite::Connection) -> rusqlite::Result<BTreeSet<String>> {
     let mut statement =
         connection.prepare("SELECT type || ' ' || name || ' ' || coalesce(sql, '') FROM sqlite_schema")?;
     statement.query_map([], |row| row.get(0))?.collect()

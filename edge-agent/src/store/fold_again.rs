@@ -34,15 +34,10 @@ impl SqliteStore {
     /// [`StoreError::Damaged`] if the records are not those that were folded; else what SQLite says of its tables.
     pub fn fold_again(&self, faces: &FaceParams) -> Result<Vec<String>, StoreError> {
         let lambda = lambda_digest(faces);
-        let read = || {
-            let mut statement = self.connection.prepare("SELECT name FROM chain WHERE lambda != ?1 ORDER BY name")?;
-            statement.query_map([lambda.0], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
-        };
-        let names = read().map_err(|source| self.sqlite(source))?;
+        let names = self.names_of("SELECT name FROM chain WHERE lambda != ?1 ORDER BY name", [lambda.0])?;
         self.shorten_log()?;
         let mut gone = Vec::new();
         for name in names {
-            let name = Name::new(name).map_err(|_| self.damaged("a chain's name"))?;
             match self.fold_one_again(&name, faces) {
                 Ok(faces_gone) => gone.extend(faces_gone),
                 Err(error) if error.is_damage() => return Err(error),

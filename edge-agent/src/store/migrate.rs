@@ -4,7 +4,7 @@ use microlambda_faces::content::{Entry, from_bytes};
 use microlambda_runtime::notify;
 use rusqlite::{Transaction, params};
 
-use super::check::own_schema;
+use super::check::{own_schema, schema_of};
 use super::sqlite::{SCHEMA, SCHEMA_VERSION, SqliteStore, integer};
 use super::{ChainTotals, StoreError};
 
@@ -22,15 +22,12 @@ impl SqliteStore {
     /// Brings the database to this program's schema.
     pub(super) fn migrate(&self) -> Result<(), StoreError> {
         match self.user_version()? {
-            0 if self.schema().map_err(|source| self.sqlite(source))?.is_empty() => {
+            0 if self.read(schema_of)?.is_empty() => {
                 let script = format!("BEGIN EXCLUSIVE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
                 self.connection.execute_batch(&script).map_err(|source| self.sqlite(source))
             }
             SCHEMA_VERSION => Ok(()),
-            found @ 1..SCHEMA_VERSION
-                if self.schema().map_err(|source| self.sqlite(source))?
-                    != *own_schema().map_err(|source| self.sqlite(source))? =>
-            {
+            found @ 1..SCHEMA_VERSION if !self.read(|_| self.has_own_schema())? => {
                 // It takes the longer the larger the database is, and nobody is to end it for that.
                 notify::while_starting(|| self.migrate_from(found))
             }
@@ -62,8 +59,7 @@ impl SqliteStore {
             }
             add_totals(&transaction)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-            let is_own = self.schema()? == *own_schema()?;
-            if is_own { transaction.commit().map(|()| true) } else { Ok(false) }
+            if self.has_own_schema()? { transaction.commit().map(|()| true) } else { Ok(false) }
         };
         let is_own = migrate().map_err(|source| self.sqlite(source))?;
         if !is_own {

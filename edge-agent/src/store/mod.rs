@@ -68,6 +68,12 @@ pub enum StoreError {
         /// Which one.
         path: PathBuf,
     },
+    /// Another kind of agent keeps its own there.
+    #[error("state-dir belongs to a camera agent: give the edge agent a folder of its own, other than {path}")]
+    CameraAgents {
+        /// Which one.
+        path: PathBuf,
+    },
     /// Written by an earlier program, or by none yet.
     #[error(
         "{path} has schema version {found}, this program {known}: start this edge-agent once, it takes the database over"
@@ -120,7 +126,11 @@ impl StoreError {
                     Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
                 ),
             },
-            Self::Directory { .. } | Self::Locked { .. } | Self::Older { .. } | Self::Newer { .. } => false,
+            Self::Directory { .. }
+            | Self::Locked { .. }
+            | Self::CameraAgents { .. }
+            | Self::Older { .. }
+            | Self::Newer { .. } => false,
         }
     }
 
@@ -205,6 +215,17 @@ pub struct FaceRow {
     pub frames: Vec<FrameRow>,
     /// Size of the picture kept of it, 0 if none.
     pub thumbnail_bytes: u64,
+}
+
+/// A known face without the frames it was seen in, which [`SqliteStore::frames_of`] reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known {
+    /// The face; its frames are empty.
+    pub face: FaceRow,
+    /// Frames in which seen.
+    pub frames: u64,
+    /// Its row's chain and number.
+    key: (i64, i64),
 }
 
 /// A frame in which a person was seen.

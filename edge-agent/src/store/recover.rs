@@ -136,12 +136,10 @@ impl SqliteStore {
         faces: &FaceParams,
         end: LastEnd,
     ) -> Result<(Self, u32, bool), StoreError> {
-        let damaged = |what: &str| StoreError::Damaged { path: state_dir.join(DATABASE), what: what.to_owned() };
-        if is_gone(state_dir, DATABASE, end) {
-            return Err(damaged("the file, which is missing or empty,"));
-        }
+        refuse_gone(state_dir, end)?;
         if matches!(end, LastEnd::DamageSeen(DAMAGES_BELIEVED..)) {
-            return Err(damaged("what was read while running, as a check said or the second such run in a row,"));
+            let what = "what was read while running, as a check said or the second such run in a row,".to_owned();
+            return Err(StoreError::Damaged { path: state_dir.join(DATABASE), what });
         }
         let store = Self::connect(state_dir, lock)?;
         store.quick_look(faces, CHAINS_OPEN_MAX)?;
@@ -183,4 +181,26 @@ impl SqliteStore {
         let told: Vec<&str> = found.problems.iter().map(String::as_str).take(TOLD_MAX).collect();
         Err(self.damaged(format!("the content ({})", told.join("; "))))
     }
+}
+
+/// Whether the files in `state_dir` are what a run leaves there. A report asks before it opens the database, for SQLite takes an empty one for a new one.
+///
+/// # Errors
+/// As the next start will judge: [`StoreError::Damaged`] if the database is missing or empty, and no damage if it was removed with its log.
+pub(super) fn check_files(state_dir: &Path) -> Result<(), StoreError> {
+    let directory = |source| StoreError::Directory { path: state_dir.to_owned(), source };
+    let end = last_end::last_end(state_dir).map_err(directory)?;
+    if is_removed(state_dir, DATABASE, end) {
+        let why =
+            format!("{DATABASE} was removed from it: `edge-agent run` begins a new one, and peers send what they hold");
+        return Err(directory(std::io::Error::new(ErrorKind::NotFound, why)));
+    }
+    refuse_gone(state_dir, end)
+}
+
+fn refuse_gone(state_dir: &Path, end: LastEnd) -> Result<(), StoreError> {
+    if !is_gone(state_dir, DATABASE, end) {
+        return Ok(());
+    }
+    Err(StoreError::Damaged { path: state_dir.join(DATABASE), what: "the file, which is missing or empty,".to_owned() })
 }

@@ -16,6 +16,7 @@ use microlambda_faces::{Analysis, FaceOutcome};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
+use super::recover::check_files;
 use super::sqlite_read::encoding_bytes;
 use super::totals::totals_before;
 use super::{Advance, ChainTotals, FaceRow, Store, StoreError, StoredChain, kind_text};
@@ -24,6 +25,8 @@ use super::{Advance, ChainTotals, FaceRow, Store, StoreError, StoredChain, kind_
 pub(super) const SCHEMA_VERSION: i64 = 3;
 /// The database inside a state directory.
 pub(super) const DATABASE: &str = "edge.sqlite";
+/// The database of a camera agent, whose lock and note of its last end have the names of ours.
+const CAMERA_AGENTS: &str = "spool.sqlite";
 pub(super) const SCHEMA: &str = include_str!("schema.sql");
 /// Pages kept in memory, KiB: the working set of a commit, no more.
 const CACHE_KIB: i64 = 1_024;
@@ -69,8 +72,15 @@ impl SqliteStore {
     /// write-ahead log from being reused.
     ///
     /// # Errors
-    /// [`StoreError`] if there is none, or it is not readable.
+    /// [`StoreError`] if there is none, it is not readable, or its files are not what a run leaves.
     pub fn open_read_only(state_dir: &Path) -> Result<Self, StoreError> {
+        refuse_camera_agents(state_dir)?;
+        // An agent that holds the folder has judged the files itself, and may be making a new database at this moment.
+        if let Err(error) = check_files(state_dir)
+            && !Self::is_locked(state_dir)
+        {
+            return Err(error);
+        }
         let path = state_dir.join(DATABASE);
         // SQLite would not say why.
         if let Err(mut source) = File::open(&path) {
@@ -117,7 +127,7 @@ impl SqliteStore {
     }
 
     pub(super) fn user_version(&self) -> Result<i64, StoreError> {
-        self.connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|source| self.sqlite(source))
+        self.read(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))
     }
 
     pub(super) fn newer(&self, found: i64) -> StoreError {
@@ -130,6 +140,11 @@ impl SqliteStore {
 
     pub(super) fn damaged(&self, what: impl Into<String>) -> StoreError {
         StoreError::Damaged { path: self.path.clone(), what: what.into() }
+    }
+
+    /// What `work` reads; an error is told with its file.
+    pub(super) fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        work(&self.connection).map_err(|source| self.sqlite(source))
     }
 
     fn write<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
@@ -244,10 +259,8 @@ impl Store for SqliteStore {
     }
 
     fn thumbnail(&self, face: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.connection
-            .query_row("SELECT jpeg FROM thumbnail WHERE face = ?1", [face], |row| row.get(0))
-            .optional()
-            .map_err(|source| self.sqlite(source))
+        let query = "SELECT jpeg FROM thumbnail WHERE face = ?1";
+        self.read(|connection| connection.query_row(query, [face], |row| row.get(0)).optional())
     }
 
     fn totals(&self, chain: &Name) -> Result<ChainTotals, StoreError> {
@@ -266,13 +279,24 @@ impl Store for SqliteStore {
 /// Makes the state directory unless it is there, and locks it.
 pub(super) fn lock(state_dir: &Path) -> Result<File, StoreError> {
     let directory = |source| StoreError::Directory { path: state_dir.to_owned(), source };
+    refuse_camera_agents(state_dir)?;
     microlambda_runtime::create_private(state_dir).map_err(directory)?;
     let lock = File::create(state_dir.join("lock")).map_err(directory)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: state_dir.to_owned() }),
+        Err(TryLockError::WouldBlock) => {
+            // A camera agent that has just begun may have made its spool since.
+            refuse_camera_agents(state_dir)?;
+            Err(StoreError::Locked { path: state_dir.to_owned() })
+        }
         Err(TryLockError::Error(source)) => Err(directory(source)),
     }
+}
+
+/// That a camera agent keeps its spool in `state_dir` is an error. A spool beside our own database is left over: no camera agent works in such a folder.
+fn refuse_camera_agents(state_dir: &Path) -> Result<(), StoreError> {
+    let is_camera_agents = state_dir.join(CAMERA_AGENTS).exists() && !state_dir.join(DATABASE).exists();
+    if is_camera_agents { Err(StoreError::CameraAgents { path: state_dir.to_owned() }) } else { Ok(()) }
 }
 
 pub(super) fn chain_id(connection: &Connection, chain: &Name) -> rusqlite::Result<i64> {

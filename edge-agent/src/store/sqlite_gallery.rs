@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use microlambda_faces::content::{Entry, from_bytes};
 use microlambda_faces::fold::{Exemplar, Gallery, PEOPLE_MAX, Person};
 use microlambda_faces::recent::{RECENT_FRAMES_MAX, Recent, Seen};
 use microlambda_wire::Name;
@@ -15,16 +14,14 @@ use super::sqlite_read::{encoding, unsigned};
 impl SqliteStore {
     /// The gallery at a record boundary: who was seen last of all that were seen before it.
     pub(super) fn read_gallery(&self, chain: &Name, sequence: u64) -> Result<Gallery, StoreError> {
-        let bound = integer(sequence).map_err(|source| self.sqlite(source))?;
-        let read = || {
-            let id = chain_id(&self.connection, chain)?;
+        let (bound, count, ever, people) = self.read(|connection| {
+            let (id, bound) = (chain_id(connection, chain)?, integer(sequence)?);
             let query =
                 "SELECT count(*), coalesce(max(number) + 1, 0) FROM person WHERE chain = ?1 AND first_sequence < ?2";
-            let mut statement = self.connection.prepare_cached(query)?;
-            let ever = statement.query_row([id, bound], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?;
-            Ok((ever, self.read_known(id, bound)?))
-        };
-        let ((count, ever), people) = read().map_err(|source| self.sqlite(source))?;
+            let mut statement = connection.prepare_cached(query)?;
+            let (count, ever) = statement.query_row([id, bound], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?;
+            Ok((bound, count, ever, self.read_known(id, bound)?))
+        })?;
         let ever = usize::try_from(ever).ok().filter(|_| count == ever);
         match (ever, people) {
             (Some(ever), Some(people)) => Ok(Gallery { people, ever, recent: self.read_recent(chain, bound)? }),
@@ -83,17 +80,17 @@ impl SqliteStore {
 
     /// What the last records below `bound` showed.
     fn read_recent(&self, chain: &Name, bound: i64) -> Result<Recent, StoreError> {
-        let read = || {
-            let id = chain_id(&self.connection, chain)?;
+        let read = self.read(|connection| {
+            let id = chain_id(connection, chain)?;
             let query =
                 "SELECT sequence, body FROM entry WHERE chain = ?1 AND sequence < ?2 ORDER BY sequence DESC LIMIT ?3";
-            let mut statement = self.connection.prepare_cached(query)?;
+            let mut statement = connection.prepare_cached(query)?;
             let records = statement.query_map(params![id, bound, RECENT_FRAMES_MAX as i64], |row| {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))
             })?;
             let records = records.collect::<rusqlite::Result<Vec<_>>>()?;
             let query = "SELECT face_index, person, distance FROM sighting WHERE chain = ?1 AND sequence = ?2 ORDER BY face_index";
-            let mut statement = self.connection.prepare_cached(query)?;
+            let mut statement = connection.prepare_cached(query)?;
             let mut recent = Vec::new();
             for (sequence, body) in records.into_iter().rev() {
                 let seen = statement.query_map(params![id, sequence], |row| {
@@ -102,12 +99,10 @@ impl SqliteStore {
                 recent.push((body, seen.collect::<rusqlite::Result<Vec<_>>>()?));
             }
             Ok(recent)
-        };
+        })?;
         let mut recent = Recent::default();
-        for (body, seen) in read().map_err(|source| self.sqlite(source))? {
-            let entry =
-                from_bytes::<Entry>(&body).map_err(|why| self.damaged(format!("an entry of chain {chain} ({why})")))?;
-            recent.push(&entry, &seen);
+        for (body, seen) in read {
+            recent.push(&self.entry_of(chain, &body)?, &seen);
         }
         Ok(recent)
     }

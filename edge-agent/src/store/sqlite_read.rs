@@ -4,10 +4,10 @@ use microlambda::{Attempt, Digest, Head, StepMode, Version};
 use microlambda_faces::content::{Entry, from_bytes};
 use microlambda_faces::{ENCODING_LEN, Encoding};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name};
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Params, Row, params};
 
 use super::sqlite::{SqliteStore, chain_id, identity, integer};
-use super::{EVENTS_MAX, EventRow, FaceRow, FrameRow, StoreError, StoredChain};
+use super::{EVENTS_MAX, EventRow, FaceRow, FrameRow, Known, StoreError, StoredChain};
 
 const CHAIN_COLUMNS: &str =
     "id, name, camera, batch, lambda, generation, boundary_sequence, boundary_digest, boundary_set_aside,
@@ -71,11 +71,15 @@ impl SqliteStore {
 
     /// The names of all chains, in order.
     pub(super) fn chain_names(&self) -> Result<Vec<Name>, StoreError> {
-        let names = || {
-            let mut statement = self.connection.prepare("SELECT name FROM chain ORDER BY name")?;
-            statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let names = names().map_err(|source| self.sqlite(source))?;
+        self.names_of("SELECT name FROM chain ORDER BY name", [])
+    }
+
+    /// The names of chains that `query` gives in its only column.
+    pub(super) fn names_of(&self, query: &str, params: impl Params) -> Result<Vec<Name>, StoreError> {
+        let names = self.read(|connection| {
+            let mut statement = connection.prepare(query)?;
+            statement.query_map(params, |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
         names.into_iter().map(|name| Name::new(name).map_err(|_| self.damaged("a chain's name"))).collect()
     }
 
@@ -86,18 +90,17 @@ impl SqliteStore {
     }
 
     fn read_chains_by(&self, order: &str) -> Result<Vec<StoredChain>, StoreError> {
-        let rows = || {
-            let mut statement = self.connection.prepare(&format!("SELECT {CHAIN_COLUMNS} FROM chain {order}"))?;
+        let rows = self.read(|connection| {
+            let mut statement = connection.prepare(&format!("SELECT {CHAIN_COLUMNS} FROM chain {order}"))?;
             statement.query_map([], chain_row)?.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let rows = rows().map_err(|source| self.sqlite(source))?;
+        })?;
         rows.into_iter().map(|row| self.stored_chain(row)).collect()
     }
 
     pub(super) fn read_chain(&self, name: &Name) -> Result<Option<StoredChain>, StoreError> {
         let query = format!("SELECT {CHAIN_COLUMNS} FROM chain WHERE name = ?1");
-        let row = self.connection.query_row(&query, [name.as_str()], chain_row).optional();
-        row.map_err(|source| self.sqlite(source))?.map(|row| self.stored_chain(row)).transpose()
+        let row = self.read(|connection| connection.query_row(&query, [name.as_str()], chain_row).optional())?;
+        row.map(|row| self.stored_chain(row)).transpose()
     }
 
     fn stored_chain(&self, row: ChainRow) -> Result<StoredChain, StoreError> {
@@ -112,14 +115,15 @@ impl SqliteStore {
             let mode = if one_unit { StepMode::OneUnit } else { StepMode::Normal };
             (digest == row.head.digest.0).then_some(Attempt { step: row.head, epoch, mode })
         };
-        let query = "SELECT digest, epoch, one_unit FROM attempt WHERE chain = ?1";
-        let attempted =
-            self.connection.query_row(query, [row.id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).optional();
-        let attempt = attempted.map_err(|source| self.sqlite(source))?.and_then(attempt);
-        let query = "SELECT times, why FROM failure WHERE chain = ?1 AND digest = ?2";
-        let failure =
-            self.connection.query_row(query, params![row.id, row.head.digest.0], |r| Ok((r.get(0)?, r.get(1)?)));
-        let failure = failure.optional().map_err(|source| self.sqlite(source))?;
+        let (attempted, failure) = self.read(|connection| {
+            let query = "SELECT digest, epoch, one_unit FROM attempt WHERE chain = ?1";
+            let attempted = connection.query_row(query, [row.id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)));
+            let query = "SELECT times, why FROM failure WHERE chain = ?1 AND digest = ?2";
+            let key = params![row.id, row.head.digest.0];
+            let failure = connection.query_row(query, key, |r| Ok((r.get(0)?, r.get(1)?)));
+            Ok((attempted.optional()?, failure.optional()?))
+        })?;
+        let attempt = attempted.and_then(attempt);
         Ok(StoredChain {
             gallery: self.read_gallery(&name, row.boundary.version.sequence)?,
             name,
@@ -137,16 +141,16 @@ impl SqliteStore {
     }
 
     pub(super) fn read_boundary(&self, chain: &Name, sequence: u64) -> Result<Option<Head>, StoreError> {
-        let read = || {
+        self.read(|connection| {
             let query = "SELECT id, lambda FROM chain WHERE name = ?1";
             let (id, lambda): (i64, [u8; 32]) =
-                self.connection.query_row(query, [chain.as_str()], |r| Ok((r.get(0)?, r.get(1)?)))?;
+                connection.query_row(query, [chain.as_str()], |r| Ok((r.get(0)?, r.get(1)?)))?;
             if sequence == 0 {
                 return Ok(Some(Head::genesis(Digest(lambda))));
             }
             // The entry before the boundary is the last one below it; gaps span several numbers.
             let query = "SELECT digest, set_aside, next_sequence, generation FROM entry WHERE chain = ?1 AND sequence < ?2 ORDER BY sequence DESC LIMIT 1";
-            let last = self.connection.prepare_cached(query)?.query_row(params![id, integer(sequence)?], |r| {
+            let last = connection.prepare_cached(query)?.query_row(params![id, integer(sequence)?], |r| {
                 Ok((r.get::<_, [u8; 32]>(0)?, r.get(1)?, unsigned(r, 2)?, r.get(3)?))
             });
             let last = last.optional()?.filter(|(_, _, next, _)| *next == sequence);
@@ -154,17 +158,16 @@ impl SqliteStore {
                 let version = Version { generation, sequence, unit: 0 };
                 Head { version, digest: Digest(digest), set_aside }
             }))
-        };
-        read().map_err(|source| self.sqlite(source))
+        })
     }
 
     pub(super) fn read_locator(&self, chain: &Name) -> Result<Vec<(u64, Digest)>, StoreError> {
-        let read = || {
-            let id = chain_id(&self.connection, chain)?;
+        self.read(|connection| {
+            let id = chain_id(connection, chain)?;
             let query =
                 "SELECT next_sequence, digest FROM entry WHERE chain = ?1 AND sequence < ?2 AND next_sequence <= ?2
                 ORDER BY sequence DESC LIMIT 1";
-            let mut statement = self.connection.prepare_cached(query)?;
+            let mut statement = connection.prepare_cached(query)?;
             let mut locator = Vec::new();
             let (mut bound, mut distance) = (i64::MAX, 1_i64);
             // Growing distances: the common ancestor of a fork is found within a factor of two of its depth.
@@ -179,11 +182,10 @@ impl SqliteStore {
                 bound = integer(sequence)?.saturating_sub(distance);
             }
             let lambda: [u8; 32] =
-                self.connection.query_row("SELECT lambda FROM chain WHERE id = ?1", [id], |row| row.get(0))?;
+                connection.query_row("SELECT lambda FROM chain WHERE id = ?1", [id], |row| row.get(0))?;
             locator.push((0, Digest(lambda)));
             Ok(locator)
-        };
-        read().map_err(|source| self.sqlite(source))
+        })
     }
 
     pub(super) fn entry_of(&self, chain: &Name, body: &[u8]) -> Result<Entry, StoreError> {
@@ -196,10 +198,10 @@ impl SqliteStore {
         sequence: u64,
         bytes_max: usize,
     ) -> Result<(Vec<Entry>, Option<Head>), StoreError> {
-        let read = || {
-            let id = chain_id(&self.connection, chain)?;
+        let bodies = self.read(|connection| {
+            let id = chain_id(connection, chain)?;
             let query = "SELECT body FROM entry WHERE chain = ?1 AND sequence >= ?2 ORDER BY sequence";
-            let mut statement = self.connection.prepare_cached(query)?;
+            let mut statement = connection.prepare_cached(query)?;
             let mut rows = statement.query(params![id, integer(sequence)?])?;
             let (mut bodies, mut bytes) = (Vec::<Vec<u8>>::new(), 0);
             while let Some(row) = rows.next()? {
@@ -211,8 +213,7 @@ impl SqliteStore {
                 bodies.push(body);
             }
             Ok(bodies)
-        };
-        let bodies = read().map_err(|source| self.sqlite(source))?;
+        })?;
         let entries = bodies.iter().map(|body| self.entry_of(chain, body)).collect::<Result<Vec<_>, _>>()?;
         let behind =
             entries.last().map(|entry| self.read_boundary(chain, entry.next_sequence())).transpose()?.flatten();
@@ -250,12 +251,12 @@ impl SqliteStore {
         max: u64,
         id: Option<&str>,
     ) -> Result<Vec<EventRow>, StoreError> {
-        let read = || {
+        self.read(|connection| {
             let query = format!(
                 "SELECT e.id, e.kind, e.face, c.camera, c.name, e.sequence, e.face_index, e.captured_at_ms, e.label, e.on_bus
                  FROM event e JOIN chain c ON c.id = e.chain WHERE {condition} AND e.superseded = 0 AND (?2 IS NULL OR e.id = ?2) ORDER BY {order} LIMIT ?1"
             );
-            let mut statement = self.connection.prepare_cached(&query)?;
+            let mut statement = connection.prepare_cached(&query)?;
             let rows = statement.query_map(params![integer(max)?, id], |row| {
                 let name = |column| {
                     let text: String = row.get(column)?;
@@ -278,50 +279,72 @@ impl SqliteStore {
                 Ok(EventRow { event, on_bus: row.get(9)? })
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(|source| self.sqlite(source))
+        })
     }
 
     pub(super) fn read_people(&self, chain: &Name, max: usize) -> Result<Vec<String>, StoreError> {
-        let read = || {
-            let id = chain_id(&self.connection, chain)?;
+        self.read(|connection| {
+            let id = chain_id(connection, chain)?;
             let query = "SELECT face FROM person WHERE chain = ?1 ORDER BY number LIMIT ?2";
-            let mut statement = self.connection.prepare_cached(query)?;
+            let mut statement = connection.prepare_cached(query)?;
             statement.query_map([id, max as i64], |row| row.get(0))?.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(|source| self.sqlite(source))
+        })
     }
 
     pub(super) fn read_faces(&self, chain: Option<&Name>) -> Result<Vec<FaceRow>, StoreError> {
-        let read = || {
+        let known = self.known(chain)?;
+        let with_frames = |known: Known| {
+            let frames = self.frames_of(&known, usize::MAX)?;
+            Ok(FaceRow { frames, ..known.face })
+        };
+        known.into_iter().map(with_frames).collect()
+    }
+
+    /// All known faces, by chain and order of first sight, without the frames they were seen in: of one person these may be a million.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub fn known(&self, chain: Option<&Name>) -> Result<Vec<Known>, StoreError> {
+        self.read(|connection| {
             let query = "SELECT p.face, c.camera, c.name, p.first_seen_ms, c.id, p.number,
-                (SELECT max(captured_at_ms) FROM sighting s WHERE s.chain = p.chain AND s.person = p.number),
                 coalesce((SELECT length(jpeg) FROM thumbnail t WHERE t.face = p.face), 0)
                 FROM person p JOIN chain c ON c.id = p.chain WHERE ?1 IS NULL OR c.name = ?1 ORDER BY c.name, p.number";
-            let mut statement = self.connection.prepare(query)?;
-            let frames_query =
-                "SELECT DISTINCT sequence, label FROM sighting WHERE chain = ?1 AND person = ?2 ORDER BY sequence";
-            let mut frames = self.connection.prepare(frames_query)?;
-            let mut faces = Vec::new();
-            let mut rows = statement.query([chain.map(Name::as_str)])?;
-            while let Some(row) = rows.next()? {
+            let mut statement = connection.prepare(query)?;
+            // Each sighting counts those before it.
+            let last_query = "SELECT frames, last_seen_ms FROM sighting WHERE chain = ?1 AND person = ?2 ORDER BY sequence DESC LIMIT 1";
+            let mut last = connection.prepare(last_query)?;
+            let known = statement.query_map([chain.map(Name::as_str)], |row| {
                 let key: (i64, i64) = (row.get(4)?, row.get(5)?);
-                let seen = frames
-                    .query_map(key, |row| Ok(FrameRow { sequence: unsigned(row, 0)?, label: row.get(1)? }))?
-                    .collect::<rusqlite::Result<Vec<_>>>()?;
-                faces.push(FaceRow {
+                let (frames, last_seen_ms) = last.query_row(key, |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?;
+                let face = FaceRow {
                     face: row.get(0)?,
                     name: String::new(),
                     camera: row.get(1)?,
                     chain: row.get(2)?,
                     first_seen_ms: unsigned(row, 3)?,
-                    last_seen_ms: unsigned(row, 6)?,
-                    frames: seen,
-                    thumbnail_bytes: unsigned(row, 7)?,
-                });
-            }
-            Ok(faces)
-        };
-        read().map_err(|source| self.sqlite(source))
+                    last_seen_ms,
+                    frames: Vec::new(),
+                    thumbnail_bytes: unsigned(row, 6)?,
+                };
+                Ok(Known { face, frames, key })
+            })?;
+            known.collect()
+        })
+    }
+
+    /// The first `max` frames that somebody was seen in.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub fn frames_of(&self, known: &Known, max: usize) -> Result<Vec<FrameRow>, StoreError> {
+        self.read(|connection| {
+            let query = "SELECT sequence, label FROM sighting WHERE chain = ?1 AND person = ?2 GROUP BY sequence ORDER BY sequence LIMIT ?3";
+            let mut statement = connection.prepare_cached(query)?;
+            let max = i64::try_from(max).unwrap_or(i64::MAX);
+            let frames = statement.query_map((known.key.0, known.key.1, max), |row| {
+                Ok(FrameRow { sequence: unsigned(row, 0)?, label: row.get(1)? })
+            })?;
+            frames.collect()
+        })
     }
 }

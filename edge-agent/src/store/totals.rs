@@ -37,8 +37,7 @@ pub(super) fn totals_before(connection: &Connection, chain: i64, before: i64) ->
 
 impl SqliteStore {
     pub(super) fn read_totals(&self, chain: &Name) -> Result<ChainTotals, StoreError> {
-        let read = || totals_before(&self.connection, chain_id(&self.connection, chain)?, i64::MAX);
-        read().map_err(|source| self.sqlite(source))
+        self.read(|connection| totals_before(connection, chain_id(connection, chain)?, i64::MAX))
     }
 
     /// The newest frames, `frames_max` at most, that could not be read, and why; the latest last.
@@ -72,12 +71,12 @@ impl SqliteStore {
     /// The newest entries, `max` at most, that raise a sum over all up to them, which `column` is; the latest last. Sums never fall, so
     /// each is found by halves, and a chain of millions is not read for it.
     fn entries_that_raise(&self, chain: &Name, column: &str, max: usize) -> Result<Vec<Entry>, StoreError> {
-        let read = || {
-            let id = chain_id(&self.connection, chain)?;
+        let bodies = self.read(|connection| {
+            let id = chain_id(connection, chain)?;
             let query = format!(
                 "SELECT sequence, {column} FROM entry WHERE chain = ?1 AND sequence <= ?2 ORDER BY sequence DESC LIMIT 1"
             );
-            let mut statement = self.connection.prepare(&query)?;
+            let mut statement = connection.prepare(&query)?;
             let mut up_to = |sequence: i64| {
                 let last =
                     statement.query_row([id, sequence], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
@@ -97,11 +96,10 @@ impl SqliteStore {
                 found.push(enough);
                 below = enough - 1;
             }
-            let mut body = self.connection.prepare("SELECT body FROM entry WHERE chain = ?1 AND sequence = ?2")?;
+            let mut body = connection.prepare("SELECT body FROM entry WHERE chain = ?1 AND sequence = ?2")?;
             let bodies = found.iter().rev().map(|sequence| body.query_row(params![id, sequence], |row| row.get(0)));
             bodies.collect::<rusqlite::Result<Vec<Vec<u8>>>>()
-        };
-        let bodies = read().map_err(|source| self.sqlite(source))?;
+        })?;
         bodies.iter().map(|body| self.entry_of(chain, body)).collect()
     }
 }

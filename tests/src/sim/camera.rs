@@ -224,6 +224,7 @@ impl SimCamera {
     pub fn tick(&mut self, now_us: u64) -> (Vec<Message>, u64) {
         let now_ms = now_us / 1_000;
         let mut out = Vec::new();
+        self.audience.on_spool(2 * self.held() >= self.frames_max);
         let mut release = self.audience.release(now_ms);
         if self.sabotage == Some(Sabotage::FreeOnOne) {
             release = Some(Release { below: self.committed, on_one: false });

@@ -44,7 +44,7 @@ fn pictures_pass_byte_for_byte_and_status_0_ends_a_finite_input() {
 fn garbage_between_pictures_is_passed_over_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let (a, b) = (photo_jpeg(320, 240, 1), photo_jpeg(320, 240, 2));
-    let file = stream_file(folder.path(), &[b"hello", &a, b"[info] something", &b]);
+    let file = stream_file(folder.path(), &[b"\0\0hello", &a, "[info] naïve".as_bytes(), &b]);
     let mut stream = open(&shell(&format!("cat {file}"), true), &[]).unwrap();
     let mut reasons = Vec::new();
     let mut frames = 0;
@@ -58,6 +58,20 @@ fn garbage_between_pictures_is_passed_over_with_a_remedy() {
     }
     assert_eq!(frames, 2);
     assert!(!reasons.is_empty() && reasons.iter().all(|why| why.contains("-f mjpeg")), "{reasons:?}");
+}
+
+#[test]
+fn the_parts_of_a_multipart_stream_are_pictures_and_their_headers_nothing_to_tell_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (photo_jpeg(320, 240, 1), photo_jpeg(320, 240, 2));
+    let header = b"--cam\r\nContent-Type: image/jpeg\r\n\r\n";
+    let file = stream_file(folder.path(), &[header, &a, b"\r\n", header, &b, b"\r\n--cam--\r\n"]);
+    let mut stream = open(&shell(&format!("cat {file}"), true), &[]).unwrap();
+    for jpeg in [a, b] {
+        let Ok(Next::Frame(frame)) = stream.next() else { panic!("something else than a picture") };
+        assert_eq!(frame.picture, Picture::File(jpeg));
+    }
+    assert_eq!(stream.next(), Ok(Next::End));
 }
 
 #[test]
