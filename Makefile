@@ -21,7 +21,7 @@ calibration: ## fetch the photos used only for choosing thresholds
 build: ## build the agents and the demo, optimised
 	cargo build --release --workspace --bins
 
-package: ## Debian packages of the agents, the models, and a node that does both, in target/debian
+package: ## Debian packages of the agents, the models, a node that does both, and a device of its own, in target/debian
 	scripts/package
 
 image: ## the flashable image for Raspberry Pi 3, 4, 5 and Zero 2 W, in target/image

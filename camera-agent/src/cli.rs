@@ -51,7 +51,7 @@ enum Command {
         #[arg(long)]
         exit_when_done: bool,
     },
-    /// Check a configuration file; nothing is opened or changed
+    /// Check a configuration file, and that the broker's password and certificate can be read; no camera, folder or spool is opened
     #[command(after_help = "Example:
   camera-agent validate --config /etc/microlambda/camera.toml
   camera-agent validate --config camera.toml --json")]

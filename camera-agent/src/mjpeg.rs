@@ -22,13 +22,22 @@ pub struct Splitter {
     garbage_bytes: u64,
     /// Bytes passed over since the last start of a picture, as long as they may be the header of a part.
     header_bytes: Option<usize>,
+    /// Whether anything looked like a picture.
+    has_begun: bool,
 }
 
 impl Splitter {
     /// Pictures longer than `picture_bytes_max` are skipped.
     pub fn new(picture_bytes_max: usize) -> Self {
-        let (buffer, scanner, header_bytes) = (Vec::new(), None, Some(0));
-        Self { buffer, scanner, picture_bytes_max, skipped_bytes: 0, garbage_bytes: 0, header_bytes }
+        Self {
+            buffer: Vec::new(),
+            scanner: None,
+            picture_bytes_max,
+            skipped_bytes: 0,
+            garbage_bytes: 0,
+            header_bytes: Some(0),
+            has_begun: false,
+        }
     }
 
     /// Adds what was read. Call [`next_picture`](Self::next_picture) until it has none before adding more: the
@@ -76,6 +85,13 @@ impl Splitter {
         self.buffer.len()
     }
 
+    /// The stream has ended: text that no picture ever followed was no header.
+    pub fn end(&mut self) {
+        if !self.has_begun {
+            self.garbage_bytes = self.skipped_bytes;
+        }
+    }
+
     /// The start of a picture whose rest does not come: what is left when the stream has ended.
     pub fn take_unfinished(&mut self) -> Option<Vec<u8>> {
         self.scanner.take().map(|_| std::mem::take(&mut self.buffer))
@@ -85,7 +101,7 @@ impl Splitter {
     fn find_start(&mut self) -> bool {
         if let Some(at) = self.buffer.windows(START.len()).position(|window| window == START) {
             self.pass(at);
-            self.header_bytes = Some(0);
+            (self.header_bytes, self.has_begun) = (Some(0), true);
             self.scanner = Some(JpegScanner::default());
             return true;
         }

@@ -24,7 +24,9 @@ use crate::{explain, inspect, report};
   edge-agent validate --config edge.toml     check it
   edge-agent run --config edge.toml          run the node
   edge-agent faces list --config edge.toml   who has been seen
-  edge-agent inspect photo.jpg               look at a picture without a broker"
+  edge-agent inspect photo.jpg               look at a picture without a broker
+
+Exit codes: 0 well, 1 failed while running, 2 wrong command line, 3 wrong configuration."
 )]
 pub struct Cli {
     #[command(flatten)]

@@ -296,7 +296,10 @@ impl Source for Stream {
                 Err(error) => return Err(SourceError::Trouble(format!("waiting for the command: {error}"))),
             }
             match self.stdout.read(&mut self.chunk) {
-                Ok(0) => self.ended = true,
+                Ok(0) => {
+                    self.ended = true;
+                    self.splitter.end();
+                }
                 Ok(bytes) => self.splitter.push(&self.chunk[..bytes]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(SourceError::Trouble(format!("reading from the command: {error}"))),
