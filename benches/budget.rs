@@ -398,7 +398,8 @@ impl Session {
                 FromWorker::Begin { .. }
                 | FromWorker::Unit { .. }
                 | FromWorker::Stopped { .. }
-                | FromWorker::Ready { .. } => {}
+                | FromWorker::Ready { .. }
+                | FromWorker::Tried { .. } => {}
                 FromWorker::Fatal { message } => return Err(message.into()),
             }
         }

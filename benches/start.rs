@@ -130,6 +130,7 @@ async fn start(engine: Engine, jpeg: &[u8]) -> Result<Start, Error> {
                 worker.send(&ToWorker::Start { step: 1, r_limit_us, units_max, costs, params, resume })?;
                 worker.send(&ToWorker::Frame { sequence: 0, jpeg: jpeg.to_vec(), moved: None, more: false })?;
             }
+            FromWorker::Tried { .. } => {}
             FromWorker::Begin { .. } => first_unit_ms = first_unit_ms.or(Some(since(spawned))),
             FromWorker::Unit { .. } => {
                 let first_unit_ms = first_unit_ms.ok_or("a unit ended that had not begun")?;

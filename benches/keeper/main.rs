@@ -233,7 +233,10 @@ impl Keeper {
                 self.engine = Some(engine);
                 self.feed()
             }
-            FromWorker::Begin { .. } | FromWorker::Refused { .. } | FromWorker::Prepared { .. } => Ok(()),
+            FromWorker::Tried { .. }
+            | FromWorker::Begin { .. }
+            | FromWorker::Refused { .. }
+            | FromWorker::Prepared { .. } => Ok(()),
             FromWorker::Unit { sequence, outcome, thumbnail, .. } => self.unit_ended(sequence, outcome, thumbnail),
             FromWorker::Stopped { report, .. } => self.ended(report),
             FromWorker::Fatal { message } => Err(message.into()),

@@ -140,6 +140,7 @@ impl Looks for WorkerProcess {
                     found = Some(frame.faces.len());
                 }
                 FromWorker::Ready { .. }
+                | FromWorker::Tried { .. }
                 | FromWorker::Begin { .. }
                 | FromWorker::Unit { .. }
                 | FromWorker::Refused { .. }

@@ -244,8 +244,9 @@ impl Agent {
         {
             self.reading = Some((node, sequence, self.clerk.read(sequence)));
         }
-        let crowded = self.desk.borrow().view.is_half_full(self.config.spool);
-        self.audience.on_spool(crowded);
+        if self.config.source.class() == ChainClass::Live {
+            self.audience.on_spool(self.desk.borrow().view.filled_permille(self.config.spool));
+        }
         // A node may have committed some of the numbers of a restart, in a former generation. That frees nothing, and would be asked for
         // without end.
         if self.releasing.is_none()

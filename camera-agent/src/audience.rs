@@ -11,6 +11,10 @@ use microlambda_wire::{Name, Want};
 pub const NODES_MAX: usize = 64;
 /// A want lives no longer than this without renewal, ms.
 pub const EXPIRY_MAX_MS: u64 = 60_000;
+/// A spool is crowded from here on …
+const CROWDED_PERMILLE: u64 = 500;
+/// … until it is less full than this: freeing on one node's word would end by itself at once otherwise.
+const ROOMY_PERMILLE: u64 = 100;
 /// An open want that is extended again and again grows no further than this, records.
 pub const CREDIT_MAX: u32 = 4_096;
 /// A node that asked this recently is live, ms.
@@ -223,10 +227,11 @@ impl Audience {
         }
     }
 
-    /// Whether the spool is half full or more; to be told before [`release`](Self::release). As long as it is, a node that lags behind the
-    /// furthest live one is no company: it can get from that one what it lacks, and nobody a frame that found no room.
-    pub fn on_spool(&mut self, crowded: bool) {
-        self.crowded = crowded;
+    /// How full the spool is; to be told before [`release`](Self::release) where what finds no room is lost. From half full on, until there is
+    /// much room again, a node that lags behind the furthest live one is no company: it can get from that one what it lacks, and nobody a
+    /// frame that found no room.
+    pub fn on_spool(&mut self, filled_permille: u64) {
+        self.crowded = filled_permille >= if self.crowded { ROOMY_PERMILLE } else { CROWDED_PERMILLE };
     }
 
     /// What may be freed now: what two nodes have committed; or what the only live one has, if it has long been alone.

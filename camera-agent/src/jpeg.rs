@@ -5,15 +5,13 @@
 mod blocks;
 
 pub use blocks::{Blocks, luma_blocks};
-use microlambda_picture::{JpegScan, JpegScanner, jpeg_is_cut_short};
+use microlambda_picture::{JpegScan, JpegScanner, next_marker};
 
 /// Code of the marker that starts a picture.
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
 const DHT: u8 = 0xc4;
-/// Stray bytes before a marker are passed over up to so many: more than the rest of any segment whose length is wrong.
-const STRAY_BYTES_MAX: usize = 64 << 10;
 
 /// What a JPEG's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +26,6 @@ pub struct Header {
     pub sequential: bool,
     /// Where the first scan's marker stands.
     scan_at: usize,
-    /// Bytes that belong to no segment stand before it.
-    has_stray_bytes: bool,
 }
 
 /// Reads the header of a JPEG; `None` if there is none up to the first scan.
@@ -37,14 +33,12 @@ pub fn header(jpeg: &[u8]) -> Option<Header> {
     let mut size = None;
     let mut has_huffman_tables = false;
     let mut sequential = false;
-    let mut has_stray_bytes = false;
     if !jpeg.starts_with(&[0xff, SOI]) {
         return None;
     }
     let mut at = 2;
     loop {
         let (marker_at, code) = next_marker(jpeg, at)?;
-        has_stray_bytes |= jpeg[at..marker_at].iter().any(|byte| *byte != 0xff);
         at = marker_at;
         if JpegScanner::is_standalone(code) {
             at += 2;
@@ -56,7 +50,7 @@ pub fn header(jpeg: &[u8]) -> Option<Header> {
             SOI | EOI => return None,
             SOS => {
                 let (width, height) = size?;
-                return Some(Header { width, height, has_huffman_tables, sequential, scan_at: at, has_stray_bytes });
+                return Some(Header { width, height, has_huffman_tables, sequential, scan_at: at });
             }
             DHT => has_huffman_tables = true,
             0xc0..=0xcf if code != 0xc8 && code != 0xcc => {
@@ -67,25 +61,6 @@ pub fn header(jpeg: &[u8]) -> Option<Header> {
             _ => {}
         }
         at += 2 + length;
-    }
-}
-
-/// Where the next marker from `at` on stands, the last `ff` of it, and its code. Stray bytes before it are passed over, as decoders do, and a zero
-/// behind `ff` makes it one of them.
-fn next_marker(jpeg: &[u8], at: usize) -> Option<(usize, u8)> {
-    let ahead = jpeg.get(at..)?;
-    let ahead = &ahead[..ahead.len().min(STRAY_BYTES_MAX)];
-    let passed = ahead.windows(2).position(|two| two[0] == 0xff && !matches!(two[1], 0 | 0xff))?;
-    Some((at + passed, ahead[passed + 1]))
-}
-
-/// Whether the end of a JPEG with this header is missing.
-pub fn is_cut_short(jpeg: &[u8], header: &Header) -> bool {
-    if header.has_stray_bytes {
-        // Whoever walks the segments for the end would come to nothing there.
-        jpeg_is_cut_short(&[&[0xff, SOI][..], &jpeg[header.scan_at..]].concat())
-    } else {
-        jpeg_is_cut_short(jpeg)
     }
 }
 
@@ -171,6 +146,8 @@ const AC_CHROMINANCE_VALUES: [u8; 162] = [
 
 #[cfg(test)]
 mod tests {
+    use microlambda_picture::jpeg_is_cut_short;
+
     use super::*;
     use crate::testing::{photo_jpeg, with_stray_bytes, without_huffman_tables};
 
@@ -200,15 +177,15 @@ mod tests {
             for stray in [&b"\0"[..], b"stray", &[0xff, 0, 7], &[0xff, 0xff]] {
                 let spoilt = with_stray_bytes(&jpeg, stray);
                 let found = header(&spoilt).unwrap();
-                assert_eq!(Header { scan_at: sound.scan_at, has_stray_bytes: false, ..found }, sound, "{stray:?}");
+                assert_eq!(Header { scan_at: sound.scan_at, ..found }, sound, "{stray:?}");
                 assert_eq!(&spoilt[found.scan_at..], &jpeg[sound.scan_at..]);
-                assert!(!is_cut_short(&spoilt, &found) && is_cut_short(&spoilt[..spoilt.len() - 1], &found));
+                assert!(!jpeg_is_cut_short(&spoilt) && jpeg_is_cut_short(&spoilt[..spoilt.len() - 1]));
                 let mended = with_huffman_tables(spoilt);
                 assert_eq!(microlambda_picture::decode_jpeg(&mended), microlambda_picture::decode_jpeg(&whole));
                 assert_eq!(luma_blocks(&mended), luma_blocks(&whole));
             }
         }
-        assert_eq!(header(&with_stray_bytes(&whole, &vec![0; STRAY_BYTES_MAX])), None, "they are bounded");
+        assert_eq!(header(&with_stray_bytes(&whole, &[0; 64 << 10])), None, "they are bounded");
     }
 
     #[test]

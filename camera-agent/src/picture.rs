@@ -6,7 +6,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-use microlambda_picture::{decode_jpeg, on_white};
+use microlambda_picture::{decode_jpeg, jpeg_is_cut_short, on_white};
 
 use crate::config::FRAME_BYTES_LIMIT;
 use crate::jpeg;
@@ -129,7 +129,7 @@ fn prepare_any(picture: Picture, bytes_max: usize) -> Result<Prepared, PictureEr
 fn prepare_jpeg(bytes: Vec<u8>, bytes_max: usize) -> Result<Prepared, PictureError> {
     let header = jpeg::header(&bytes).ok_or(PictureError::BadHeader)?;
     check_size(header.width, header.height, PASS_PIXELS_MAX, "")?;
-    if jpeg::is_cut_short(&bytes, &header) {
+    if jpeg_is_cut_short(&bytes) {
         return Err(PictureError::CutShort);
     }
     let bytes = jpeg::with_huffman_tables(bytes);

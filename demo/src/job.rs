@@ -52,6 +52,8 @@ pub(crate) struct Job<'a> {
     ground: Ground<'a>,
     /// When something went on last.
     went_on_at: Instant,
+    /// Whether the broker is away.
+    is_lost: bool,
 }
 
 /// The kill, from its plan to the node's return.
@@ -88,7 +90,18 @@ impl<'a> Job<'a> {
     pub fn new(observer: Observer, camera: Agent, ground: Ground<'a>, aloud: bool) -> Result<Self, Error> {
         let went_on_at = Instant::now();
         let (tally, edges) = (Tally::default(), Vec::new());
-        let job = Self { observer, tally, camera, edges, refused: 0, aloud, named: Some(0), ground, went_on_at };
+        let job = Self {
+            observer,
+            tally,
+            camera,
+            edges,
+            refused: 0,
+            aloud,
+            named: Some(0),
+            ground,
+            went_on_at,
+            is_lost: false,
+        };
         job.record()?;
         Ok(job)
     }
@@ -156,10 +169,13 @@ impl<'a> Job<'a> {
                 Vec::new()
             }
             Some(Report::Lost(why)) => {
+                self.is_lost = true;
                 self.say(&show::lost(&why, self.ground.broker.kind() == BrokerKind::External));
                 Vec::new()
             }
             Some(Report::Connected) => {
+                self.is_lost = false;
+                self.went_on();
                 self.say(&show::deed("the broker is back"));
                 Vec::new()
             }
@@ -214,7 +230,7 @@ impl<'a> Job<'a> {
     }
 
     fn is_too_slow(&self) -> bool {
-        !self.edges.is_empty() && all_too_slow(&self.tally, self.edges.iter().map(|(node, _)| node))
+        !self.is_lost && !self.edges.is_empty() && all_too_slow(&self.tally, self.edges.iter().map(|(node, _)| node))
     }
 
     /// What agents say is wrong, each on a line of its own.

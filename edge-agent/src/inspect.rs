@@ -145,6 +145,7 @@ impl Session {
                 FromWorker::Begin { .. }
                 | FromWorker::Unit { .. }
                 | FromWorker::Ready { .. }
+                | FromWorker::Tried { .. }
                 | FromWorker::Refused { .. }
                 | FromWorker::Prepared { .. } => {}
                 FromWorker::Stopped { stop, .. } => {

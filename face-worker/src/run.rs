@@ -135,8 +135,8 @@ pub fn run(args: &Args) -> Result<(), RunError> {
         .map_err(|source| RunError::Thread { source })?;
     let clocks = Clocks { monotonic_us, cpu_us };
     let load_us = monotonic_us().saturating_sub(start_us);
-    let ready = FromWorker::Ready { protocol: PROTOCOL, engine: name, load_us, tried };
-    let served = session::serve(&mut engine, &ready, &mut inbox, &mut out, clocks);
+    let hello = [FromWorker::Ready { protocol: PROTOCOL, engine: name, load_us }, FromWorker::Tried { units: tried }];
+    let served = session::serve(&mut engine, &hello, &mut inbox, &mut out, clocks);
     drop(finished);
     Ok(served?)
 }

@@ -41,18 +41,18 @@ pub struct Clocks {
     pub cpu_us: fn() -> u64,
 }
 
-/// Says that the worker is `ready`, and runs steps until the agent closes the stream.
+/// Says `hello`, that the worker is ready, and runs steps until the agent closes the stream.
 ///
 /// # Errors
 /// If the agent is out of step or gone in the middle of a message, or a unit failed; the agent was told if it can be.
 pub fn serve<E: Engine>(
     engine: &mut E,
-    ready: &FromWorker,
+    hello: &[FromWorker],
     inbox: &mut Inbox,
     out: &mut impl Write,
     clocks: Clocks,
 ) -> Result<(), SessionError> {
-    send(out, ready)?;
+    hello.iter().try_for_each(|message| send(out, message))?;
     let mut cache = Cache::default();
     while let Some(start) = inbox.next_start()? {
         match step(engine, start, inbox, out, clocks, cache) {

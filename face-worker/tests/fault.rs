@@ -33,6 +33,7 @@ fn begin(fault: &str, arguments: &[&str]) -> Worker {
 #[test]
 fn a_unit_that_aborts_ends_the_process_and_the_stream() {
     let mut worker = begin("fault:abort", &[]);
+    assert!(matches!(worker.read_any(), Some(FromWorker::Tried { .. })));
     let parts = [worker.read_any(), worker.read_any()].map(|message| match message {
         Some(FromWorker::Begin { step: 0, part: (class, _) }) => class,
         other => panic!("expected Begin, got {other:?}"),

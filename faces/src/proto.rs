@@ -80,9 +80,6 @@ pub enum FromWorker {
         engine: String,
         /// Time from the process's start, µs.
         load_us: u64,
-        /// What units have cost on a picture of its own, just now: class, work and µs of each. One that takes far longer does not do so because this
-        /// computer is slow.
-        tried: Vec<(CostClass, u64, u64)>,
     },
     /// A unit, or its preparation, begins. Should the process have to be killed in it, the agent knows what it was.
     Begin {
@@ -135,6 +132,12 @@ pub enum FromWorker {
         step: u64,
         /// Class, work, µs.
         prepare: (CostClass, u64, u64),
+    },
+    /// What units of a picture of its own have cost, said right behind [`FromWorker::Ready`]: a unit that takes far longer does not do so because this
+    /// computer is slow.
+    Tried {
+        /// Class, work, µs of each.
+        units: Vec<(CostClass, u64, u64)>,
     },
 }
 

@@ -5,32 +5,47 @@ const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
 /// Frames whose samples are whole in each scan: baseline, extended.
 const SOF_SEQUENTIAL: [u8; 2] = [0xc0, 0xc1];
+/// Stray bytes before a marker are passed over up to so many: more than the rest of any segment whose length is wrong.
+const STRAY_BYTES_MAX: usize = 64 << 10;
 
 /// Whether the end of a JPEG is missing, as where a copy or a transfer was cut off. Decoders fill the rest with grey, and a face cut in half is nobody's.
 /// `false` for what is no JPEG, or goes wrong earlier: a decoder says why.
 pub fn jpeg_is_cut_short(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0xff, SOI]) && JpegScanner::default().advance(bytes) == JpegScan::More
+    bytes.starts_with(&[0xff, SOI]) && JpegScanner::of_file().advance(bytes) == JpegScan::More
 }
 
 /// Whether the colours of a JPEG come one after another, in scans of their own, and some of them at a lower resolution. `zune-jpeg` 0.5.15 gives other
 /// pixels for these, and no error (its issue 422). Programs write them when they are told to, cameras and phones do not.
 pub(crate) fn is_in_separate_colours(jpeg: &[u8]) -> bool {
-    let mut sampled = false;
-    let mut colours = 0;
+    let (mut sampled, mut colours) = (false, 0);
     let mut at = 2;
-    while let Some([0xff, code, high, low, segment @ ..]) = jpeg.get(at..) {
+    while let Some((marker_at, code)) = next_marker(jpeg, at) {
+        at = marker_at + 2;
+        if JpegScanner::is_standalone(code) {
+            continue;
+        }
+        let Some([high, low, segment @ ..]) = jpeg.get(at..) else { return false };
         match (code, segment) {
-            (code, [_, _, _, _, _, count, components @ ..]) if SOF_SEQUENTIAL.contains(code) => {
+            (code, [_, _, _, _, _, count, components @ ..]) if SOF_SEQUENTIAL.contains(&code) => {
                 colours = *count;
-                sampled =
-                    components.chunks(3).take(usize::from(colours)).any(|component| component.get(1) != Some(&0x11));
+                let mut samplings = components.chunks(3).take(usize::from(colours)).map(|component| component.get(1));
+                sampled = samplings.any(|sampling| sampling != Some(&0x11));
             }
-            (&SOS, [in_scan, ..]) => return sampled && *in_scan < colours,
+            (SOS, [in_scan, ..]) => return sampled && *in_scan < colours,
             _ => {}
         }
-        at += 2 + usize::from(u16::from_be_bytes([*high, *low]));
+        at += usize::from(u16::from_be_bytes([*high, *low]));
     }
     false
+}
+
+/// Where the next marker from `at` on stands, the last `ff` of it, and its code. Stray bytes before it are passed over, as decoders do, and a zero
+/// behind `ff` makes it one of them.
+pub fn next_marker(jpeg: &[u8], at: usize) -> Option<(usize, u8)> {
+    let ahead = jpeg.get(at..)?;
+    let ahead = &ahead[..ahead.len().min(STRAY_BYTES_MAX)];
+    let passed = ahead.windows(2).position(|two| two[0] == 0xff && !matches!(two[1], 0 | 0xff))?;
+    Some((at + passed, ahead[passed + 1]))
 }
 
 /// How far a [`JpegScanner`] has come.
@@ -49,16 +64,23 @@ pub enum JpegScan {
 pub struct JpegScanner {
     at: usize,
     in_scan: bool,
+    /// Whether stray bytes between segments are passed over.
+    passes_strays: bool,
 }
 
 impl Default for JpegScanner {
-    /// At the start of a picture.
+    /// At the start of a picture in a stream, where stray bytes between segments mean that the next one has begun.
     fn default() -> Self {
-        Self { at: 2, in_scan: false }
+        Self { at: 2, in_scan: false, passes_strays: false }
     }
 }
 
 impl JpegScanner {
+    /// At the start of a file, where there is no next picture: stray bytes between segments are passed over, as decoders do.
+    pub fn of_file() -> Self {
+        Self { passes_strays: true, ..Self::default() }
+    }
+
     /// Whether no segment follows a marker of this code: TEM and the restart markers.
     pub fn is_standalone(code: u8) -> bool {
         code == 0x01 || (0xd0..=0xd7).contains(&code)
@@ -73,6 +95,12 @@ impl JpegScanner {
                     return JpegScan::More;
                 };
                 self.at += found;
+            } else if self.passes_strays {
+                match next_marker(bytes, self.at) {
+                    Some((marker_at, _)) => self.at = marker_at,
+                    None if bytes.len().saturating_sub(self.at) < STRAY_BYTES_MAX => return JpegScan::More,
+                    None => return JpegScan::Bad(self.at),
+                }
             }
             let (Some(&first), Some(&code)) = (bytes.get(self.at), bytes.get(self.at + 1)) else {
                 return JpegScan::More;

@@ -11,7 +11,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-pub use jpeg::{JpegScan, JpegScanner, jpeg_is_cut_short};
+pub use jpeg::{JpegScan, JpegScanner, jpeg_is_cut_short, next_marker};
 
 /// A side as JPEG can say it, px.
 const SIDE_PX_MAX: usize = 65_535;
@@ -69,7 +69,7 @@ pub fn decode_jpeg(bytes: &[u8]) -> Result<DynamicImage, Damaged> {
 /// Where too little data comes before a picture's end, the decoder makes up zeros, and takes them for codes. It cannot do that with these ones; of a whole
 /// picture it never comes to them.
 fn with_an_end_that_cannot_be_read(jpeg: &[u8]) -> Cow<'_, [u8]> {
-    match JpegScanner::default().advance(jpeg) {
+    match JpegScanner::of_file().advance(jpeg) {
         JpegScan::End(end) => Cow::Owned([&jpeg[..end - END.len()], &NO_CODE[..], &END[..]].concat()),
         JpegScan::More | JpegScan::Bad(_) => Cow::Borrowed(jpeg),
     }

@@ -113,6 +113,21 @@ fn a_picture_that_ends_early_is_refused_whatever_its_kind() {
     }
 }
 
+#[test]
+fn stray_bytes_between_segments_hide_neither_a_missing_end_nor_separate_colours() {
+    let size = (160, 120);
+    let photo = photo(size);
+    let strays = |jpeg: &[u8]| [&jpeg[..2], &[0, 7, 0xff, 0, 0xff], &jpeg[2..]].concat();
+    let kind = Kind { sampling: SamplingFactor::F_2_2, scans: None, restart_interval: 0 };
+    let whole = strays(&encode(&photo, size, ColorType::Rgb, kind));
+    assert!(difference(&decode_jpeg(&whole).expect("whole").into_rgb8(), &photo) < 4.0);
+    for part in 4..8 {
+        let cut = &whole[..whole.len() * part / 8];
+        assert!(jpeg_is_cut_short(cut) && decode_jpeg(&[cut, &[0xff, 0xd9]].concat()).is_err(), "{part} of 8");
+    }
+    assert!(decode_jpeg(&strays(&in_separate_colours(&photo, SamplingFactor::F_2_2))).is_err());
+}
+
 /// One scan for each colour: what this encoder writes with tables of its own.
 fn in_separate_colours(photo: &RgbImage, sampling: SamplingFactor) -> Vec<u8> {
     let mut jpeg = Vec::new();

@@ -190,7 +190,7 @@ fn beside_a_node_that_catches_up(frames_max: u64) -> (u64, u64) {
         }
         audience.on_want(&want("a", next, 1, next), oldest..next, now_ms);
         audience.on_want(&want("b", next, 1, second), oldest..next, now_ms);
-        audience.on_spool(2 * (next - oldest) >= frames_max);
+        audience.on_spool(1_000 * (next - oldest) / frames_max);
         if let Some(release) = audience.release(now_ms) {
             oldest = oldest.max(release.below);
         }
@@ -209,7 +209,7 @@ fn a_node_that_catches_up_from_far_behind_costs_a_camera_no_frame_while_another_
 #[test]
 fn two_nodes_that_keep_up_with_each_other_free_together_however_full_the_spool_is() {
     let mut audience = audience();
-    audience.on_spool(true);
+    audience.on_spool(1_000);
     for second in 0..60 {
         let (now_ms, committed) = (T + second * 1_000, 10 * (second + 1));
         audience.on_want(&want("a", committed, 1, committed), 0..1_000, now_ms);

@@ -3,9 +3,9 @@
 //! ITU-T T.81, annexes B and F, for sequential pictures with Huffman coding and all components in one scan, as cameras send them. A decoder
 //! that scales keeps rows of coefficients of all components, more than a camera agent's memory has room for.
 
-use microlambda_picture::JpegScanner;
+use microlambda_picture::{JpegScanner, next_marker};
 
-use super::{DHT, SOS, header, next_marker};
+use super::{DHT, SOS, header};
 
 const DQT: u8 = 0xdb;
 const DRI: u8 = 0xdd;

@@ -231,9 +231,10 @@ impl View {
         self.end.is_some() && self.oldest == self.next
     }
 
-    /// Whether half of what the spool holds at most, or more, is there.
-    pub fn is_half_full(&self, limits: Limits) -> bool {
-        self.frames >= limits.frames_max.div_ceil(2) || self.bytes >= limits.bytes_max.div_ceil(2)
+    /// How full the spool is, of frames or of bytes, 0 to 1000.
+    pub fn filled_permille(&self, limits: Limits) -> u64 {
+        let part = |held: u64, at_most: u64| held.saturating_mul(1_000) / at_most.max(1);
+        part(self.frames, limits.frames_max).max(part(self.bytes, limits.bytes_max)).min(1_000)
     }
 
     /// Whether [`Spool::free`] would free anything: a record goes once all of its numbers may.

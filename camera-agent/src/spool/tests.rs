@@ -304,14 +304,13 @@ fn bytes_are_a_bound_too() {
 }
 
 #[test]
-fn a_spool_is_half_full_by_its_frames_or_by_its_bytes() {
+fn a_spool_is_as_full_as_its_frames_or_its_bytes_make_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut spool = open(&folder, ChainClass::Live, ROOMY);
     append(&mut spool, 0..4);
     let bytes = spool.view().bytes;
-    let is_half_full = |frames_max, bytes_max| spool.view().is_half_full(Limits { bytes_max, frames_max });
-    assert!(!is_half_full(9, 2 * bytes + 1));
-    assert!(is_half_full(8, 2 * bytes + 1) && is_half_full(9, 2 * bytes));
+    let filled = |frames_max, bytes_max| spool.view().filled_permille(Limits { bytes_max, frames_max });
+    assert_eq!((filled(8, 4 * bytes), filled(16, 2 * bytes), filled(16, 4 * bytes)), (500, 500, 250));
 }
 
 #[test]

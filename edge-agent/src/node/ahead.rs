@@ -314,7 +314,7 @@ impl<S: Store, W: World> Node<S, W> {
     /// Gives up an invocation whose frames do not come, and ends one for which a step of a node that is gone would wait.
     pub(super) fn ahead_tick(&mut self, now_us: u64) -> Result<(), NodeError> {
         let Some(name) = self.worker.ahead_of().cloned() else { return Ok(()) };
-        let takes_over = self.chains.values().any(|run| run.chain.takes_over());
+        let takes_over = self.chains.values().any(|run| run.chain.takes_over() && !run.waits_for_silent_camera(now_us));
         let Some(ahead) = self.chains.get_mut(&name).and_then(|run| run.ahead.run.as_mut()) else { return Ok(()) };
         if !ahead.running && ahead.input_deadline_us <= now_us {
             return self.end_ahead(&name, AheadEnd::NoInput, None);

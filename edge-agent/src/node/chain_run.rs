@@ -202,7 +202,7 @@ impl ChainRun {
     pub fn waits_for_silent_camera(&self, now_us: u64) -> bool {
         let at = self.next_step_at();
         let is_silent = self.touched_us.saturating_add(SILENT_US) <= now_us;
-        is_silent && self.buffered(at).is_none() && !self.ahead.holds(at)
+        is_silent && !self.chain.is_behind_input() && self.buffered(at).is_none() && !self.ahead.holds(at)
     }
 
     /// The next record to fold.

@@ -16,6 +16,10 @@ const CREDIT_AHEAD: u64 = 2;
 const STALL_US: u64 = 300_000;
 /// … at most after this: a frame that was lost on the way is not waited for longer.
 const STALL_US_MAX: u64 = 5_000_000;
+/// What is on its way of a want that has run out is not asked for again: the mark of such a want, µs.
+const RUN_OUT_US: u64 = u64::MAX;
+/// No want is open for longer, µs, unless a lease is: a camera does not send to a node that is gone.
+const WANT_US_MAX: u64 = 60_000_000;
 /// Progress is reported to the camera at most this often by a node that asks for no frames, µs.
 const REPORT_US: u64 = 200_000;
 /// A report that had no effect on what the camera holds is repeated at most this often, µs.
@@ -101,6 +105,9 @@ impl<S: Store, W: World> Node<S, W> {
         let room = run.room_at(missing);
         let credit = credit.min(room).min(credit_max);
         // A want that continues the former one asks only for what that one did not cover.
+        if open.is_some_and(|want| want.expires_at_us == RUN_OUT_US) && !stalled {
+            return;
+        }
         let cursor = open.filter(|_| !stalled).map_or(missing, |want| want.end);
         let end = run.needed_end(missing, lease_us, now_us);
         // What is here and not used yet counts: asking on as it arrives would fill the buffer, which drops what is too much.
@@ -123,6 +130,8 @@ impl<S: Store, W: World> Node<S, W> {
     fn send_want(&mut self, chain: &Name, cursor: u64, credit: u64, now_us: u64, lease_us: u64) {
         let Some(run) = self.chains.get_mut(chain) else { return };
         let committed = run.committed();
+        // Over a slow link the camera comes to the last of them late.
+        let lifetime_us = lease_us.max(2 * run.frame_us * (credit + 1)).min(WANT_US_MAX);
         let want = Want {
             node: self.name.clone(),
             boot: self.boot.clone(),
@@ -130,7 +139,7 @@ impl<S: Store, W: World> Node<S, W> {
             cursor,
             credit: u32::try_from(credit).unwrap_or(u32::MAX),
             committed,
-            expires_ms: u32::try_from(lease_us / 1_000).unwrap_or(u32::MAX),
+            expires_ms: u32::try_from(lifetime_us / 1_000).unwrap_or(u32::MAX),
         };
         if credit > 0 {
             let end = cursor.saturating_add(credit);
@@ -141,7 +150,7 @@ impl<S: Store, W: World> Node<S, W> {
             let waits_since_us = waits.map_or(now_us, |want| want.waits_since_us);
             // Asking for more behind it does not ask for it again.
             let asked_at_us = waits.filter(|want| cursor >= want.end).map_or(now_us, |want| want.asked_at_us);
-            let expires_at_us = now_us.saturating_add(lease_us);
+            let expires_at_us = now_us.saturating_add(lifetime_us);
             run.want = Some(OpenWant { start, end, waits_since_us, asked_at_us, expires_at_us });
         } else {
             run.want = None;
@@ -211,19 +220,23 @@ impl super::chain_run::ChainRun {
         let is_known = sequence < self.chain.input_next();
         let Some(want) = self.want.as_mut().filter(|want| (want.start..want.end).contains(&sequence)) else { return };
         if is_known {
-            // From when it was first asked for: which of several answers this is, nobody knows.
-            let took_us = now_us.saturating_sub(want.waits_since_us);
+            // From when it was first asked for: which of several answers this is, nobody knows. A camera that was away is no slow link.
+            let took_us = now_us.saturating_sub(want.waits_since_us).min(STALL_US_MAX / 2);
             self.frame_us = took_us.max(self.frame_us - self.frame_us / 8);
         }
         (want.waits_since_us, want.asked_at_us) = (now_us, now_us);
+        if want.expires_at_us == RUN_OUT_US {
+            // Whether the camera came to what follows it before its time was over, nobody knows.
+            self.want = None;
+        }
     }
 
-    /// A want that has run out is over, but for what is on its way since: the camera has sent what there was.
+    /// A want that has run out is over, but for what is on its way since.
     fn expire_want(&mut self, now_us: u64) {
         let Some(want) = self.want.filter(|want| want.expires_at_us <= now_us) else { return };
         let end = want.end.min(self.chain.input_next());
         let is_on_its_way = (want.start..end).contains(&self.next_missing());
-        self.want = is_on_its_way.then_some(OpenWant { end, expires_at_us: u64::MAX, ..want });
+        self.want = is_on_its_way.then_some(OpenWant { end, expires_at_us: RUN_OUT_US, ..want });
     }
 
     /// The camera has more: what was asked for before it existed is on its way from now on.

@@ -103,6 +103,7 @@ impl<S: Store, W: World> Node<S, W> {
                 return StepEnd::Overran;
             }
             self.counters.units_run_away += 1;
+            self.worker.kills_in_a_row = 0;
             let costs = if is_known { &self.budget } else { &self.worker.trial };
             let expected_ms = costs.expect_us(class, work).unwrap_or(0) / 1_000;
             let why = format!("killed after {} ms, where such units take {expected_ms} ms", unit_us / 1_000);

@@ -4,6 +4,7 @@ use microlambda::placement::Peer;
 use microlambda_runtime::Message;
 use microlambda_wire::{ChainClass, ChainLag, Name, NodeStatus, Topic, TopicPrefix, to_payload};
 
+use super::chain_run::ChainRun;
 use super::{Node, World};
 use crate::store::{KeptAside, Store};
 
@@ -228,9 +229,12 @@ impl<S: Store, W: World> Node<S, W> {
                 "node {node} has other [faces] settings or another version, and they cannot take part in each other's work: make them equal"
             );
         }
-        let behind =
-            self.chains.iter().find(|(name, run)| run.class == ChainClass::Live && self.lag(name) > BEHIND_RECORDS);
-        let Some((name, run)) = behind else { return String::new() };
+        let is_behind = |name, run: &ChainRun| run.class == ChainClass::Live && self.lag(name) > BEHIND_RECORDS;
+        let behind = self.chains.iter().filter(|(name, run)| is_behind(name, run));
+        // Of those that get on, a node more would help.
+        let Some((name, run)) = behind.min_by_key(|(_, run)| run.waits_for_silent_camera(now_us)) else {
+            return String::new();
+        };
         let (lag, camera) = (self.lag(name), &run.camera);
         if run.waits_for_silent_camera(now_us) {
             return format!(

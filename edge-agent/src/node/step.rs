@@ -147,10 +147,11 @@ impl<S: Store, W: World> Node<S, W> {
             return Ok(());
         }
         match message {
-            Ok(FromWorker::Ready { protocol, engine, load_us, tried }) => {
+            Ok(FromWorker::Ready { protocol, engine, load_us }) => self.worker_ready(protocol, engine, load_us),
+            Ok(FromWorker::Tried { units }) => {
                 self.worker.trial = Budget::default();
-                tried.iter().for_each(|&(class, work, cost_us)| self.worker.trial.observe(class, work, cost_us));
-                self.worker_ready(protocol, engine, load_us)
+                units.iter().for_each(|&(class, work, cost_us)| self.worker.trial.observe(class, work, cost_us));
+                Ok(())
             }
             Ok(FromWorker::Begin { part, .. }) => {
                 // A preparation and its unit; more is nonsense.

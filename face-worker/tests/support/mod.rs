@@ -93,11 +93,11 @@ impl Worker {
         self.stream.write_all(&proto::encode(message).expect("encodes")).expect("the worker reads");
     }
 
-    /// The next message but the news that something begins, `None` at the end of the stream.
+    /// The next message but the news that something begins, and what the trial has cost; `None` at the end of the stream.
     pub fn read(&mut self) -> Option<FromWorker> {
         loop {
             match self.read_any() {
-                Some(FromWorker::Begin { .. }) => {}
+                Some(FromWorker::Begin { .. } | FromWorker::Tried { .. }) => {}
                 other => return other,
             }
         }

@@ -80,12 +80,7 @@ struct Worker {
 fn main() -> io::Result<()> {
     let agent = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut worker = Worker { agent, step: 0, units: 0, units_max: 0, running: false, late: Vec::new() };
-    worker.say(&FromWorker::Ready {
-        protocol: PROTOCOL,
-        engine: "mad".into(),
-        load_us: 1,
-        tried: vec![(CLASS_DETECT, work(), UNIT_US)],
-    })?;
+    worker.say(&FromWorker::Ready { protocol: PROTOCOL, engine: "mad".into(), load_us: 1 })?;
     loop {
         match worker.hear()? {
             ToWorker::Start { step, units_max, .. } => {

@@ -309,14 +309,10 @@ fn worker() -> Vec<Vec<u8>> {
     };
     let from = [
         (
-            FromWorker::Ready {
-                protocol: PROTOCOL,
-                engine: "test".into(),
-                load_us: 1,
-                tried: vec![(CLASS_DETECT, 9_216, 3_000)],
-            },
-            FromWorker::Begin { step: 1, part: (CLASS_DETECT, 76_800) },
+            FromWorker::Ready { protocol: PROTOCOL, engine: "test".into(), load_us: 1 },
+            FromWorker::Tried { units: vec![(CLASS_DETECT, 9_216, 3_000)] },
         ),
+        (FromWorker::Begin { step: 1, part: (CLASS_DETECT, 76_800) }, unit(UnitOutcome::Done(analysis.clone()))),
         (unit(UnitOutcome::Partial(partials[0].clone())), unit(UnitOutcome::Partial(partials[1].clone()))),
         (unit(UnitOutcome::Partial(partials[0].clone())), unit(UnitOutcome::Done(analysis))),
         (

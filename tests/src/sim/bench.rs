@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use edge_agent::config::Config;
 use edge_agent::node::Node;
 use edge_agent::worker::WorkerEvent;
-use microlambda::{CostClass, Stop};
+use microlambda::Stop;
 use microlambda_faces::Analysis;
 use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
 use microlambda_runtime::Message;
@@ -108,12 +108,7 @@ impl Bench {
 
     /// A worker has started.
     pub fn worker_is_ready(&mut self) {
-        self.worker_is_ready_after(Vec::new());
-    }
-
-    /// A worker has started, and its trial has cost this.
-    pub fn worker_is_ready_after(&mut self, tried: Vec<(CostClass, u64, u64)>) {
-        self.worker_says(FromWorker::Ready { protocol: PROTOCOL, engine: "test".into(), load_us: 1, tried });
+        self.worker_says(FromWorker::Ready { protocol: PROTOCOL, engine: "test".into(), load_us: 1 });
     }
 
     /// A message arrives.

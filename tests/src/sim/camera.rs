@@ -224,7 +224,9 @@ impl SimCamera {
     pub fn tick(&mut self, now_us: u64) -> (Vec<Message>, u64) {
         let now_ms = now_us / 1_000;
         let mut out = Vec::new();
-        self.audience.on_spool(2 * self.held() >= self.frames_max);
+        if self.class == ChainClass::Live {
+            self.audience.on_spool((1_000 * self.held() / self.frames_max) as u64);
+        }
         let mut release = self.audience.release(now_ms);
         if self.sabotage == Some(Sabotage::FreeOnOne) {
             release = Some(Release { below: self.committed, on_one: false });

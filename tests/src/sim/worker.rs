@@ -110,12 +110,7 @@ impl SimWorker {
         random: &mut Random,
     ) -> (Self, u64, FromWorker) {
         let load_us = random.between(LOAD_US.start, LOAD_US.end);
-        let tried = vec![
-            (CLASS_DETECT, 320 * 240, TILE_US * slowness_permille / 1_000),
-            (CLASS_ENCODE, ENCODE_WORK, ENCODE_US * slowness_permille / 1_000),
-        ];
-        let engine = format!("simulated kernel {kernel}");
-        let ready = FromWorker::Ready { protocol: PROTOCOL, engine, load_us, tried };
+        let ready = FromWorker::Ready { protocol: PROTOCOL, engine: format!("simulated kernel {kernel}"), load_us };
         let worker =
             Self { incarnation, kernel, slowness_permille, seed, poison, mishap: None, step: None, warm: None };
         (worker, load_us, ready)
