@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use microlambda::DigestBuilder;
-use microlambda_benches::faults::Random;
 use microlambda_benches::figure::line::{LINES, LONG, LimitEnd, Line, UNLIMITED_MS};
 use microlambda_benches::figure::plot;
 use microlambda_benches::figure::raw::{Calibration, Parameters, Raw, Row};
@@ -15,6 +14,7 @@ use microlambda_benches::figure::stand::Stand;
 use microlambda_benches::figure::tables::{Results, text};
 use microlambda_benches::figure::trial::Trial;
 use microlambda_benches::pictures::{self, Motif};
+use microlambda_benches::random::Random;
 use microlambda_benches::report::{Finding, page_folder, publish};
 use microlambda_benches::{Common, Error, Machine, bench_dir, exit, load_average};
 use microlambda_demo::Programs;

@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use microlambda_benches::chart::Chart;
-use microlambda_benches::faults::Random;
 use microlambda_benches::figure::line::UNLIMITED_MS;
 use microlambda_benches::latency::drain::{Drain, drain};
 use microlambda_benches::latency::live::{Beside, PAUSE_MS, Run, run as live_run};
 use microlambda_benches::latency::lost::{Crash, Victim, crash};
 use microlambda_benches::latency::{SIZE_PX, STRUCK_MS, Work, title};
 use microlambda_benches::pictures::{self, Motif};
+use microlambda_benches::random::Random;
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
 use microlambda_benches::{Common, Error, GRACE_MS, Machine, exit};

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use microlambda_benches::chart::Chart;
-use microlambda_benches::faults::{Fault, Random, Trial, away_us_max, strike_once};
+use microlambda_benches::faults::{Fault, Trial, away_us_max, strike_once};
 use microlambda_benches::pictures::{self, Motif};
+use microlambda_benches::random::Random;
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
 use microlambda_benches::{Common, Error, GRACE_MS, Machine, Outcome, Site, exit};

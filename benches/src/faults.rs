@@ -8,6 +8,7 @@ use microlambda_demo::{ClaimSeen, Note, Seen, monotonic_us};
 use microlambda_wire::Name;
 use serde::Serialize;
 
+use crate::random::Random;
 use crate::{Error, GRACE_MS, Site, ms};
 
 /// Longest wait for anything.
@@ -93,25 +94,6 @@ pub struct Trial {
     pub recovery_ms: f64,
     /// False if the claim turned out to be fulfilled already: the fault hit nobody's step.
     pub inside: bool,
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014): small, and the same everywhere.
-#[derive(Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// Starts from a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// A number below `bound`, or 0.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound.max(1)
-    }
 }
 
 /// Camera and broker return after at most this, µs: some outages end before any node has noticed, some after all have waited.

@@ -21,6 +21,7 @@ pub mod pairs;
 pub mod photos;
 pub mod pictures;
 pub mod process;
+pub mod random;
 pub mod reference;
 pub mod report;
 mod resident;

@@ -1,7 +1,7 @@
 //! The same work by two sides in turn: who goes first, and what each pair of times comes to.
 
+use crate::random::mixed;
 use crate::stats::Stats;
-use crate::video::mixed;
 
 /// Draws which side goes first, so that neither always finds the caches, or a slow minute, as the other left them. Of every two pairs one begins
 /// with ours, and a seed decides which.

@@ -135,6 +135,13 @@ impl Default for ChainSettings {
     }
 }
 
+impl ChainSettings {
+    /// The longest an invocation may run, µs.
+    pub fn r_limit_us(&self) -> u64 {
+        self.r_limit_ms * 1_000
+    }
+}
+
 fn default_state_dir() -> PathBuf {
     "/var/lib/microlambda/edge".into()
 }

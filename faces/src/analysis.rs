@@ -236,6 +236,11 @@ impl Face {
     pub fn is_recorded(&self) -> bool {
         !matches!(self.outcome, FaceOutcome::Unusable(Unusable::NoFace))
     }
+
+    /// Whether its unit was set aside.
+    pub fn is_set_aside(&self) -> bool {
+        matches!(self.outcome, FaceOutcome::Unusable(Unusable::SetAside { .. }))
+    }
 }
 
 impl Partial {

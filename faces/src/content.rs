@@ -5,7 +5,7 @@ use microlambda_wire::{Record, SEQUENCE_MAX};
 use serde::{Deserialize, Serialize};
 
 use crate::proto::THUMBNAIL_BYTES_MAX;
-use crate::{Analysis, ENCODING_LEN, FACES_MAX, Face, FaceOutcome, Partial, Unusable};
+use crate::{Analysis, ENCODING_LEN, FACES_MAX, Face, FaceOutcome, Partial};
 
 /// No delta is longer once encoded, bytes: what fits a `sync/<node>/have` message as base64.
 pub const DELTA_BYTES_MAX: usize = 320 << 10;
@@ -160,7 +160,7 @@ impl Ahead {
             let whole = match &entry.analysis {
                 Some(Analysis::Frame(frame)) => {
                     check_faces(entry.sequence, &frame.faces)?;
-                    frame.tiles_set_aside.is_empty() && !frame.faces.iter().any(is_set_aside)
+                    frame.tiles_set_aside.is_empty() && !frame.faces.iter().any(Face::is_set_aside)
                 }
                 Some(Analysis::Unreadable { .. }) => true,
                 Some(Analysis::SetAside { .. }) | None => false,
@@ -177,10 +177,6 @@ impl Ahead {
         }
         Ok(())
     }
-}
-
-fn is_set_aside(face: &Face) -> bool {
-    matches!(face.outcome, FaceOutcome::Unusable(Unusable::SetAside { .. }))
 }
 
 impl Delta {

@@ -10,7 +10,7 @@ use microlambda_wire::{EventKind, Record};
 use crate::content::{ContentError, Delta, Entry, PartialEntry, to_bytes};
 use crate::judge::{Judgement, Why, judge};
 use crate::recent::{Recent, Seen};
-use crate::{Analysis, Encoding, FaceOutcome, FaceParams, FrameAnalysis, Unusable};
+use crate::{Analysis, Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis, Tile};
 
 /// A chain compares faces with so many people, those it saw last: 4096 with five encodings each are 10 MB. Whoever comes back after so many others is new again.
 pub const PEOPLE_MAX: usize = 4_096;
@@ -223,7 +223,7 @@ impl FoldState {
             (Record::Frame { captured_at_ms, .. }, Some(Analysis::Frame(analysis))) => {
                 let (sightings, unassigned) = self.fold_frame(entry.sequence, *captured_at_ms, analysis);
                 forgotten = self.gallery.forget();
-                (sightings, unassigned, units_set_aside(analysis))
+                (sightings, unassigned, units_set_aside(&analysis.faces, &analysis.tiles_set_aside))
             }
             (Record::Frame { .. }, Some(Analysis::Unreadable { .. })) => (Vec::new(), 0, 0),
             (Record::Frame { .. }, Some(Analysis::SetAside { .. })) => (Vec::new(), 0, 1),
@@ -263,10 +263,26 @@ impl FoldState {
             .number(u64::from(unit))
             .field(&to_bytes(&partial.partial)?)
             .finish();
-        let faces = partial.partial.faces.iter().filter(|face| is_set_aside(&face.outcome)).count();
-        let set_aside = u32::try_from(faces + partial.partial.tiles_set_aside.len()).unwrap_or(u32::MAX);
+        let set_aside = units_set_aside(&partial.partial.faces, &partial.partial.tiles_set_aside);
         let version = Version { unit, ..self.head.version };
         Ok(Head { version, digest, set_aside: self.head.set_aside.saturating_add(set_aside) })
+    }
+
+    /// Folds entries: what each gave, and the head that they lead to, or the state inside the frame behind them if there is one.
+    ///
+    /// # Errors
+    /// As for [`FoldState::fold`] and [`FoldState::partial_head`]; the entries before the error are folded by then.
+    pub fn extend(
+        &mut self,
+        entries: &[Entry],
+        partial: Option<&PartialEntry>,
+    ) -> Result<(Vec<Folded>, Head), ContentError> {
+        let folded = entries.iter().map(|entry| self.fold(entry)).collect::<Result<Vec<_>, _>>()?;
+        let head = match partial {
+            Some(partial) => self.partial_head(partial)?,
+            None => self.head,
+        };
+        Ok((folded, head))
     }
 
     /// Folds a whole delta and checks that it leads where it says. `self` is at the delta's starting boundary.
@@ -278,11 +294,7 @@ impl FoldState {
         if delta.parent.version.sequence != self.head.version.sequence {
             return Err(FoldError::OtherParent { expected: self.head, found: delta.parent });
         }
-        let folded = delta.entries.iter().map(|entry| self.fold(entry)).collect::<Result<Vec<_>, _>>()?;
-        let found = match &delta.partial {
-            Some(partial) => self.partial_head(partial)?,
-            None => self.head,
-        };
+        let (folded, found) = self.extend(&delta.entries, delta.partial.as_ref())?;
         if found == delta.head { Ok(folded) } else { Err(FoldError::OtherHead { announced: delta.head, found }) }
     }
 
@@ -457,11 +469,7 @@ fn square_at_least(a: &[f32], b: &[f32]) -> f64 {
     if ROUGH_KNOWN.contains(&sum) { f64::from(sum) * (1.0 - ROUGH_ERROR) } else { 0.0 }
 }
 
-fn is_set_aside(outcome: &FaceOutcome) -> bool {
-    matches!(outcome, FaceOutcome::Unusable(Unusable::SetAside { .. }))
-}
-
-fn units_set_aside(analysis: &FrameAnalysis) -> u32 {
-    let faces = analysis.faces.iter().filter(|face| is_set_aside(&face.outcome)).count();
-    u32::try_from(faces + analysis.tiles_set_aside.len()).unwrap_or(u32::MAX)
+fn units_set_aside(faces: &[Face], tiles_set_aside: &[Tile]) -> u32 {
+    let faces = faces.iter().filter(|face| face.is_set_aside()).count();
+    u32::try_from(faces + tiles_set_aside.len()).unwrap_or(u32::MAX)
 }

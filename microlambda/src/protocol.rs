@@ -107,6 +107,8 @@ pub enum Commit {
     },
     /// The content that came with the announcement just handled.
     Adopt {
+        /// Who announced it.
+        from: String,
         /// The state announced.
         head: Head,
         /// The next start, if this node is the one to go on.

@@ -78,7 +78,7 @@ impl Bench {
         let (head, attempt, holder) = match commit {
             Commit::Attempt(attempt) => (self.chain.head(), Some(*attempt), self.chain.holder()),
             Commit::Result { result, then, .. } => (*result, *then, Some("a")),
-            Commit::Adopt { head, then } => (*head, *then, Some("b")),
+            Commit::Adopt { from, head, then } => (*head, *then, Some(from.as_str())),
             Commit::Withdraw | Commit::Failure { .. } => (self.chain.head(), None, self.chain.holder()),
             Commit::SetAside { at, .. } => (next_unit(at), None, Some("a")),
         };

@@ -137,7 +137,7 @@ impl Site {
     }
 
     /// One transaction; `content` is what a peer sent.
-    fn persist(&self, state: &mut State, node: u8, commit: Commit, content: Option<(u8, Records)>) -> Event {
+    fn persist(&self, state: &mut State, node: u8, commit: Commit, content: Option<Records>) -> Event {
         let at = &mut state.nodes[usize::from(node)];
         let mut holder = at.chain.as_ref().and_then(|chain| chain.holder().map(str::to_owned));
         let before = at.disk.records;
@@ -157,10 +157,9 @@ impl Site {
                 self.write(state, node, result, then);
                 then
             }
-            Commit::Adopt { then, .. } => {
-                let (from, records) = content.unwrap_or((node, before));
-                holder = Some(NAMES[usize::from(from)].into());
-                self.write(state, node, records, then);
+            Commit::Adopt { from, then, .. } => {
+                holder = Some(from);
+                self.write(state, node, content.unwrap_or(before), then);
                 then
             }
             Commit::Withdraw | Commit::Failure { .. } | Commit::SetAside { .. } => {
@@ -200,13 +199,14 @@ impl Site {
                 let head = records.head();
                 let applies = parent == Some(at.disk.records) && head.beats(&at.disk.records.head());
                 let event = Event::HeadSeen { from: NAMES[usize::from(from)].into(), head, content_applies: applies };
-                self.drive_adopting(state, to, event, (from, records), crash);
+                self.drive_adopting(state, to, event, records, crash);
             }
             Message::Have { from, records } => {
                 // As `sync_have`: merged first, then told.
                 if records.head().beats(&at.disk.records.head()) {
-                    let commit = Commit::Adopt { head: records.head(), then: None };
-                    let event = self.persist(state, to, commit, Some((from, records)));
+                    let from = NAMES[usize::from(from)].into();
+                    let commit = Commit::Adopt { from, head: records.head(), then: None };
+                    let event = self.persist(state, to, commit, Some(records));
                     if crash {
                         return self.crash(state, to, false);
                     }
@@ -236,7 +236,7 @@ impl Site {
     }
 
     /// As [`Site::drive`], for an event whose commit takes a peer's content.
-    fn drive_adopting(&self, state: &mut State, node: u8, event: Event, content: (u8, Records), crash: bool) {
+    fn drive_adopting(&self, state: &mut State, node: u8, event: Event, content: Records, crash: bool) {
         let peers = self.peers();
         let at = &mut state.nodes[usize::from(node)];
         let Some(chain) = &mut at.chain else { return };

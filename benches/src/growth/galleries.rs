@@ -8,7 +8,7 @@ use microlambda_faces::fold::{Exemplar, FoldState, Gallery, Person};
 use serde::Serialize;
 
 use super::people;
-use crate::faults::Random;
+use crate::random::Random;
 use crate::stats::Stats;
 use crate::{Error, since};
 

@@ -13,7 +13,7 @@ use microlambda_wire::{ChainClass, Name};
 use serde::Serialize;
 
 use super::{people, sync};
-use crate::faults::Random;
+use crate::random::Random;
 use crate::stats::Stats;
 use crate::{Error, Site, ms, since};
 

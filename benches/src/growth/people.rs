@@ -7,7 +7,7 @@ use microlambda_faces::{
 };
 use microlambda_wire::Record;
 
-use crate::faults::Random;
+use crate::random::Random;
 
 /// Two people are about so far apart: as two people of the test photos mostly are.
 const APART: f32 = 0.85;

@@ -7,7 +7,7 @@ use microlambda_wire::Name;
 use serde::Serialize;
 
 use super::{PATIENCE, Work, claim_of};
-use crate::faults::Random;
+use crate::random::Random;
 use crate::{Error, Site, ms};
 
 /// The nodes; one of them stays.

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde::Serialize;
 
 use super::{JOB_PATIENCE, PATIENCE, claim_of};
-use crate::faults::Random;
+use crate::random::Random;
 use crate::site::LIVE_CAMERA;
 use crate::{Error, Site, ms};
 

@@ -5,7 +5,7 @@ use microlambda_wire::Name;
 use serde::Serialize;
 
 use super::{PATIENCE, Place, Work, claim_of, searched};
-use crate::faults::Random;
+use crate::random::Random;
 use crate::{Error, Site, ms};
 
 /// What was published before a node stood still is heard within this time, µs.

@@ -13,9 +13,10 @@ use microlambda::{Claim, Version};
 use microlambda_demo::{Note, Seen};
 use microlambda_wire::Name;
 
-use crate::faults::{Random, is_bid};
+use crate::faults::is_bid;
 use crate::figure::line::UNLIMITED_MS;
 use crate::pictures::{self, Motif};
+use crate::random::Random;
 use crate::{Error, Site, StepSeen, ms};
 
 /// Size of all pictures, px: a search is one unit.

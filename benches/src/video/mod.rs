@@ -18,11 +18,12 @@ use image::codecs::jpeg::JpegEncoder;
 
 pub use cast::{Cast, Cutout, FaceAt, Photos};
 pub(crate) use cast::{REPORTED_FACES, at};
-pub use noise::{SensorNoise, fraction, mixed};
+pub use noise::SensorNoise;
 pub use recall::{FACE_PX_MIN, Recall, VISIBLE_MIN, is_of};
 pub use scripts::Shares;
 
 use crate::Error;
+use crate::random::mixed;
 
 /// Quality of the frames, as cameras choose it.
 const JPEG_QUALITY: u8 = 85;

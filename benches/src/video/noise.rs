@@ -1,21 +1,9 @@
-//! Randomness of a video: a function of its seed and of what it is asked for, never of the order of questions.
+//! Noise of a video: a function of its seed and of what it is asked for, never of the order of questions.
+
+use crate::random::fraction;
 
 /// Values of the pool that sensor noise is drawn from: large enough that no two rows of a video look alike.
 const POOL_LEN: usize = 1 << 18;
-
-/// A number for `seed` and `index`, as good as random: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
-/// generators", 2014).
-pub fn mixed(seed: u64, index: u64) -> u64 {
-    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// As [`mixed`], from 0 up to but not including 1.
-pub fn fraction(seed: u64, index: u64) -> f64 {
-    (mixed(seed, index) >> 11) as f64 / (1_u64 << 53) as f64
-}
 
 /// Gaussian noise for pictures: each row of each frame takes a stretch of one pool from a random place on, as a draw for each of
 /// three million values would take longer than everything else.
@@ -59,13 +47,5 @@ mod tests {
         let mean = off.iter().sum::<f64>() / off.len() as f64;
         let variance = off.iter().map(|off| (off - mean).powi(2)).sum::<f64>() / off.len() as f64;
         assert!(mean.abs() < 0.05 && (variance.sqrt() - 5.0).abs() < 0.05, "mean {mean}, sigma {}", variance.sqrt());
-    }
-
-    #[test]
-    fn fractions_are_the_same_in_each_run_and_spread_evenly() {
-        let mean = (0..10_000).map(|index| fraction(3, index)).sum::<f64>() / 10_000.0;
-        assert!((mean - 0.5).abs() < 0.01, "{mean}");
-        assert_eq!(mixed(1, 2), mixed(1, 2));
-        assert_ne!(mixed(1, 2), mixed(2, 1));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Cast, Cutout, Flicker, Light, Script, SensorNoise, Sway, Walk, Waypoint, fraction, mixed};
+use super::{Cast, Cutout, Flicker, Light, Script, SensorNoise, Sway, Walk, Waypoint};
+use crate::random::{fraction, mixed};
 
 /// Every so many-th busy stretch has a second person in it.
 const TWO_EVERY: usize = 3;

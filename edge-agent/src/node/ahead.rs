@@ -72,7 +72,7 @@ impl<S: Store, W: World> Node<S, W> {
             cursor,
             end: chain.input_next(),
             closed: &closed,
-            batch: run.ahead.batch(self.config.chain.r_limit_ms * 1_000),
+            batch: run.ahead.batch(self.config.chain.r_limit_us()),
             begun: run.ahead.begun(),
             now_us,
         })?;
@@ -111,7 +111,7 @@ impl<S: Store, W: World> Node<S, W> {
     /// Hands the next frames of an invocation ahead on, as far as they are here.
     pub(super) fn pump_ahead(&mut self, name: &Name) -> Result<(), NodeError> {
         let now_us = self.world.now_us();
-        let r_limit_us = self.config.chain.r_limit_ms * 1_000;
+        let r_limit_us = self.config.chain.r_limit_us();
         let Some(run) = self.chains.get_mut(name) else { return Ok(()) };
         let Some(ahead) = run.ahead.run.as_ref() else { return Ok(()) };
         if !ahead.running {
@@ -298,10 +298,8 @@ impl<S: Store, W: World> Node<S, W> {
             }
         }
         self.drive(&note.chain, Event::Tick)?;
-        match self.pump(&note.chain)? {
-            Some(event) => self.drive(&note.chain, event),
-            None => Ok(()),
-        }
+        let event = self.pump(&note.chain)?;
+        self.drive_some(&note.chain, event)
     }
 
     /// A node is gone: what it works on comes from nobody.

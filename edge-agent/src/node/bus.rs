@@ -41,31 +41,23 @@ impl<S: Store, W: World> Node<S, W> {
                 Ok(())
             }
             Topic::NodeStatus { node } if payload.is_empty() => self.peer_removed(&node),
-            Topic::CameraHead { camera } => {
-                match self.read_of("camera head", &camera, payload, |head: &CameraHead| &head.camera) {
-                    Some(head) => self.camera_head(head),
-                    None => Ok(()),
-                }
-            }
+            Topic::CameraHead { camera } => self
+                .read_of("camera head", &camera, payload, |head: &CameraHead| &head.camera)
+                .map_or(Ok(()), |head| self.camera_head(head)),
             Topic::CameraFrame { camera, .. } => self.frame(&camera, payload),
-            Topic::CameraRecord { camera, .. } => match self.read(&topic_name("record", &camera), payload) {
-                Some(RecordNote { chain, sequence, record }) => self.record(&chain, sequence, record, Vec::new()),
-                None => Ok(()),
-            },
-            Topic::Continuation { chain } => {
-                match self.read_of("continuation", &chain, payload, |note: &Continuation| &note.chain) {
-                    Some(note) => self.continuation(note),
-                    None => Ok(()),
-                }
+            Topic::CameraRecord { camera, .. } => {
+                let note = self.read::<RecordNote>(&topic_name("record", &camera), payload);
+                note.map_or(Ok(()), |note| self.record(&note.chain, note.sequence, note.record, Vec::new()))
             }
-            Topic::Claim { chain } => match self.read_of("claim", &chain, payload, |note: &ClaimNote| &note.chain) {
-                Some(note) => self.claim(note),
-                None => Ok(()),
-            },
-            Topic::Ahead { chain } => match self.read_of("ahead", &chain, payload, |note: &AheadNote| &note.chain) {
-                Some(note) => self.ahead(note),
-                None => Ok(()),
-            },
+            Topic::Continuation { chain } => self
+                .read_of("continuation", &chain, payload, |note: &Continuation| &note.chain)
+                .map_or(Ok(()), |note| self.continuation(note)),
+            Topic::Claim { chain } => self
+                .read_of("claim", &chain, payload, |note: &ClaimNote| &note.chain)
+                .map_or(Ok(()), |note| self.claim(note)),
+            Topic::Ahead { chain } => self
+                .read_of("ahead", &chain, payload, |note: &AheadNote| &note.chain)
+                .map_or(Ok(()), |note| self.ahead(note)),
             Topic::Done { chain } => {
                 let done = self.read::<DoneNote>(&topic_name("done", &chain), payload);
                 if let (Some(run), Some(note)) = (self.chains.get_mut(&chain), done) {
@@ -73,30 +65,26 @@ impl<S: Store, W: World> Node<S, W> {
                 }
                 Ok(())
             }
-            Topic::SyncWant { .. } => match self.read("sync want", payload) {
-                Some(want) => self.sync_want(&want),
-                None => Ok(()),
-            },
-            Topic::SyncHave { .. } => match self.read("sync have", payload) {
-                Some(have) => self.sync_have(have),
-                None => Ok(()),
-            },
+            Topic::SyncWant { .. } => {
+                self.read::<SyncWant>("sync want", payload).map_or(Ok(()), |want| self.sync_want(&want))
+            }
+            Topic::SyncHave { .. } => {
+                self.read::<SyncHave>("sync have", payload).map_or(Ok(()), |have| self.sync_have(have))
+            }
             Topic::Event => {
                 if let Some(event) = self.read::<EventNote>("event", payload) {
                     self.event_on_bus(&event);
                 }
                 Ok(())
             }
-            Topic::Face { face } => match self.read::<FaceNote>(&topic_name("face", &face), payload) {
-                Some(note) if self.chains.contains_key(&note.chain) => self.face_note(face, note),
-                _ => Ok(()),
-            },
-            Topic::NodeStatus { node } => {
-                match self.read_of("status", &node, payload, |status: &NodeStatus| &status.node) {
-                    Some(status) => self.peer_status(status, retain),
-                    None => Ok(()),
-                }
+            Topic::Face { face } => {
+                let note = self.read::<FaceNote>(&topic_name("face", &face), payload);
+                let note = note.filter(|note| self.chains.contains_key(&note.chain));
+                note.map_or(Ok(()), |note| self.face_note(face, note))
             }
+            Topic::NodeStatus { node } => self
+                .read_of("status", &node, payload, |status: &NodeStatus| &status.node)
+                .map_or(Ok(()), |status| self.peer_status(status, retain)),
             Topic::CameraStatus { .. } | Topic::CameraWant { .. } | Topic::CameraImage { .. } => Ok(()),
         }
     }
@@ -244,7 +232,6 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let applies = self.try_content(&note.chain, note.head, note.delta.map(|blob| blob.0))?;
         let event = Event::HeadSeen { from: note.node.to_string(), head: note.head, content_applies: applies };
-        self.announcer = Some(note.node.to_string());
         self.drive(&note.chain, event)?;
         self.drop_pending(&note.chain);
         Ok(())
@@ -463,9 +450,8 @@ impl<S: Store, W: World> Node<S, W> {
         if let Some(pending) = self.chains.get_mut(&have.chain).and_then(|run| run.pending.as_mut()) {
             pending.unpublished = is_whole.then_some(have.unpublished);
         }
-        if let Some(event) = self.commit_pending(&have.chain, have.node.as_str(), None)? {
-            self.drive(&have.chain, event)?;
-        }
+        let event = self.commit_pending(&have.chain, have.node.as_str(), None)?;
+        self.drive_some(&have.chain, event)?;
         let behind = self.chains.get(&have.chain).is_some_and(|run| have.newest.beats(&run.chain.head()));
         if behind { self.fetch(&have.chain, have.node.as_str()) } else { Ok(()) }
     }

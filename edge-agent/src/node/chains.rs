@@ -38,7 +38,7 @@ impl<S: Store, W: World> Node<S, W> {
         let config = ChainConfig {
             node: self.name.to_string(),
             chain: stored.name.to_string(),
-            r_limit_us: settings.r_limit_ms * 1_000,
+            r_limit_us: settings.r_limit_us(),
             grace_us: settings.grace_ms * 1_000,
             announce_us: settings.announce_ms * 1_000,
             slot_us: SLOT_US,

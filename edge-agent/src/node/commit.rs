@@ -8,7 +8,9 @@ use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, event_id};
 use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis};
 use microlambda_runtime::printable;
-use microlambda_wire::{Continuation, EventKind, EventNote, FrameSummary, Name, Record, SetAsideNote, Topic};
+use microlambda_wire::{
+    Continuation, EventKind, EventNote, FrameSummary, Name, Record, SetAsideNote, StepTiming, Topic,
+};
 
 use super::chain_run::{Announcement, Pending};
 use super::{Node, NodeError, World};
@@ -89,12 +91,11 @@ impl<S: Store, W: World> Node<S, W> {
                 return Ok(self.unchanged(chain, Some(attempt)));
             }
             Commit::Result { then, .. } => self.commit_pending(chain, &own, then)?,
-            Commit::Adopt { then, .. } => {
-                let holder = self.announcer.take().unwrap_or_default();
+            Commit::Adopt { from, then, .. } => {
                 if then.is_some() {
                     self.want_ahead(chain);
                 }
-                self.commit_pending(chain, &holder, then)?
+                self.commit_pending(chain, &from, then)?
             }
             Commit::Withdraw => {
                 self.store.withdraw(chain)?;
@@ -142,18 +143,9 @@ impl<S: Store, W: World> Node<S, W> {
         if !delta.head.beats(&run.chain.head()) {
             return Ok(None);
         }
-        // Records that are here already, with the same digests, stay as they are; from the first other one on they are replaced.
         let boundary = run.boundary();
-        let mut entries: Vec<(&Entry, &Folded)> = delta.entries.iter().zip(&folded).collect();
-        let mut from_sequence = delta.parent.version.sequence;
-        while let Some((entry, folded)) = entries.first().filter(|(entry, _)| entry.next_sequence() <= boundary) {
-            let held = self.store.boundary(chain, entry.next_sequence())?;
-            if held.is_none_or(|held| held.digest != folded.head.digest) {
-                break;
-            }
-            from_sequence = entry.next_sequence();
-            entries.remove(0);
-        }
+        let (held, from_sequence) = self.first_other_record(chain, boundary, &delta, &folded)?;
+        let entries: Vec<(&Entry, &Folded)> = delta.entries.iter().zip(&folded).skip(held).collect();
         if from_sequence < boundary {
             self.counters.suffixes_replaced += 1;
             log::warn!(chain:% = chain, from_sequence; "another branch of the chain wins: its records replace ours from here on");
@@ -161,12 +153,9 @@ impl<S: Store, W: World> Node<S, W> {
         }
         let fresh: Vec<(Entry, Folded)> =
             entries.iter().map(|(entry, folded)| ((*entry).clone(), (*folded).clone())).collect();
-        if sabotage::is_chosen(Sabotage::PublishBeforeCommit)
-            && holder == self.name.as_str()
-            && let Some(again) = self.continuation_again(chain)
-        {
-            let note = Continuation { parent: delta.parent, head: delta.head, ..again };
-            self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+        let own = holder == self.name.as_str();
+        if own && sabotage::is_chosen(Sabotage::PublishBeforeCommit) {
+            self.publish_early(chain, &delta);
         }
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         let started_us = self.world.now_us();
@@ -192,27 +181,48 @@ impl<S: Store, W: World> Node<S, W> {
         run.touched_us = now_us;
         run.trim();
         run.ahead.moved_to(run.boundary());
-        let own = holder == self.name.as_str();
         if own {
+            let commit_us = now_us.saturating_sub(started_us);
+            let timing = timing.map(|timing| StepTiming { commit_us, ..timing });
             let inline_bytes_max = (self.config.chain.inline_kb as usize) << 10;
-            run.announcement = Announcement {
-                delta: delta.to_bytes().ok().filter(|bytes| bytes.len() <= inline_bytes_max).unwrap_or_default(),
-                timing: timing.map(|timing| microlambda_wire::StepTiming {
-                    commit_us: now_us.saturating_sub(started_us),
-                    ..timing
-                }),
-                frames: delta
-                    .entries
-                    .iter()
-                    .zip(&folded)
-                    .filter_map(|(e, f)| summary(e, f))
-                    .take(SUMMARIES_MAX)
-                    .collect(),
-            };
+            run.announcement = announcement_of(&delta, &folded, timing, inline_bytes_max);
         }
         self.withdraw_faces(ghosts.into_iter().map(|first| event_id(chain.as_str(), first.0, first.1)));
         self.note_events(chain, &fresh, own, unpublished.as_deref());
         Ok(Some(Event::Committed { head: delta.head, attempt: then, done, holder: Some(holder.to_owned()) }))
+    }
+
+    /// Passes over the entries of a delta whose records are here already, with the same digests, and stay as they are: how many, and the number of
+    /// the record behind them, from which on records are replaced.
+    fn first_other_record(
+        &self,
+        chain: &Name,
+        boundary: u64,
+        delta: &Delta,
+        folded: &[Folded],
+    ) -> Result<(usize, u64), NodeError> {
+        let (mut held, mut from_sequence) = (0, delta.parent.version.sequence);
+        for (entry, folded) in delta.entries.iter().zip(folded) {
+            let next = entry.next_sequence();
+            if next > boundary {
+                break;
+            }
+            let stored = self.store.boundary(chain, next)?;
+            if stored.is_none_or(|stored| stored.digest != folded.head.digest) {
+                break;
+            }
+            held += 1;
+            from_sequence = next;
+        }
+        Ok((held, from_sequence))
+    }
+
+    /// Announces a delta that is not durable yet: a sabotage.
+    fn publish_early(&mut self, chain: &Name, delta: &Delta) {
+        if let Some(again) = self.continuation_again(chain) {
+            let note = Continuation { parent: delta.parent, head: delta.head, ..again };
+            self.publish(&Topic::Continuation { chain: chain.clone() }, &note, false);
+        }
     }
 
     /// Events of records just committed: published right after the continuation if this node made them, else expected from
@@ -319,12 +329,9 @@ impl<S: Store, W: World> Node<S, W> {
         let fold = self.fold_at(chain, base.version.sequence)?.and_then(|mut fold| {
             let mut delta = Delta { parent: base, entries, partial, head: base };
             delta.check().map_err(|error| error.to_string())?;
-            let folded = delta.entries.iter().map(|entry| fold.fold(entry)).collect::<Result<Vec<_>, _>>();
-            let folded = folded.map_err(|error| error.to_string())?;
-            delta.head = match &delta.partial {
-                Some(partial) => fold.partial_head(partial).map_err(|error| error.to_string())?,
-                None => fold.head(),
-            };
+            let extended = fold.extend(&delta.entries, delta.partial.as_ref());
+            let (folded, head) = extended.map_err(|error| error.to_string())?;
+            delta.head = head;
             Ok(Pending { fold, folded, delta, timing: None, unpublished: None })
         });
         match fold {
@@ -342,6 +349,18 @@ impl<S: Store, W: World> Node<S, W> {
             }
         }
     }
+}
+
+/// What is said of an own commit: its content only up to `inline_bytes_max`.
+fn announcement_of(
+    delta: &Delta,
+    folded: &[Folded],
+    timing: Option<StepTiming>,
+    inline_bytes_max: usize,
+) -> Announcement {
+    let bytes = delta.to_bytes().ok().filter(|bytes| bytes.len() <= inline_bytes_max);
+    let frames = delta.entries.iter().zip(folded).filter_map(|(entry, folded)| summary(entry, folded));
+    Announcement { delta: bytes.unwrap_or_default(), timing, frames: frames.take(SUMMARIES_MAX).collect() }
 }
 
 fn summary(entry: &Entry, folded: &Folded) -> Option<FrameSummary> {

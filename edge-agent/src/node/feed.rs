@@ -46,9 +46,8 @@ impl<S: Store, W: World> Node<S, W> {
             return Ok(());
         }
         self.drive(chain, microlambda::Event::RecordSeen { next })?;
-        if let Some(event) = self.pump(chain)? {
-            self.drive(chain, event)?;
-        }
+        let event = self.pump(chain)?;
+        self.drive_some(chain, event)?;
         self.pump_ahead(chain)
     }
 
@@ -69,9 +68,8 @@ impl<S: Store, W: World> Node<S, W> {
         let entry = Entry { sequence, record: record.clone(), analysis: None, engine: String::new() };
         if self.fold_own(chain, base, vec![entry], None)?.is_some() {
             let own = self.name.to_string();
-            if let Some(event) = self.commit_pending(chain, &own, None)? {
-                self.drive(chain, event)?;
-            }
+            let event = self.commit_pending(chain, &own, None)?;
+            self.drive_some(chain, event)?;
             self.drop_pending(chain);
             if self.worker.step_of() == Some(chain) {
                 // It has nothing more to come to.

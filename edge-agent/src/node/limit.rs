@@ -33,7 +33,7 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     pub(super) fn count_invocation(&mut self, times: &StepTimes) {
-        let over_us = times.used_us.saturating_sub(self.config.chain.r_limit_ms * 1_000);
+        let over_us = times.used_us.saturating_sub(self.config.chain.r_limit_us());
         self.counters.units += u64::from(times.units);
         self.counters.overruns += u64::from(over_us > 0);
         self.counters.overrun_max_us = self.counters.overrun_max_us.max(over_us);

@@ -92,8 +92,6 @@ pub struct Node<S, W> {
     sayings: VecDeque<Saying>,
     /// Faces that are known no longer, to be withdrawn from the bus.
     forgotten: Vec<Name>,
-    /// Who announced the content that is being handled.
-    announcer: Option<String>,
     counters: Counters,
     /// That a damaged database is kept, for people; empty if none is.
     kept_aside: String,
@@ -145,7 +143,6 @@ impl<S: Store, W: World> Node<S, W> {
             outbox: Vec::new(),
             sayings: VecDeque::new(),
             forgotten: Vec::new(),
-            announcer: None,
             world,
             store,
             counters: Counters::default(),
@@ -208,6 +205,11 @@ impl<S: Store, W: World> Node<S, W> {
             }
         }
         Ok(())
+    }
+
+    /// The same, if there is an event.
+    fn drive_some(&mut self, name: &Name, event: Option<Event>) -> Result<(), NodeError> {
+        event.map_or(Ok(()), |event| self.drive(name, event))
     }
 
     fn effect(&mut self, name: &Name, effect: Effect) -> Result<Option<Event>, NodeError> {

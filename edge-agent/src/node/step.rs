@@ -58,7 +58,7 @@ impl<S: Store, W: World> Node<S, W> {
     /// Hands the step's next records on, as far as they are here. A returned event is to be fed to the chain.
     pub(super) fn pump(&mut self, chain: &Name) -> Result<Option<Event>, NodeError> {
         let now_us = self.world.now_us();
-        let r_limit_us = self.config.chain.r_limit_ms * 1_000;
+        let r_limit_us = self.config.chain.r_limit_us();
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         run.absorb();
         let Some(step) = run.step.as_ref() else { return Ok(None) };
@@ -241,10 +241,8 @@ impl<S: Store, W: World> Node<S, W> {
         if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
             run.keep_picture(sequence, u32::try_from(index).unwrap_or(u32::MAX), jpeg);
         }
-        match self.pump(&chain)? {
-            Some(event) => self.drive(&chain, event),
-            None => Ok(()),
-        }
+        let event = self.pump(&chain)?;
+        self.drive_some(&chain, event)
     }
 
     fn worker_stopped(&mut self, id: u64, stop: Stop, times: StepTimes) -> Result<(), NodeError> {
@@ -270,11 +268,8 @@ impl<S: Store, W: World> Node<S, W> {
         };
         self.count_invocation(&times);
         self.counters.steps += 1;
-        let event = self.end_step(&chain, end, Some(times))?;
-        match event {
-            Some(event) => self.drive(&chain, event)?,
-            None => return Ok(()),
-        }
+        let Some(event) = self.end_step(&chain, end, Some(times))? else { return Ok(()) };
+        self.drive(&chain, event)?;
         self.wake_others(&chain)
     }
 
@@ -305,7 +300,7 @@ impl<S: Store, W: World> Node<S, W> {
         let nothing_new = step.entries.is_empty() && step.partial == run.partial && step.base == run.fold.head();
         let started_from = step.attempt.step;
         let times = times.map(|times| StepTiming {
-            r_limit_us: self.config.chain.r_limit_ms * 1_000,
+            r_limit_us: self.config.chain.r_limit_us(),
             used_us: times.used_us,
             busy_us: times.busy_us,
             units: times.units,
@@ -400,9 +395,8 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     fn end_and_drive(&mut self, chain: &Name, end: StepEnd) -> Result<(), NodeError> {
-        if let Some(event) = self.end_step(chain, end, None)? {
-            self.drive(chain, event)?;
-        }
+        let event = self.end_step(chain, end, None)?;
+        self.drive_some(chain, event)?;
         self.wake_others(chain)
     }
 

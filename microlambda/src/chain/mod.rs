@@ -307,7 +307,7 @@ impl Chain {
         }
         if content_applies {
             let then = self.next_attempt_if_ours(head, Some(&from), ctx);
-            effects.push(Effect::Persist(Commit::Adopt { head, then }));
+            effects.push(Effect::Persist(Commit::Adopt { from, head, then }));
         } else if sabotage::is_chosen(Sabotage::AnnouncedHeadIsMerged) {
             self.moved_to(head, self.done, Some(from), ctx);
         } else if self.fetching.is_none_or(|(wanted, _)| head.beats(&wanted)) {

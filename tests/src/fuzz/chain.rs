@@ -336,7 +336,7 @@ impl Bench {
                 self.advance(result, then);
                 answer = (then, Some(NODE.to_owned()));
             }
-            Commit::Adopt { head, then } => {
+            Commit::Adopt { head, then, .. } => {
                 assert_eq!(Some(head), self.offered, "content that nobody offered");
                 self.advance(head, then);
                 answer = (then, Some(peer(0)));

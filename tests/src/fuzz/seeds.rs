@@ -94,15 +94,30 @@ fn payload<T: Payload>(kind: u8, value: &T) -> Vec<u8> {
     [vec![kind], to_payload(value).expect("a sound payload")].concat()
 }
 
+fn camera() -> Name {
+    name("door")
+}
+
+fn node() -> Name {
+    name("a")
+}
+
+fn boot() -> Name {
+    name("b0")
+}
+
+fn chain() -> Name {
+    name("door-1")
+}
+
 fn payloads() -> Vec<Vec<u8>> {
-    let (camera, node, boot, chain) = (|| name("door"), || name("a"), || name("b0"), || name("door-1"));
+    [camera_payloads(), chain_payloads(), node_payloads()].concat()
+}
+
+/// Between a camera and the nodes that want its records.
+fn camera_payloads() -> Vec<Vec<u8>> {
     let gap = Record::Gap { count: 3, reason: GapReason::SpoolFull };
     let end = Record::End { count: 9, manifest: Digest::of(b"") };
-    let claim = Claim { step: Version::at(4), epoch: 1, node: "a".into(), lease_ms: 1_500 };
-    let failed = UnitFailure { version: Version::at(4), times: 2, why: "it ended".into() };
-    let lag =
-        ChainLag { chain: chain(), class: ChainClass::Live, version: Version::at(4), lag: 2, waits_for: "".into() };
-    let cost = ClassCost { class: CLASS_DETECT, mean: 5, deviation: 2, peak: 7, samples: 3 };
     let mut seeds = [gap, end].map(|record| payload(3, &RecordNote { chain: chain(), sequence: 5, record })).to_vec();
     seeds.extend([
         payload(
@@ -131,6 +146,15 @@ fn payloads() -> Vec<Vec<u8>> {
             2,
             &Want { node: node(), boot: boot(), chain: chain(), cursor: 3, credit: 8, committed: 2, expires_ms: 3_000 },
         ),
+    ]);
+    seeds
+}
+
+/// How a chain goes on and ends, and what nodes hold of it.
+fn chain_payloads() -> Vec<Vec<u8>> {
+    let claim = Claim { step: Version::at(4), epoch: 1, node: "a".into(), lease_ms: 1_500 };
+    let failed = UnitFailure { version: Version::at(4), times: 2, why: "it ended".into() };
+    vec![
         payload(
             4,
             &Continuation {
@@ -176,6 +200,15 @@ fn payloads() -> Vec<Vec<u8>> {
                 unpublished: vec![name("e0")],
             },
         ),
+    ]
+}
+
+/// What a node tells of faces, of itself, and of what it has analysed ahead.
+fn node_payloads() -> Vec<Vec<u8>> {
+    let lag =
+        ChainLag { chain: chain(), class: ChainClass::Live, version: Version::at(4), lag: 2, waits_for: "".into() };
+    let cost = ClassCost { class: CLASS_DETECT, mean: 5, deviation: 2, peak: 7, samples: 3 };
+    vec![
         payload(
             9,
             &EventNote {
@@ -239,8 +272,7 @@ fn payloads() -> Vec<Vec<u8>> {
                 found: Some(Blob(vec![1, 2, 3])),
             },
         ),
-    ]);
-    seeds
+    ]
 }
 
 fn frames() -> Vec<Vec<u8>> {

@@ -24,7 +24,7 @@ use super::disk::{Disk, Media, SimStore};
 use super::fault::{FaultKind, Phase};
 use super::invariants::{Checked, GivenOut, Memory, Violation};
 use super::random::Random;
-use super::worker::{self, SimWorker};
+use super::worker::SimWorker;
 use super::world::{Io, SimWorld};
 use super::{Options, Outcome, Sabotage};
 
@@ -309,78 +309,25 @@ impl Site {
     fn happen(&mut self, happening: Happening) -> Checked {
         match happening {
             Happening::Deliver(delivery) => return self.delivered(delivery),
-            Happening::Publish(node, life, message) => {
-                if self.nodes[node].life == life && self.nodes[node].io.borrow().connected {
-                    self.publish(&message);
-                }
-            }
-            Happening::NodeWake(node, wake) => {
-                if self.nodes[node].wake == wake || self.nodes[node].stop_by_us.is_some() {
-                    return self.feed(node, Input::Tick);
-                }
-            }
+            Happening::Publish(node, life, message) => self.publish_late(node, life, &message),
+            Happening::NodeWake(node, wake) => return self.wake_node(node, wake),
             Happening::NodeStart(node) => return self.start_node(node),
-            Happening::NodeConnect(node, life) => {
-                if self.nodes[node].life == life && self.nodes[node].is_up() {
-                    return self.connect_node(node);
-                }
-            }
+            Happening::NodeConnect(node, life) => return self.connect_node(node, life),
             Happening::NodeResume(node, life) => return self.resume(node, life),
-            Happening::NodeWill(node, session) => {
-                let client = self.nodes[node].client;
-                if self.bus.clients[client].session == session && self.bus.clients[client].connected {
-                    self.bus_disconnect(client, false);
-                }
-            }
-            Happening::Usual(node) => {
-                self.nodes[node].slowness_permille = 1_000;
-                if let Some(worker) = &mut self.nodes[node].worker {
-                    worker.slowness_permille = 1_000;
-                }
-            }
+            Happening::NodeWill(node, session) => self.notice_loss(node, session),
+            Happening::Usual(node) => self.speed_up(node),
             Happening::WorkerSays(node, incarnation, life, message) => {
-                let lives = self.nodes[node].worker.as_ref().is_some_and(|worker| worker.incarnation == incarnation);
-                let in_time = lives || !matches!(*message, FromWorker::Ready { .. });
-                if self.nodes[node].life == life && in_time {
-                    if matches!(*message, FromWorker::Stopped { .. }) {
-                        self.nodes[node].io.borrow_mut().end_step();
-                        self.outcome.steps += 1;
-                    }
-                    self.nodes[node].io.borrow_mut().worker_is_mad |= worker::is_garbage(&message);
-                    return self.feed(node, Input::Worker(Box::new(WorkerEvent::Said(incarnation, message))));
-                }
+                return self.worker_says(node, incarnation, life, message);
             }
-            Happening::WorkerGone(node, incarnation, life) => {
-                if self.nodes[node].life == life {
-                    let why = "the simulated worker died".to_owned();
-                    return self.feed(node, Input::Worker(Box::new(WorkerEvent::Gone(incarnation, why))));
-                }
-            }
+            Happening::WorkerGone(node, incarnation, life) => return self.worker_gone(node, incarnation, life),
             Happening::UnitEnds(node, incarnation) => self.unit_ended(node, incarnation),
-            Happening::CameraWake(camera, wake) => {
-                if self.cameras[camera].wake == wake {
-                    return self.tick_camera(camera);
-                }
-            }
-            Happening::CameraStart(camera) => {
-                let now_us = self.now_us;
-                let slot = &mut self.cameras[camera];
-                slot.up = true;
-                slot.camera.restart(now_us);
-                self.note(|| format!("camera-{camera} starts"));
-                self.after(3_000, Happening::CameraConnect(camera));
-            }
+            Happening::CameraWake(camera, wake) => return self.wake_camera(camera, wake),
+            Happening::CameraStart(camera) => self.start_camera(camera),
             Happening::CameraConnect(camera) => return self.connect_camera(camera),
             Happening::TakePicture(camera) => return self.take_picture(camera),
             Happening::BrokerBack => self.broker_back(),
             Happening::BusCalms => self.bus.manners = Self::calm(),
-            Happening::Fault => {
-                if self.faulty {
-                    self.fault()?;
-                    let pause_us = self.random.below(2 * self.fault_pause_us) + 1_000;
-                    self.after(pause_us, Happening::Fault);
-                }
-            }
+            Happening::Fault => return self.next_fault(),
             Happening::FaultsEnd => self.end_faults(),
         }
         Ok(())

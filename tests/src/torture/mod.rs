@@ -11,6 +11,7 @@ mod pictures;
 pub mod proxy;
 mod report;
 mod site;
+mod spoil;
 mod strike;
 mod verdict;
 mod watch;

@@ -1,19 +1,18 @@
 //! Faults: which, on whom, when, and for how long.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use camera_agent::spool::{Identity, Limits, Spool};
 use microlambda::Version;
-use microlambda_wire::{ChainClass, Name};
+use microlambda_wire::Name;
 use rustix::process::{Pid, Signal};
 
 use super::Error;
 use super::brokers;
 use super::fault::Fault;
-use super::site::{Role, Site, ask, copy_files};
+use super::site::{Role, Site};
+use super::spoil::SetBack;
 use crate::sim::random::Random;
 
 /// Pauses between two faults, ms.
@@ -24,8 +23,6 @@ const LAST_MS: (u64, u64) = (150, 3_000);
 const FULL_AFTERMATH: Duration = Duration::from_secs(5);
 /// The clock is stepped by at most this, ms: a day.
 const CLOCK_MS: u64 = 86_400_000;
-/// A copy of a disk is taken for later if the last one is older than this.
-const COPY_EVERY: Duration = Duration::from_secs(8);
 /// A server among several stays away for longer than their patience with it.
 const SERVER_AWAY_MS: (u64, u64) = (500, 8_000);
 
@@ -35,7 +32,7 @@ pub fn usual_manners(manners: &mut super::proxy::Manners) {
     manners.delay_ms_max = 60;
 }
 
-enum Undo {
+pub(super) enum Undo {
     Start(usize),
     Thaw(usize),
     ThawWorkers(Vec<u32>),
@@ -47,32 +44,26 @@ enum Undo {
     Room(usize, u32),
 }
 
-/// A disk that was set back: until the node has caught up with what it had, no other may lose its own.
-struct SetBack {
-    member: usize,
-    until: BTreeMap<String, u64>,
-}
-
 /// Who strikes.
 pub struct Torturer {
     /// How often each kind struck.
     pub struck: BTreeMap<Fault, u64>,
     /// How often each kind was drawn and could not strike, by the reason.
     pub spared: BTreeMap<(Fault, &'static str), u64>,
-    random: Random,
+    pub(super) random: Random,
     faults: Vec<Fault>,
     undo: Vec<(Instant, Undo)>,
     next: Instant,
     /// How far each chain was when a node was last hurt: no unit is hit twice.
     hurt_at: BTreeMap<Name, Version>,
-    copies: BTreeMap<usize, (PathBuf, Instant)>,
-    set_back: Option<SetBack>,
+    pub(super) copies: BTreeMap<usize, (PathBuf, Instant)>,
+    pub(super) set_back: Option<SetBack>,
     /// Live chains whose camera uses numbers again that nodes have committed: it has to notice, and begin a new chain.
     pub given_up: BTreeSet<String>,
 }
 
 /// Why a fault did not strike.
-type Spared = Result<(), &'static str>;
+pub(super) type Spared = Result<(), &'static str>;
 
 impl Torturer {
     /// Begins now; strikes with `faults` only.
@@ -138,12 +129,12 @@ impl Torturer {
         drawn.copied().unwrap_or(Fault::Cut)
     }
 
-    fn last(&mut self) -> Duration {
+    pub(super) fn last(&mut self) -> Duration {
         let factor = if self.random.below(8) == 0 { 3 } else { 1 };
         Duration::from_millis(self.random.between(LAST_MS.0, LAST_MS.1) * factor)
     }
 
-    fn later(&mut self, after: Duration, undo: Undo) {
+    pub(super) fn later(&mut self, after: Duration, undo: Undo) {
         self.undo.push((Instant::now() + after, undo));
     }
 
@@ -175,7 +166,7 @@ impl Torturer {
     }
 
     /// One that runs, of these; more often one that works.
-    fn pick(&mut self, site: &Site, of: impl Fn(Role) -> bool) -> Option<usize> {
+    pub(super) fn pick(&mut self, site: &Site, of: impl Fn(Role) -> bool) -> Option<usize> {
         let up = |index: &usize| of(site.members[*index].role) && !site.members[*index].down;
         let up: Vec<usize> = (0..site.members.len()).filter(up).collect();
         let works = |index: &&usize| site.watch.chains.values().any(|c| c.worker() == Some(site.members[**index].name));
@@ -186,7 +177,7 @@ impl Torturer {
 
     /// Whether every chain has gone on since a node was last hurt: a unit that fails on two nodes is set aside for good. A live
     /// chain that was given up goes on no more.
-    fn has_healed(&self, site: &Site) -> bool {
+    pub(super) fn has_healed(&self, site: &Site) -> bool {
         let watch = &site.watch;
         let goes_on = |name: &Name| watch.live_chain.as_ref() == Some(name) || name.as_str().starts_with("folder-");
         watch
@@ -196,7 +187,7 @@ impl Torturer {
             .all(|(name, chain)| self.hurt_at.get(name).is_none_or(|hurt| chain.front > *hurt))
     }
 
-    fn note_hurt(&mut self, site: &mut Site, member: usize, other: bool) {
+    pub(super) fn note_hurt(&mut self, site: &mut Site, member: usize, other: bool) {
         self.hurt_at = site.watch.chains.iter().map(|(name, chain)| (name.clone(), chain.front)).collect();
         let name = site.members[member].name;
         site.watch.struck(name, other);
@@ -237,60 +228,6 @@ impl Torturer {
         Ok(Ok(()))
     }
 
-    /// Keeps a copy of a dead agent's disk, to be put back later.
-    fn copy(&mut self, site: &Site, member: usize) -> Result<(), Error> {
-        if self.copies.get(&member).is_some_and(|(_, at)| at.elapsed() < COPY_EVERY) {
-            return Ok(());
-        }
-        let state = &site.members[member].plot.state;
-        let folder = state.with_file_name("older-copy");
-        copy_files(state, &folder)?;
-        self.copies.insert(member, (folder, Instant::now()));
-        Ok(())
-    }
-
-    fn spoil_store(&mut self, site: &mut Site, fault: Fault) -> Result<Spared, Error> {
-        if !self.has_healed(site) {
-            return Ok(Err("the chain has not gone on since the last one"));
-        }
-        if let Some(set_back) = &self.set_back {
-            let reached = reached(site, set_back.member).unwrap_or_default();
-            if set_back.until.iter().any(|(chain, until)| reached.get(chain).unwrap_or(&0) < until) {
-                return Ok(Err("another node has not caught up yet"));
-            }
-            self.set_back = None;
-        }
-        let Some(member) = self.pick(site, |role| role == Role::Node) else { return Ok(Err("no node runs")) };
-        if fault == Fault::StoreOlder && !self.copies.contains_key(&member) {
-            return Ok(Err("there is no older copy"));
-        }
-        // What cameras have freed must be held by another node: two disks lost at once are not promised.
-        let others = site.nodes().into_iter().filter(|other| *other != member);
-        let others: Vec<_> = others.filter_map(|other| reached(site, other)).collect();
-        self.note_hurt(site, member, true);
-        site.members[member].agent.kill();
-        site.members[member].down = true;
-        let last = self.last();
-        self.later(last, Undo::Start(member));
-        let Some(had) = reached(site, member) else { return Ok(Err("its state cannot be read")) };
-        let held = |(chain, sequence): (&String, &u64)| others.iter().any(|one| one.get(chain) >= Some(sequence));
-        if !had.iter().all(held) {
-            return Ok(Err("nobody else holds its state"));
-        }
-        let state = &site.members[member].plot.state;
-        match fault {
-            Fault::StoreDamaged => damage(&state.join("edge.sqlite"), &mut self.random)?,
-            _ => {
-                empty(state)?;
-                if let (Fault::StoreOlder, Some((copy, _))) = (fault, self.copies.get(&member)) {
-                    restore(copy, state)?;
-                }
-            }
-        }
-        self.set_back = Some(SetBack { member, until: had });
-        Ok(Ok(()))
-    }
-
     fn camera(&mut self, site: &mut Site, fault: Fault) -> Result<Spared, Error> {
         let Some(member) = self.pick(site, |role| role != Role::Node) else { return Ok(Err("no camera runs")) };
         let last = self.last();
@@ -303,35 +240,6 @@ impl Torturer {
             site.members[member].agent.freeze_all();
             self.later(last, Undo::Thaw(member));
         }
-        Ok(Ok(()))
-    }
-
-    fn spoil_spool(&mut self, site: &mut Site, fault: Fault) -> Result<Spared, Error> {
-        let role = if fault == Fault::FolderSpoolOlder { Role::Folder } else { Role::Live };
-        let Some(member) = self.pick(site, |one| one == role) else { return Ok(Err("the camera does not run")) };
-        if fault != Fault::CameraReinstalled && !self.copies.contains_key(&member) {
-            return Ok(Err("there is no older copy"));
-        }
-        site.members[member].agent.kill();
-        site.members[member].down = true;
-        empty(&site.members[member].plot.state)?;
-        if fault == Fault::CameraReinstalled {
-            // A copy of a chain that was given up is no older copy of this one.
-            self.copies.remove(&member);
-        } else if let Some((copy, _)) = self.copies.get(&member) {
-            restore(copy, &site.members[member].plot.state)?;
-            if role == Role::Live {
-                let (chain, next) = spool_of(copy)?;
-                let reached = site.nodes().into_iter().filter_map(|node| reached(site, node)?.get(&chain).copied());
-                if reached.max() > Some(next) {
-                    self.given_up.insert(chain);
-                    // It is not to be put back once more.
-                    self.copies.remove(&member);
-                }
-            }
-        }
-        let last = self.last();
-        self.later(last, Undo::Start(member));
         Ok(Ok(()))
     }
 
@@ -450,50 +358,6 @@ fn undo_one(site: &mut Site, undo: Undo) -> Result<(), Error> {
         }
         Undo::Room(member, pid) => site.members[member].plot.make_room(Some(pid)),
     }
-    Ok(())
-}
-
-/// How far a node's own database has come, by chain; `None` where it has none yet.
-fn reached(site: &Site, member: usize) -> Option<BTreeMap<String, u64>> {
-    let status = ask(&site.members[member].agent, &["status", "--json"]).ok()?;
-    let chains = status["chains"].as_array().into_iter().flatten();
-    let of = |chain: &serde_json::Value| {
-        Some((chain["chain"].as_str()?.to_owned(), chain["head"]["version"]["sequence"].as_u64()?))
-    };
-    Some(chains.filter_map(of).collect())
-}
-
-/// The chain in a copy of the live camera's spool, and the number of its next record.
-fn spool_of(copy: &std::path::Path) -> Result<(String, u64), Error> {
-    let identity = Identity { camera: crate::name("live"), class: ChainClass::Live, source: String::new() };
-    let spool = Spool::open(copy, &identity, Limits { bytes_max: u64::MAX, frames_max: u64::MAX }, 0)?;
-    Ok((spool.view().chain.to_string(), spool.view().next))
-}
-
-fn empty(state: &std::path::Path) -> Result<(), Error> {
-    for entry in fs::read_dir(state)? {
-        let path = entry?.path();
-        if path.is_file() { fs::remove_file(path)? } else { fs::remove_dir_all(path)? }
-    }
-    Ok(())
-}
-
-fn restore(copy: &std::path::Path, state: &std::path::Path) -> Result<(), Error> {
-    for entry in fs::read_dir(copy)? {
-        let entry = entry?;
-        fs::copy(entry.path(), state.join(entry.file_name()))?;
-    }
-    Ok(())
-}
-
-/// Overwrites a page in the middle of a file with nonsense, as a dying memory card does.
-fn damage(file: &std::path::Path, random: &mut Random) -> Result<(), Error> {
-    use std::os::unix::fs::FileExt as _;
-    let file = fs::File::options().write(true).open(file)?;
-    let pages = file.metadata()?.len() / 4_096;
-    let nonsense: Vec<u8> = (0..512).flat_map(|_| random.bits().to_le_bytes()).collect();
-    file.write_all_at(&nonsense, random.below(pages) * 4_096)?;
-    file.sync_all()?;
     Ok(())
 }
 

@@ -9,6 +9,15 @@ use super::{Happening, Site};
 use crate::sim::invariants::{self, Checked};
 
 impl Site {
+    pub(super) fn start_camera(&mut self, index: usize) {
+        let now_us = self.now_us;
+        let slot = &mut self.cameras[index];
+        slot.up = true;
+        slot.camera.restart(now_us);
+        self.note(|| format!("camera-{index} starts"));
+        self.after(3_000, Happening::CameraConnect(index));
+    }
+
     pub(super) fn connect_camera(&mut self, index: usize) -> Checked {
         let now_us = self.now_us;
         let slot = &mut self.cameras[index];
@@ -35,6 +44,11 @@ impl Site {
             self.after(pause_us, Happening::TakePicture(index));
         }
         Ok(())
+    }
+
+    /// Only the alarm that was set last counts.
+    pub(super) fn wake_camera(&mut self, index: usize, wake: u64) -> Checked {
+        if self.cameras[index].wake == wake { self.tick_camera(index) } else { Ok(()) }
     }
 
     pub(super) fn tick_camera(&mut self, index: usize) -> Checked {

@@ -4,11 +4,14 @@ use std::rc::Rc;
 
 use edge_agent::config::Config;
 use edge_agent::node::{Node, NodeError};
+use edge_agent::worker::WorkerEvent;
+use microlambda_faces::proto::FromWorker;
+use microlambda_runtime::Message;
 
 use super::{Happening, Input, Site};
 use crate::sim::disk::{Blow, SimStore};
 use crate::sim::invariants::{self, Checked, Violation};
-use crate::sim::worker::{Next, SimWorker};
+use crate::sim::worker::{self, Next, SimWorker};
 use crate::sim::world::{Order, SimWorld};
 
 impl Site {
@@ -48,17 +51,16 @@ impl Site {
         self.settle(index, Ok(()))
     }
 
-    pub(super) fn connect_node(&mut self, index: usize) -> Checked {
+    pub(super) fn connect_node(&mut self, index: usize, life: u32) -> Checked {
         let node = &self.nodes[index];
-        if !self.broker_up || node.io.borrow().connected {
-            return Ok(());
-        }
-        if node.paused_until.is_some() {
-            let life = node.life;
-            self.after(100_000, Happening::NodeConnect(index, life));
+        if node.life != life || !self.broker_up || node.io.borrow().connected {
             return Ok(());
         }
         let Some(running) = &node.node else { return Ok(()) };
+        if node.paused_until.is_some() {
+            self.after(100_000, Happening::NodeConnect(index, life));
+            return Ok(());
+        }
         let (will, client) = (running.last_will(), node.client);
         node.io.borrow_mut().connected = true;
         if self.bus.clients[client].connected {
@@ -70,6 +72,12 @@ impl Site {
         let name = self.nodes[index].name.clone();
         self.note(|| format!("{name} is connected"));
         self.feed(index, Input::Connected)
+    }
+
+    /// Only the alarm that was set last counts; while the node stops, any does: its patience may have ended.
+    pub(super) fn wake_node(&mut self, index: usize, wake: u64) -> Checked {
+        let node = &self.nodes[index];
+        if node.wake == wake || node.stop_by_us.is_some() { self.feed(index, Input::Tick) } else { Ok(()) }
     }
 
     pub(super) fn feed(&mut self, index: usize, input: Input) -> Checked {
@@ -138,20 +146,8 @@ impl Site {
         invariants::bounds_hold(outbox.len(), 0, 0)?;
         let announced = outbox.iter().any(|(message, _)| message.topic.ends_with("/continuation"));
         let pause_us = self.random.between(100_000, 3_000_000);
-        let life = self.nodes[index].life;
         let paused = outbox.iter().any(|(_, late)| *late);
-        for (message, late) in outbox {
-            if self.options.log && !message.topic.contains("/status") {
-                let body: String = String::from_utf8_lossy(&message.payload).chars().take(160).collect();
-                let name = self.nodes[index].name.clone();
-                self.note(|| format!("{name} says {} {body}", message.topic));
-            }
-            if late {
-                self.after(pause_us, Happening::Publish(index, life, message));
-            } else {
-                self.publish(&message);
-            }
-        }
+        self.send(index, outbox, pause_us);
         self.check_disk(index)?;
         if dead || result.is_err() {
             let lost_power = matches!(blown, Some((Blow::Crash, _)));
@@ -181,6 +177,32 @@ impl Site {
         self.spring_ambush(index, committed, announced)?;
         self.set_wake(index);
         Ok(())
+    }
+
+    /// Publishes what the node says; before a late message its process stands still for `pause_us`.
+    fn send(&mut self, index: usize, outbox: Vec<(Rc<Message>, bool)>, pause_us: u64) {
+        let life = self.nodes[index].life;
+        for (message, late) in outbox {
+            if self.options.log && !message.topic.contains("/status") {
+                let body: String = String::from_utf8_lossy(&message.payload).chars().take(160).collect();
+                let name = self.nodes[index].name.clone();
+                self.note(|| format!("{name} says {} {body}", message.topic));
+            }
+            if late {
+                self.after(pause_us, Happening::Publish(index, life, message));
+            } else {
+                self.publish(&message);
+            }
+        }
+    }
+
+    /// What a process had to say as it stood still goes out if its connection is still there.
+    pub(super) fn publish_late(&mut self, index: usize, life: u32, message: &Rc<Message>) {
+        let node = &self.nodes[index];
+        let connected = node.io.borrow().connected;
+        if node.life == life && connected {
+            self.publish(message);
+        }
     }
 
     pub(super) fn set_wake(&mut self, index: usize) {
@@ -253,6 +275,36 @@ impl Site {
         self.pump_worker(index);
     }
 
+    /// A former worker's words still come, but not that it is ready.
+    pub(super) fn worker_says(
+        &mut self,
+        index: usize,
+        incarnation: u64,
+        life: u32,
+        message: Box<FromWorker>,
+    ) -> Checked {
+        let node = &self.nodes[index];
+        let lives = node.worker.as_ref().is_some_and(|worker| worker.incarnation == incarnation);
+        let in_time = lives || !matches!(*message, FromWorker::Ready { .. });
+        if node.life != life || !in_time {
+            return Ok(());
+        }
+        if matches!(*message, FromWorker::Stopped { .. }) {
+            node.io.borrow_mut().end_step();
+            self.outcome.steps += 1;
+        }
+        node.io.borrow_mut().worker_is_mad |= worker::is_garbage(&message);
+        self.feed(index, Input::Worker(Box::new(WorkerEvent::Said(incarnation, message))))
+    }
+
+    pub(super) fn worker_gone(&mut self, index: usize, incarnation: u64, life: u32) -> Checked {
+        if self.nodes[index].life != life {
+            return Ok(());
+        }
+        let why = "the simulated worker died".to_owned();
+        self.feed(index, Input::Worker(Box::new(WorkerEvent::Gone(incarnation, why))))
+    }
+
     pub(super) fn worker_dies(&mut self, index: usize) {
         let life = self.nodes[index].life;
         if let Some(worker) = self.nodes[index].worker.take() {
@@ -287,6 +339,14 @@ impl Site {
         self.bus_disconnect(client, false);
         let back_us = self.random.between(100_000, 4_000_000);
         self.after(back_us, Happening::NodeConnect(index, life));
+    }
+
+    /// The broker gives up a session that has gone silent, unless another has taken its place.
+    pub(super) fn notice_loss(&mut self, index: usize, session: u32) {
+        let client = self.nodes[index].client;
+        if self.bus.clients[client].session == session && self.bus.clients[client].connected {
+            self.bus_disconnect(client, false);
+        }
     }
 
     pub(super) fn pause(&mut self, index: usize, for_us: u64) {

@@ -26,7 +26,17 @@ impl Site {
         }
     }
 
-    pub(super) fn fault(&mut self) -> Checked {
+    /// A fault, and a while later the next, until they end.
+    pub(super) fn next_fault(&mut self) -> Checked {
+        if self.faulty {
+            self.fault()?;
+            let pause_us = self.random.below(2 * self.fault_pause_us) + 1_000;
+            self.after(pause_us, Happening::Fault);
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self) -> Checked {
         let kind = self.random.pick(&FaultKind::ALL);
         let index = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap_or_default();
         if !self.nodes[index].is_up() {
@@ -111,52 +121,20 @@ impl Site {
                 }
             }
             FaultKind::ClockJump => self.jump_clock(index),
-            FaultKind::SlowDown => {
-                let slowness = self.random.between(1_500, 4_000);
-                self.nodes[index].slowness_permille = slowness;
-                if let Some(worker) = &mut self.nodes[index].worker {
-                    worker.slowness_permille = slowness;
-                }
-                let for_us = self.random.between(500_000, 5_000_000);
-                self.after(for_us, Happening::Usual(index));
-            }
+            FaultKind::SlowDown => self.slow_down(index),
             FaultKind::WorkerDies if phase != Phase::InUnit => self.worker_dies(index),
-            FaultKind::WorkerDies | FaultKind::WorkerHangs | FaultKind::WorkerSlow | FaultKind::WorkerGarbage => {
-                let mishap = match kind {
-                    FaultKind::WorkerDies => Mishap::Die,
-                    FaultKind::WorkerHangs => Mishap::Hang,
-                    FaultKind::WorkerSlow => Mishap::Slow,
-                    _ => Mishap::Garbage,
-                };
-                if let Some(worker) = &mut self.nodes[index].worker {
-                    worker.befall(mishap);
-                }
-            }
+            FaultKind::WorkerDies => self.befall_worker(index, Mishap::Die),
+            FaultKind::WorkerHangs => self.befall_worker(index, Mishap::Hang),
+            FaultKind::WorkerSlow => self.befall_worker(index, Mishap::Slow),
+            FaultKind::WorkerGarbage => self.befall_worker(index, Mishap::Garbage),
             FaultKind::CameraKill => self.kill_camera(camera),
-            FaultKind::CameraDisconnect => {
-                let client = self.cameras[camera].client;
-                if self.bus.clients[client].connected {
-                    self.bus_disconnect(client, false);
-                    self.cameras[camera].camera.on_disconnected();
-                    let back_us = self.random.between(100_000, 3_000_000);
-                    self.after(back_us, Happening::CameraConnect(camera));
-                }
-            }
+            FaultKind::CameraDisconnect => self.disconnect_camera(camera),
             FaultKind::BrokerRestart => {
                 if self.broker_up {
                     self.broker_restarts();
                 }
             }
-            FaultKind::BusTrouble => {
-                self.bus.manners = Manners {
-                    lost_permille: self.random.below(300),
-                    repeated_permille: self.random.below(200),
-                    late_permille: self.random.below(200),
-                    delay_us_max: self.random.between(1_000, 60_000),
-                };
-                let for_us = self.random.between(500_000, 4_000_000);
-                self.after(for_us, Happening::BusCalms);
-            }
+            FaultKind::BusTrouble => self.trouble_bus(),
             FaultKind::DiskLoss => {
                 if !self.may_lose_disk(index) {
                     return Ok(());
@@ -168,6 +146,42 @@ impl Site {
         }
         *self.outcome.faults.entry((kind, phase)).or_default() += 1;
         Ok(())
+    }
+
+    fn slow_down(&mut self, index: usize) {
+        let slowness = self.random.between(1_500, 4_000);
+        self.set_slowness(index, slowness);
+        let for_us = self.random.between(500_000, 5_000_000);
+        self.after(for_us, Happening::Usual(index));
+    }
+
+    pub(super) fn speed_up(&mut self, index: usize) {
+        self.set_slowness(index, 1_000);
+    }
+
+    fn set_slowness(&mut self, index: usize, permille: u64) {
+        let node = &mut self.nodes[index];
+        node.slowness_permille = permille;
+        if let Some(worker) = &mut node.worker {
+            worker.slowness_permille = permille;
+        }
+    }
+
+    fn befall_worker(&mut self, index: usize, mishap: Mishap) {
+        if let Some(worker) = &mut self.nodes[index].worker {
+            worker.befall(mishap);
+        }
+    }
+
+    fn trouble_bus(&mut self) {
+        self.bus.manners = Manners {
+            lost_permille: self.random.below(300),
+            repeated_permille: self.random.below(200),
+            late_permille: self.random.below(200),
+            delay_us_max: self.random.between(1_000, 60_000),
+        };
+        let for_us = self.random.between(500_000, 4_000_000);
+        self.after(for_us, Happening::BusCalms);
     }
 
     pub(super) fn jump_clock(&mut self, index: usize) {
@@ -187,6 +201,16 @@ impl Site {
             self.bus_disconnect(self.cameras[index].client, false);
             let back_us = self.random.between(50_000, 2_000_000);
             self.after(back_us, Happening::CameraStart(index));
+        }
+    }
+
+    fn disconnect_camera(&mut self, index: usize) {
+        let client = self.cameras[index].client;
+        if self.bus.clients[client].connected {
+            self.bus_disconnect(client, false);
+            self.cameras[index].camera.on_disconnected();
+            let back_us = self.random.between(100_000, 3_000_000);
+            self.after(back_us, Happening::CameraConnect(index));
         }
     }
 
