@@ -31,7 +31,7 @@ const PREFACE: &str = "\
 # Benchmarks
 
 Written by `make bench`; each section is replaced by the next full run of its benchmark, and names the machine, the commit and the day of
-its run (a + after the commit: with changes). Quick runs go to `target/bench/quick` only.
+its run (a + after the commit: with changes); sections without one are of former builds. Quick runs go to `target/bench/quick` only.
 Nothing here was measured on a Raspberry Pi or any other small computer. Do not scale these figures to one: measure there, with the
 same commands. `cargo bench -p microlambda-benches --bench NAME -- --help` lists what can be changed; the figures as JSON are in
 `target/bench/NAME.json`.
