@@ -1,5 +1,7 @@
 //! One run: read the boot partition, decide, do, remember, take the secrets out, say what is wrong.
 
+mod secrets;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,12 +14,10 @@ use crate::input::appliance::{self, Settings};
 use crate::input::document::{Document, Given};
 use crate::input::join::{self, Join, Member};
 use crate::input::preseed::{self, Preseed};
-use crate::input::source::Source;
 use crate::input::{names, text};
 use crate::paths;
 use crate::plan::{Action, Materials, Memory, Part, Plan, Wishes, host_name, needs, plan};
 use crate::problem::{Problem, Problems, report};
-use crate::redact::redact;
 use crate::state::{Joined, State, digest};
 
 /// No file of the boot partition is longer, bytes.
@@ -86,8 +86,12 @@ struct Inputs {
     files: BTreeMap<&'static str, Content>,
     /// Whether the new file names a source of pictures that is right.
     source_is_right: bool,
-    /// Whether the join in `microlambda.toml` is right.
+    /// Whether the join in `microlambda.toml` is right, and used.
     inner_join: bool,
+    /// Whether it is right, and not used.
+    left_join: bool,
+    /// Files that are not as they were applied, if ever they were.
+    unapplied: BTreeSet<&'static str>,
     /// Files that are not there.
     missing: BTreeSet<&'static str>,
     wishes: Wishes,
@@ -112,6 +116,7 @@ pub fn apply(options: &Options) -> Result<Report, String> {
     }
     // Before the agent's file says otherwise: its spool may be another camera's, and a loss of power may cut this off behind the file.
     state.camera = state.camera.take().or_else(|| facts.camera.clone());
+    forget_unapplied(&mut state, &inputs);
     // Learn first whether anything can be remembered.
     save_state(&options.root, &state)?;
     remove_recovered(&options.boot, &mut problems);
@@ -121,8 +126,7 @@ pub fn apply(options: &Options) -> Result<Report, String> {
     save_state(&options.root, &state)?;
     // What was applied is gone at the next start if the data partition is: the card then holds the only copy.
     if !facts.data_is_lost {
-        let applied = take_secrets_out(options, &inputs, &plan, &outcome, &mut problems);
-        state.applied.extend(applied);
+        secrets::take_out(options, &inputs, &plan, &outcome, &mut state, &mut problems);
     }
     keep_problems(&mut state, &inputs, &problems);
     save_state(&options.root, &state)?;
@@ -175,6 +179,25 @@ fn save_state(root: &Path, state: &State) -> Result<(), String> {
     write_root(root, paths::STATE, &bytes, 0o600).map_err(|error| format!("cannot write {}: {error}", paths::STATE))
 }
 
+/// Forgets what was remembered of files that have another content now: whether that can be applied or not, the former one is to be noticed if it
+/// comes back.
+fn forget_unapplied(state: &mut State, inputs: &Inputs) {
+    state.applied.retain(|file, _| !inputs.unapplied.contains(file.as_str()));
+    state.unredacted.retain(|file, _| !inputs.unapplied.contains(file.as_str()));
+    let settings = inputs.files.get(appliance::FILE);
+    let is_there = |former: &String| settings.is_some_and(|file| file.digest == *former);
+    state.applied_but_join = state.applied_but_join.take().filter(is_there);
+}
+
+/// As [`find`], remembering files that are not as they were applied.
+fn look(options: &Options, state: &State, name: &'static str, inputs: &mut Inputs, problems: &mut Problems) -> Found {
+    let found = find(options, state, name, problems);
+    if matches!(found, Found::New(_) | Found::Unusable) {
+        inputs.unapplied.insert(name);
+    }
+    found
+}
+
 fn find(options: &Options, state: &State, name: &str, problems: &mut Problems) -> Found {
     let path = options.boot.join(name);
     let bytes = match std::fs::metadata(&path) {
@@ -210,55 +233,45 @@ fn read_inputs(options: &Options, state: &State, problems: &mut Problems) -> Inp
     let mut inputs = Inputs::default();
     inputs.wishes.settings.clone_from(&state.settings);
     inputs.wishes.joins.clone_from(&state.joins);
-    if let Found::New(file) = find(options, state, preseed::FILE, problems) {
+    if let Found::New(file) = look(options, state, preseed::FILE, &mut inputs, problems) {
         inputs.preseed = Some(Preseed::read(&Document::read(preseed::FILE, &file.text, problems), problems));
         inputs.files.insert(preseed::FILE, file);
     }
-    if let Found::New(file) = find(options, state, appliance::FILE, problems) {
-        let document = Document::read(appliance::FILE, &file.text, problems);
-        let read = Settings::read(state.settings.as_ref(), &document, problems);
-        let join = read.join;
-        inputs.source_is_right = read.source_is_right;
-        inputs.wishes.settings = Some(read.settings);
-        inputs.wishes.changed = true;
-        if let Given::Right(join) = join {
-            inputs.inner_join = true;
-            take_join(&mut inputs.wishes, join);
-        }
-        inputs.files.insert(appliance::FILE, file);
+    if let Found::New(file) = look(options, state, appliance::FILE, &mut inputs, problems) {
+        read_settings(state, file, &mut inputs, problems);
     }
     let own = own_authority(&options.root);
     let has_wrong_join = read_joins(options, state, &mut inputs, problems);
     let has_unread_join = note_unread(&options.boot, problems);
     // A device with a join is to be no site of its own, but for one that is such a site already.
     inputs.wishes.waits_for_join = (has_wrong_join || has_unread_join) && own.is_none() && state.joins.is_empty();
-    // With no roles named, a join alone makes a node of another's site; the one that this broker wrote itself shall not end it.
-    let is_own = |join: &Join| own.as_deref() == Some(join.ca.as_bytes());
-    let names_roles = inputs.wishes.settings.as_ref().is_some_and(|settings| settings.roles.is_some());
-    let is_broker_without = !names_roles && state.joins.is_empty();
-    let new_joins = &inputs.wishes.new_joins;
-    let from_itself = is_broker_without && new_joins.iter().any(is_own);
-    if !new_joins.is_empty() && (inputs.wishes.is_broker() || from_itself) {
-        problems.note(
-            THIS_NODE,
-            None,
-            "it runs the broker itself, so a join is not used: remove it, or \"broker\" from `roles` in microlambda.toml",
-        );
-        inputs.wishes.new_joins.clear();
-        inputs.wishes.joins.clone_from(&state.joins);
-        inputs.files.retain(|name, _| !join::FILES.contains(name));
-        inputs.inner_join = false;
-    }
+    settle_joins(&options.root, state, own.as_deref(), &mut inputs, problems);
     let names = [preseed::FILE, appliance::FILE].into_iter().chain(join::FILES);
     inputs.missing = names.filter(|name| !options.boot.join(name).exists()).collect();
     inputs
+}
+
+fn read_settings(state: &State, file: Content, inputs: &mut Inputs, problems: &mut Problems) {
+    let document = Document::read(appliance::FILE, &file.text, problems);
+    let mut read = Settings::read(state.settings.as_ref(), &document, problems);
+    // Joins alone gave it roles.
+    let had_roles = state.settings.is_none() && !state.joins.is_empty();
+    read.settings.no_roles &= !had_roles;
+    inputs.source_is_right = read.source_is_right;
+    inputs.wishes.settings = Some(read.settings);
+    inputs.wishes.changed = true;
+    if let Given::Right(join) = read.join {
+        inputs.inner_join = true;
+        take_join(&mut inputs.wishes, join);
+    }
+    inputs.files.insert(appliance::FILE, file);
 }
 
 /// Reads the join files; whether one is there that cannot be used.
 fn read_joins(options: &Options, state: &State, inputs: &mut Inputs, problems: &mut Problems) -> bool {
     let mut has_wrong = false;
     for name in join::FILES {
-        let file = match find(options, state, name, problems) {
+        let file = match look(options, state, name, inputs, problems) {
             Found::Missing | Found::Known => continue,
             Found::New(file) => file,
             Found::Unusable => {
@@ -276,6 +289,37 @@ fn read_joins(options: &Options, state: &State, inputs: &mut Inputs, problems: &
         }
     }
     has_wrong
+}
+
+/// Leaves new joins that do not go with what this node is, as they are. Those that are used end the former ones that lead elsewhere.
+fn settle_joins(root: &Path, state: &State, own: Option<&[u8]>, inputs: &mut Inputs, problems: &mut Problems) {
+    let wishes = &mut inputs.wishes;
+    if wishes.new_joins.is_empty() {
+        return;
+    }
+    let site_ca = read_small(&under(root, paths::SITE_CA)).unwrap_or_default();
+    // With no roles named, a join alone makes a node of another's site; the one that this broker wrote itself shall not end it.
+    let is_own = |join: &Join| own == Some(join.ca.as_bytes());
+    let names_roles = wishes.settings.as_ref().is_some_and(|settings| settings.roles.is_some());
+    let from_itself = !names_roles && state.joins.is_empty() && wishes.new_joins.iter().any(is_own);
+    if wishes.is_broker() || from_itself {
+        let what = "it runs the broker itself, so a join is not used: remove it, or \"broker\" from `roles` in microlambda.toml";
+        problems.note(THIS_NODE, None, what);
+    } else if let Some(why) = wishes.conflict(&state.joins, &site_ca) {
+        problems.note(THIS_NODE, None, why);
+        wishes.waits_for_join |= own.is_none() && state.joins.is_empty();
+    } else {
+        wishes.forget_left_joins(&site_ca);
+        return;
+    }
+    wishes.new_joins.clear();
+    wishes.joins.clone_from(&state.joins);
+    inputs.files.retain(|name, _| !join::FILES.contains(name));
+    // A file whose own join is left is read at each start, and is no news then.
+    let settings = inputs.files.get(appliance::FILE);
+    wishes.changed = settings.is_some_and(|file| state.applied_but_join.as_ref() != Some(&file.digest));
+    inputs.left_join = inputs.inner_join;
+    inputs.inner_join = false;
 }
 
 /// Notes files that are read by nobody here; whether one is meant as a join file.
@@ -372,69 +416,6 @@ fn remember(state: &mut State, plan: &Plan, outcome: &Outcome, inputs: &Inputs) 
             Memory::Camera(camera) => state.camera = Some(camera.clone()),
         }
     }
-}
-
-/// Takes the secrets of what was applied out of the files, and says which contents need not be applied again.
-fn take_secrets_out(
-    options: &Options,
-    inputs: &Inputs,
-    plan: &Plan,
-    outcome: &Outcome,
-    problems: &mut Problems,
-) -> BTreeMap<String, Vec<String>> {
-    let failed = |of_preseed: bool| outcome.failed.keys().any(|part| part.is_of_preseed() == of_preseed);
-    let mut applied = BTreeMap::new();
-    for (&name, file) in &inputs.files {
-        // What failed is tried again, and needs its secrets.
-        if failed(name == preseed::FILE) {
-            continue;
-        }
-        let redacted = redacted(name, &file.text, inputs, plan);
-        let mut left = file.digest.clone();
-        if redacted != file.text {
-            match write_boot(&options.boot.join(name), redacted.as_bytes()) {
-                Ok(()) => left = digest(redacted.as_bytes()),
-                Err(error) => {
-                    let what = format!("its passwords were applied and could not be taken out: {error}");
-                    problems.note(name, None, what);
-                }
-            }
-        }
-        // Nothing but what is on the card now: a file that is put back with its passwords is applied again, and they are taken out again.
-        applied.insert(name.to_owned(), vec![left]);
-    }
-    applied
-}
-
-fn redacted(name: &str, text: &str, inputs: &Inputs, plan: &Plan) -> String {
-    let mut paths: Vec<&[&str]> = Vec::new();
-    let mut commands: Vec<&[&str]> = Vec::new();
-    match name {
-        preseed::FILE => {
-            let set: BTreeSet<Part> = plan.memory.iter().map(|(part, _)| *part).collect();
-            let user_is_wrong = inputs.preseed.as_ref().is_some_and(|preseed| preseed.wrong_user);
-            for path in preseed::SECRETS {
-                let is_applied = match path[0] {
-                    "user" => set.contains(&Part::User) && !user_is_wrong,
-                    "wlan" => set.contains(&Part::Wlan),
-                    _ => true,
-                };
-                paths.extend(is_applied.then_some(path));
-            }
-        }
-        appliance::FILE => {
-            if inputs.inner_join {
-                paths.extend(appliance::SECRETS);
-            }
-            let settings = inputs.wishes.settings.as_ref();
-            let is_command = settings.is_some_and(|settings| matches!(settings.source, Some(Source::Command { .. })));
-            if inputs.source_is_right && is_command {
-                commands.push(&["camera", "source", "command"]);
-            }
-        }
-        _ => paths.extend(join::SECRETS),
-    }
-    redact(text, &paths, &commands)
 }
 
 /// Keeps what is wrong with files that were not read again; everything else is what this run found.

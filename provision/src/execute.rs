@@ -29,11 +29,16 @@ pub struct Outcome {
     pub changed: usize,
 }
 
-/// Does a plan on the machine whose root is `root`. A part whose action fails is left where it is; the others are done.
+/// Does a plan on the machine whose root is `root`. A part whose action fails is left where it is; the others are done, but take nobody's way in if
+/// the user could not be set up: it may be the only one.
 pub fn execute(plan: &Plan, root: &Path) -> Outcome {
     let mut outcome = Outcome::default();
     for (part, action) in &plan.actions {
         if outcome.failed.contains_key(part) {
+            continue;
+        }
+        if takes_way_in(*part, action) && outcome.failed.contains_key(&Part::User) {
+            outcome.failed.insert(*part, "former keys and rights stay until the user is set up".to_owned());
             continue;
         }
         match act(action, root) {
@@ -45,6 +50,11 @@ pub fn execute(plan: &Plan, root: &Path) -> Outcome {
         }
     }
     outcome
+}
+
+/// Whether it takes keys or rights from somebody.
+fn takes_way_in(part: Part, action: &Action) -> bool {
+    part == Part::Ssh && matches!(action, Action::Remove { path } if path != paths::SSH_OFF)
 }
 
 /// Does one action; whether it changed anything.
@@ -80,6 +90,10 @@ fn act(action: &Action, root: &Path) -> Result<bool, String> {
         Action::Run { program, root_option, args, stdin, unsynced } => {
             let mut command = bounded(program);
             if root != Path::new("/") {
+                // Without the option it knows no other root, and would change this machine.
+                if root_option.is_empty() {
+                    return Ok(false);
+                }
                 command.arg(root_option).arg(root);
             }
             run(command.args(args), program, &stdin.0)?;
@@ -356,6 +370,43 @@ mod tests {
         let outcome = execute(&plan, root.path());
         assert_eq!(outcome.failed.keys().collect::<Vec<_>>(), [&Part::User]);
         assert!(!root.path().join("after").exists() && root.path().join("ssh").exists());
+    }
+
+    #[test]
+    fn nobody_loses_a_way_in_where_the_user_could_not_be_set_up() {
+        let remove = |path: &str| (Part::Ssh, Action::Remove { path: path.into() });
+        for fails in [true, false] {
+            let root = tempfile::tempdir().unwrap();
+            let (keys, sudoers) = ("/etc/ssh/authorized_keys.d/ann", "/etc/sudoers.d/010-microlambda-ann");
+            for path in ["/file", keys, sudoers, paths::SSH_OFF] {
+                act(&write(path, "text", 0o644), root.path()).unwrap();
+            }
+            let user = write(if fails { "/file/below" } else { "/user" }, "", 0o644);
+            let mut plan = Plan::default();
+            plan.actions.extend([(Part::User, user), remove(paths::SSH_OFF), (Part::Ssh, write("/ssh", "", 0o644))]);
+            plan.actions.extend([remove(keys), remove(sudoers)]);
+            let outcome = execute(&plan, root.path());
+            let is_there = |path: &str| under(root.path(), path).exists();
+            assert_eq!((is_there(keys), is_there(sudoers)), (fails, fails));
+            assert!(is_there("/ssh") && !is_there(paths::SSH_OFF), "SSH itself is set up all the same");
+            // The part is not remembered as done then.
+            let failed: &[Part] = if fails { &[Part::User, Part::Ssh] } else { &[] };
+            assert!(outcome.failed.keys().eq(failed), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_knows_no_other_root_is_not_run_for_one() {
+        let root = tempfile::tempdir().unwrap();
+        let action = |root_option| Action::Run {
+            program: "false",
+            root_option,
+            args: Vec::new(),
+            stdin: Content(Vec::new()),
+            unsynced: None,
+        };
+        assert_eq!(act(&action(""), root.path()), Ok(false));
+        assert!(act(&action("--"), root.path()).is_err());
     }
 
     #[test]

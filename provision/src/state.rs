@@ -23,6 +23,12 @@ pub struct State {
     pub version: u32,
     /// By file: digests of the content that was applied, without the secrets that were taken out.
     pub applied: BTreeMap<String, Vec<String>>,
+    /// Digest of the `microlambda.toml` that was applied but for the join in it: it is read again at each start. A former version did not know.
+    #[serde(default)]
+    pub applied_but_join: Option<String>,
+    /// By file that was applied: keys whose secrets could not be taken out of it yet. A former version did not know.
+    #[serde(default)]
+    pub unredacted: BTreeMap<String, Vec<String>>,
     /// By file: what was wrong with it.
     pub problems: BTreeMap<String, Vec<Problem>>,
     /// What `microlambda.toml` set.
@@ -60,6 +66,8 @@ impl Default for State {
         Self {
             version: VERSION,
             applied: BTreeMap::new(),
+            applied_but_join: None,
+            unredacted: BTreeMap::new(),
             problems: BTreeMap::new(),
             settings: None,
             joins: BTreeMap::new(),
@@ -106,4 +114,21 @@ impl State {
 /// SHA-256, as hexadecimal digits.
 pub fn digest(content: &[u8]) -> String {
     to_hex(&Sha256::digest(content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_of_a_former_version_is_read() {
+        let state = State { settings: Some(Settings::empty()), ..State::default() };
+        let mut memory: serde_json::Value = serde_json::from_slice(&state.to_bytes().unwrap()).unwrap();
+        let settings = memory["settings"].as_object_mut().unwrap();
+        assert!(settings.remove("no_roles").is_some());
+        for key in ["former_users", "camera", "applied_but_join", "unredacted"] {
+            assert!(memory.as_object_mut().unwrap().remove(key).is_some(), "{key}");
+        }
+        assert_eq!(State::parse(memory.to_string().as_bytes()), Ok(state));
+    }
 }

@@ -20,6 +20,7 @@ fn applied(text: &str, state: &State) -> (Plan, String, String) {
     let facts = Facts {
         ssh_host_keys: true,
         users: [("ann".to_owned(), 1000), ("mosquitto".to_owned(), 104)].into(),
+        groups: ["sudo", "video", "operator"].map(str::to_owned).into(),
         ssh_users: ["ann".to_owned(), "by-hand".to_owned()].into(),
         ..Facts::default()
     };
@@ -106,7 +107,7 @@ fn a_former_user_loses_keys_and_rights_once_the_new_one_has_theirs() {
     assert!(told.contains("this node: ") && told.contains("`sudo userdel --remove ann`"), "{told}");
     assert!(plan.memory.iter().any(|(_, memory)| *memory == Memory::OnlyUser));
     // Somebody has to have a way in, and ann does not lose hers to somebody who cannot be.
-    for (wrong, user) in [("x", "bob"), (KEY, "mosquitto"), (KEY, "B ob")] {
+    for (wrong, user) in [("x", "bob"), (KEY, "mosquitto"), (KEY, "operator"), (KEY, "B ob")] {
         let text = format!("[user]\nname = \"{user}\"\n[ssh]\nauthorized_keys = [\"{wrong}\"]\n");
         let (_, actions, _) = applied(&text, &of_ann());
         assert!(OF_ANN.iter().all(|gone| !actions.contains(gone)), "{text}: {actions}");
@@ -122,6 +123,45 @@ fn a_former_user_loses_keys_and_rights_once_the_new_one_has_theirs() {
     let state = State { user: Some("bob".into()), former_users: ["ann".to_owned()].into(), ..State::default() };
     let (_, actions, _) = applied(&text, &state);
     assert!(OF_ANN.iter().all(|gone| actions.contains(gone)), "{actions}");
+}
+
+#[test]
+fn a_new_user_has_no_name_of_a_group_that_is_there() {
+    let (plan, actions, told) = applied("[user]\nname = \"operator\"\npassword = \"correct horse\"\n", &of_ann());
+    assert!(told.contains("`user.name`: operator is a group that is there already: choose another name"), "{told}");
+    assert!(!actions.contains("useradd"), "{actions}");
+    assert!(
+        !plan.memory.iter().any(|(_, memory)| matches!(memory, Memory::User(_))),
+        "ann stays the one who was given a way in"
+    );
+}
+
+#[test]
+fn a_mistake_takes_no_right_and_gives_no_group() {
+    let with = |line: &str| applied(&format!("[user]\nname = \"ann\"\n{line}\n"), &of_ann()).1;
+    for wrong in ["passwordless_sudo = \"true\"", "passwordles_sudo = true", "passwordless_sudo = true\ngroups = 3\n["]
+    {
+        let actions = with(wrong);
+        assert!(!actions.contains(OF_ANN[1]) && !actions.contains("usermod"), "{wrong}: {actions}");
+    }
+    for right in ["", "passwordless_sudo = false", "passwordless_sudo = false\ngroups = 3"] {
+        assert!(with(right).contains(OF_ANN[1]), "{right}");
+    }
+    assert!(!with("groups = [\"Sudo!\"]").contains("usermod"));
+    assert!(with("groups = [\"video\", \"none\"]").contains("run usermod --append --groups video ann"));
+    // Somebody new has none of before.
+    let (_, actions, _) = applied("[user]\nname = \"bob\"\ngroups = 3\n", &State::default());
+    assert!(actions.contains("--groups sudo bob"), "{actions}");
+}
+
+#[test]
+fn a_user_whose_home_may_be_missing_gets_one() {
+    let text = |name: &str| format!("[user]\nname = \"{name}\"\npassword = \"correct horse\"\n");
+    let (_, actions, _) = applied(&text("ann"), &State::default());
+    let home = actions.find("run mkhomedir_helper ann");
+    assert!(home > actions.find("run chpasswd"), "its failure costs nothing else: {actions}");
+    let (_, actions, _) = applied(&text("bob"), &State::default());
+    assert!(actions.contains("--create-home") && !actions.contains("mkhomedir_helper"), "{actions}");
 }
 
 /// Accounts are made by the system's own tools, which take another root only from root.

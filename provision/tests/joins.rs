@@ -211,3 +211,114 @@ fn a_join_that_cannot_be_used_is_told_and_leaves_the_former_one() {
         assert!(hub.has("/etc/mosquitto/conf.d/microlambda.conf"));
     }
 }
+
+/// The join files of camera and edge that a new broker of this site wrote.
+fn joins_of(site: &str) -> [String; 2] {
+    let hub = Machine::new();
+    hub.write_boot("microlambda.toml", format!("site = \"{site}\"\nroles = [\"broker\"]\n"));
+    hub.start();
+    ["camera", "edge"].map(|role| hub.text(&format!("/var/lib/microlambda-join/{role}.toml")))
+}
+
+#[test]
+fn a_device_that_changes_role_and_site_is_of_the_new_site_and_forgets_the_former_join() {
+    let ([shop, _], [_, lab]) = (joins_of("shop"), joins_of("lab"));
+    let node = Machine::named("node");
+    node.write_boot("microlambda.toml", "roles = [\"camera\"]\n");
+    node.write_boot("microlambda-join.toml", shop);
+    assert_eq!(node.start().problems, []);
+    assert!(node.text("/etc/microlambda/camera.toml").contains("site = \"shop\""));
+    node.write_boot("microlambda.toml", "roles = [\"edge\"]\n");
+    node.write_boot("microlambda-join.toml", lab);
+    assert_eq!(node.start().problems, [], "{}", node.problems());
+    let edge = node.text("/etc/microlambda/edge.toml");
+    assert!(edge.contains("site = \"lab\"") && !edge.contains("shop"), "{edge}");
+    // With the certificate of the lab's authority no camera gets into the shop.
+    node.write_boot("microlambda.toml", "roles = [\"camera\", \"edge\"]\n");
+    node.start();
+    assert!(node.problems().contains("the camera knows no broker yet"), "{}", node.problems());
+    assert!(!node.has("/etc/microlambda/camera.toml"));
+}
+
+#[test]
+fn a_join_of_another_broker_leaves_a_role_that_works_until_that_role_joins_there_too() {
+    let ([camera, _], [other_camera, other_edge]) = (joins_of("home"), joins_of("home"));
+    let node = Machine::named("node");
+    node.write_boot("microlambda-join-camera.toml", camera);
+    assert_eq!(node.start().problems, []);
+    let files = [
+        "/etc/microlambda/site-ca.pem",
+        "/etc/microlambda/camera.toml",
+        "/etc/credstore/microlambda-camera-mqtt-password",
+    ];
+    let before = files.map(|file| node.text(file));
+    node.write_boot("microlambda-join-edge.toml", &other_edge);
+    for _ in 0..2 {
+        node.start();
+        assert!(node.problems().contains("of another broker than that of the camera"), "{}", node.problems());
+        assert_eq!(files.map(|file| node.text(file)), before);
+        assert_eq!(node.boot_text("microlambda-join-edge.toml"), other_edge, "nothing of it was applied");
+        assert!(!node.has("/etc/microlambda/edge.toml"));
+    }
+    node.write_boot("microlambda-join-camera.toml", other_camera);
+    assert_eq!(node.start().problems, [], "{}", node.problems());
+    assert!(other_edge.contains(&node.text(files[0])) && node.has("/etc/microlambda/edge.toml"));
+    for file in ["microlambda-join-camera.toml", "microlambda-join-edge.toml"] {
+        assert!(node.boot_text(file).contains("password = \"(applied)\""), "{file}");
+    }
+}
+
+#[test]
+fn joins_of_different_brokers_keep_their_passwords_and_make_no_site() {
+    let ([camera, edge], [other, _]) = (joins_of("home"), joins_of("home"));
+    // Each in a file of its own, and one as a table of the settings.
+    for first in ["microlambda-join-camera.toml", "microlambda.toml"] {
+        let node = Machine::named("node");
+        node.write_boot("microlambda.toml", EXAMPLE);
+        let table = if first == "microlambda.toml" { "[join]\n" } else { "" };
+        node.write_boot(first, format!("{table}{other}"));
+        node.write_boot("microlambda-join-edge.toml", &edge);
+        for _ in 0..2 {
+            node.start();
+            assert!(node.problems().contains("of different brokers"), "{first}: {}", node.problems());
+            assert_eq!(node.boot_text(first), format!("{table}{other}"), "nothing of it was applied");
+            assert_eq!(node.boot_text("microlambda-join-edge.toml"), edge, "nothing of it was applied");
+            for file in ["authority", "camera.toml", "edge.toml", "site-ca.pem"] {
+                assert!(!node.has(&format!("/etc/microlambda/{file}")), "{first}: {file}");
+            }
+        }
+        node.write_boot(first, format!("{table}{camera}"));
+        assert_eq!(node.start().problems, [], "{first}: {}", node.problems());
+        for file in ["camera.toml", "edge.toml"] {
+            assert!(node.has(&format!("/etc/microlambda/{file}")), "{first}: {file}");
+        }
+        assert!(node.boot_text(first).contains("password = \"(applied)\""), "{first}");
+    }
+}
+
+#[test]
+fn a_join_that_a_broker_does_not_use_is_told_and_leaves_what_was_changed_by_hand() {
+    let [_, other] = joins_of("lab");
+    let roles = "roles = [\"broker\", \"edge\"]\n";
+    for (name, text) in [
+        ("microlambda-join.toml", other.clone()),
+        // A table in the settings is as good as a file.
+        ("microlambda.toml", format!("{roles}[join]\n{other}")),
+    ] {
+        let hub = Machine::new();
+        hub.write_boot("microlambda.toml", roles);
+        hub.write_boot(name, &text);
+        hub.start();
+        let by_hand = "site = \"home\"\n# mine\n";
+        hub.write_root("etc/microlambda/edge.toml", by_hand);
+        for _ in 0..2 {
+            hub.start();
+            assert!(hub.problems().contains("it runs the broker itself"), "{name}: {}", hub.problems());
+            assert_eq!(hub.text("/etc/microlambda/edge.toml"), by_hand, "{name}");
+            assert_eq!(hub.boot_text(name), text);
+        }
+        hub.write_boot("microlambda.toml", format!("{roles}[edge]\nr-limit-ms = 900\n"));
+        hub.start();
+        assert!(hub.text("/etc/microlambda/edge.toml").contains("900"), "{name}");
+    }
+}

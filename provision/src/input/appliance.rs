@@ -49,6 +49,9 @@ pub struct Settings {
     pub site: Option<Name>,
     /// The roles, if they were named.
     pub roles: Option<BTreeSet<Role>>,
+    /// Roles were named that cannot be read, or may have been, and none held before: it has none, rather than all. A former version did not know.
+    #[serde(default)]
+    pub no_roles: bool,
     /// The camera's name, if it is not the host's.
     pub camera: Option<Name>,
     /// Where pictures come from.
@@ -92,6 +95,7 @@ impl Settings {
         Self {
             site: None,
             roles: None,
+            no_roles: false,
             camera: None,
             source: None,
             no_source: false,
@@ -113,9 +117,14 @@ impl Settings {
         let empty = Self::empty();
         let old = former.unwrap_or(&empty);
         let mut root = document.root();
+        let site = root.get("site", problems, name);
+        let roles = root.get("roles", problems, roles);
+        let are_lost = roles.is_wrong() || (!clean && roles == Given::Absent);
         let mut found = Self {
-            site: keep(root.get("site", problems, name), &old.site, clean),
-            roles: keep(root.get("roles", problems, roles), &old.roles, clean),
+            site: keep(site, &old.site, clean),
+            // Former settings without roles meant all, or those of the joins.
+            no_roles: are_lost && former.is_none_or(|former| former.no_roles),
+            roles: keep(roles, &old.roles, clean),
             ..Self::empty()
         };
         let source_is_right = found.read_camera(root.section("camera", problems), old, clean, problems);
@@ -277,6 +286,23 @@ mod tests {
         for (text, part) in [("[]", "without a role"), ("[\"door\"]", "\"door\" is no role"), ("\"edge\"", "`roles`")] {
             let (found, told) = read(None, &format!("roles = {text}\n"));
             assert!(found.roles.is_none() && told.contains(part), "{told}");
+        }
+    }
+
+    #[test]
+    fn wrong_roles_are_none_until_they_are_mended_and_leave_those_that_held() {
+        for wrong in ["roles = [\"egde\"]\n", "roles = \"edge\"\n", "roles = edge\n"] {
+            let (found, _) = read(None, wrong);
+            assert!(found.no_roles && found.roles.is_none(), "{wrong}");
+            assert!(read(Some(&found), wrong).0.no_roles, "{wrong}");
+            assert!(!read(Some(&found), "site = \"lab\"\n").0.no_roles, "{wrong}");
+            let mended = read(Some(&found), "roles = [\"edge\"]\n").0;
+            assert!(!mended.no_roles && mended.roles.is_some(), "{wrong}");
+            for held in ["", "roles = [\"edge\"]\n"] {
+                let (before, _) = read(None, held);
+                let (after, _) = read(Some(&before), wrong);
+                assert_eq!((after.roles, after.no_roles), (before.roles, false), "{held} {wrong}");
+            }
         }
     }
 }

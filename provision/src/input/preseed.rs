@@ -8,6 +8,8 @@ use crate::problem::Problems;
 pub const FILE: &str = "rpi-preseed.toml";
 /// Keys whose values are secrets, with their tables.
 pub const SECRETS: [&[&str]; 3] = [&["user", "password"], &["wlan", "password"], &["connect", "token"]];
+/// The group of a user whose groups are not named.
+pub const DEFAULT_GROUP: &str = "sudo";
 
 /// What a right file asks for. What is absent or wrong stays as it is on the machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,10 +41,10 @@ pub struct User {
     pub name: String,
     /// Its password, if one is given.
     pub password: Option<Password>,
-    /// Whether it becomes root without a password.
-    pub passwordless_sudo: bool,
-    /// Groups to join, where they exist.
-    pub groups: Vec<String>,
+    /// Whether it becomes root without a password; none if that stays as it is: where the value is wrong, or a mistake may hide it.
+    pub passwordless_sudo: Option<bool>,
+    /// Groups to join, where they exist; none as above.
+    pub groups: Option<Vec<String>>,
 }
 
 /// A password.
@@ -75,9 +77,9 @@ pub struct Wlan {
     /// What opens it.
     pub key: WlanKey,
     /// Whether it does not announce itself.
-    pub hidden: bool,
+    pub hidden: Given<bool>,
     /// The country whose radio rules hold.
-    pub country: Option<String>,
+    pub country: Given<String>,
 }
 
 /// What opens a wireless network.
@@ -91,8 +93,8 @@ pub enum WlanKey {
     Psk(Vec<u8>),
     /// WPA3's password.
     Sae(String),
-    /// The one that was applied before.
-    AsBefore,
+    /// The one that was applied before, for a network of this kind if the file names one.
+    AsBefore(Option<String>),
 }
 
 impl std::fmt::Debug for Password {
@@ -112,7 +114,7 @@ impl std::fmt::Debug for WlanKey {
             Self::Passphrase(_) => f.write_str("Passphrase(…)"),
             Self::Psk(_) => f.write_str("Psk(…)"),
             Self::Sae(_) => f.write_str("Sae(…)"),
-            Self::AsBefore => f.write_str("AsBefore"),
+            Self::AsBefore(kind) => write!(f, "AsBefore({kind:?})"),
         }
     }
 }
@@ -131,7 +133,9 @@ impl Preseed {
         let mut system = root.section("system", problems);
         found.host_name = system.get("hostname", problems, check::host_name).right();
         system.finish(problems);
-        read_user(root.section("user", problems), &mut found, problems);
+        let before = problems.count();
+        let user = root.section("user", problems);
+        read_user(user, document.is_clean(), before, &mut found, problems);
         let before = problems.count();
         let ssh = root.section("ssh", problems);
         found.ssh = read_ssh(ssh, document.is_clean(), before, problems);
@@ -161,13 +165,27 @@ impl Preseed {
     }
 }
 
-fn read_user(mut user: Section<'_, '_>, found: &mut Preseed, problems: &mut Problems) {
+/// What a key asks for; `default` without it. None, so that it stays as it is, if it is wrong or a mistake may hide it.
+fn asked<T>(given: Given<T>, is_sound: bool, default: impl FnOnce() -> T) -> Option<T> {
+    match given {
+        Given::Right(value) => Some(value),
+        Given::Absent if is_sound => Some(default()),
+        Given::Absent | Given::Wrong => None,
+    }
+}
+
+/// `clean` is whether the file's syntax is right, `before` the number of problems that are not the table's.
+fn read_user(mut user: Section<'_, '_>, clean: bool, before: usize, found: &mut Preseed, problems: &mut Problems) {
     let name = user.get("name", problems, check::user_name);
     let encrypted = user.plain::<bool>("password_encrypted", problems);
     let is_hash = encrypted.clone().right().unwrap_or(false);
     let password = user.get("password", problems, |text: String| match text {
         text if text == APPLIED => Ok(Password::AsBefore),
         text if is_hash => check::password_hash(text).map(Password::Hash),
+        // Taken as typed, it would let in whoever reads it, and not who knows the password.
+        text if check::password_hash(text.clone()).is_ok() => {
+            Err("this looks like a hash: set `password_encrypted = true`".into())
+        }
         text => check::password(text).map(Password::Plain),
     });
     let passwordless_sudo = user.plain::<bool>("passwordless_sudo", problems);
@@ -175,6 +193,8 @@ fn read_user(mut user: Section<'_, '_>, found: &mut Preseed, problems: &mut Prob
     if matches!(name, Given::Absent) && user.is_there() {
         user.blame("name", "a user needs a name; nobody was added", problems);
     }
+    user.finish(problems);
+    let is_sound = clean && problems.count() == before;
     let usable = !password.is_wrong() && !encrypted.is_wrong();
     found.wrong_user = !usable;
     if let Given::Right(name) = name {
@@ -182,11 +202,10 @@ fn read_user(mut user: Section<'_, '_>, found: &mut Preseed, problems: &mut Prob
         found.user = Some(User {
             name,
             password: password.right().filter(|_| usable),
-            passwordless_sudo: passwordless_sudo.right().unwrap_or(false),
-            groups: groups.right().unwrap_or_else(|| vec!["sudo".to_owned()]),
+            passwordless_sudo: asked(passwordless_sudo, is_sound, || false),
+            groups: asked(groups, is_sound, || vec![DEFAULT_GROUP.to_owned()]),
         });
     }
-    user.finish(problems);
 }
 
 /// A file without the table means its defaults, as Raspberry Pi Imager leaves it out; none if a mistake may have cost the table. `clean` is whether
@@ -205,11 +224,7 @@ fn read_ssh(mut ssh: Section<'_, '_>, clean: bool, before: usize, problems: &mut
         Given::Absent if is_sound => Given::Absent,
         Given::Absent | Given::Wrong => Given::Wrong,
     };
-    let by_password = match by_password {
-        Given::Right(by_password) => Some(by_password),
-        Given::Absent if is_there && is_sound => Some(false),
-        Given::Absent | Given::Wrong => None,
-    };
+    let by_password = asked(by_password, is_there && is_sound, || false);
     (is_there || is_sound).then(|| Ssh { enabled: enabled.right().unwrap_or(true), by_password, keys })
 }
 
@@ -222,7 +237,7 @@ fn read_wlan(mut wlan: Section<'_, '_>, found: &mut Preseed, problems: &mut Prob
     });
     let _is_hash = wlan.plain::<bool>("password_encrypted", problems);
     let password = wlan.plain::<String>("password", problems);
-    let hidden = wlan.plain::<bool>("hidden", problems).right().unwrap_or(false);
+    let hidden = wlan.plain::<bool>("hidden", problems);
     let country = wlan.get("country", problems, check::country);
     let broken = plain.is_wrong() || hex.is_wrong() || kind.is_wrong() || password.is_wrong();
     let ssid = hex.right().or(plain.right());
@@ -233,7 +248,7 @@ fn read_wlan(mut wlan: Section<'_, '_>, found: &mut Preseed, problems: &mut Prob
         && !broken
     {
         match wlan_key(kind.right().as_deref(), password.right()) {
-            Ok(key) => found.wlan = Some(Wlan { ssid, key, hidden, country: country.right() }),
+            Ok(key) => found.wlan = Some(Wlan { ssid, key, hidden, country }),
             Err(why) => wlan.blame("password", why, problems),
         }
     }
@@ -248,7 +263,7 @@ fn wlan_key(kind: Option<&str>, password: Option<String>) -> Result<WlanKey, Str
         (Some("owe"), None) => Ok(WlanKey::Open(true)),
         (None | Some("none"), None) => Ok(WlanKey::Open(false)),
         (Some(kind), None) => Err(format!("a network of kind {kind} needs a password")),
-        (_, Some(password)) if password == APPLIED => Ok(WlanKey::AsBefore),
+        (kind, Some(password)) if password == APPLIED => Ok(WlanKey::AsBefore(kind.map(str::to_owned))),
         (_, Some(password)) if password.chars().any(char::is_control) => {
             Err("it holds a character that cannot be typed".into())
         }
@@ -331,6 +346,38 @@ mod tests {
         assert!(found.wrong_user);
         assert!(found.ssh.unwrap().enabled, "with a mistake in the file, SSH stays on");
         assert!(told.contains("line 2: `system.hostname`") && told.contains("line 5: `user.password`"), "{told}");
+    }
+
+    #[test]
+    fn a_hash_that_is_not_called_one_becomes_no_password() {
+        let hash = "$y$j9T$aaaa$bbbbbbbb";
+        for flag in ["", "password_encrypted = false\n"] {
+            let (found, told) = read(&format!("[user]\nname = \"ann\"\npassword = \"{hash}\"\n{flag}"));
+            assert_eq!(found.user.unwrap().password, None, "{flag}");
+            assert!(found.wrong_user, "it stays in the file until it is mended");
+            let expected = "line 3: `user.password`: this looks like a hash: set `password_encrypted = true`";
+            assert!(told.contains(expected) && !told.contains(hash), "{told}");
+        }
+        let typed = read("[user]\nname = \"ann\"\npassword = \"$5 and $6 and $7!\"\n").0.user.unwrap();
+        assert_eq!(typed.password, Some(Password::Plain("$5 and $6 and $7!".into())));
+    }
+
+    #[test]
+    fn rights_and_groups_stay_as_they_are_where_a_mistake_may_hide_what_is_asked_for() {
+        let rights = |text: &str| {
+            let user = read(&format!("[user]\nname = \"ann\"\n{text}\n")).0.user.unwrap();
+            (user.passwordless_sudo, user.groups)
+        };
+        let default = Some(vec![DEFAULT_GROUP.to_owned()]);
+        assert_eq!(rights(""), (Some(false), default.clone()));
+        assert_eq!(rights("passwordless_sudo = true\ngroups = []"), (Some(true), Some(vec![])));
+        // What is written rightly holds beside any mistake.
+        assert_eq!(rights("passwordless_sudo = false\ngroups = 3"), (Some(false), None));
+        assert_eq!(rights("passwordless_sudo = \"yes\"\ngroups = [\"video\"]"), (None, Some(vec!["video".into()])));
+        for wrong in ["passwordles_sudo = true", "password = \"\"", "[wlan]\nssid = \"x"] {
+            assert_eq!(rights(wrong), (None, None), "{wrong}");
+        }
+        assert_eq!(rights("[sytem]"), (Some(false), default), "another table's mistake hides nothing of this one");
     }
 
     #[test]

@@ -43,6 +43,7 @@ impl Wishes {
         let joined = || self.joins.keys().filter_map(|&member| role_of(member)).collect();
         match &self.settings {
             Some(Settings { roles: Some(roles), .. }) => roles.clone(),
+            Some(Settings { no_roles: true, .. }) => BTreeSet::new(),
             Some(_) if self.joins.is_empty() && !self.waits_for_join => Role::ALL.into_iter().collect(),
             Some(_) | None => joined(),
         }
@@ -53,11 +54,54 @@ impl Wishes {
         self.roles().contains(&Role::Broker)
     }
 
+    /// The joins of the roles that it has: one that was dropped leads nowhere.
+    fn used_joins(&self) -> impl Iterator<Item = &Joined> {
+        let roles = self.roles();
+        let is_used = move |member: Member| role_of(member).is_some_and(|role| roles.contains(&role));
+        self.joins.iter().filter(move |&(&member, _)| is_used(member)).map(|(_, joined)| joined)
+    }
+
     /// The site: that of a join, as the broker takes no other.
     pub fn site(&self) -> Name {
-        let joined = if self.is_broker() { None } else { self.joins.values().next().map(|joined| joined.site.clone()) };
+        let joined = if self.is_broker() { None } else { self.used_joins().next().map(|joined| joined.site.clone()) };
         let named = || self.settings.as_ref().and_then(|settings| settings.site.clone());
         joined.or_else(named).unwrap_or_else(Name::default_site)
+    }
+
+    /// Whether a new join brings another certificate than this one, the site's so far; empty if there is none.
+    fn leads_elsewhere(&self, site_ca: &[u8]) -> bool {
+        !site_ca.is_empty() && self.new_joins.iter().any(|join| join.ca.as_bytes() != site_ca)
+    }
+
+    /// Why the new joins cannot be used together, or beside the `former` ones of roles that it has: there is one certificate for all.
+    pub fn conflict(&self, former: &BTreeMap<Member, Joined>, site_ca: &[u8]) -> Option<String> {
+        let authorities: BTreeSet<&str> = self.new_joins.iter().map(|join| join.ca.as_str()).collect();
+        if authorities.len() > 1 {
+            return Some("its join files are of different brokers: use those of one".into());
+        }
+        if !self.leads_elsewhere(site_ca) {
+            return None;
+        }
+        let roles = self.roles();
+        let is_used = |member: Member| role_of(member).is_some_and(|role| roles.contains(&role));
+        let is_new = |member: Member| self.new_joins.iter().any(|join| join.member == member);
+        let left = former.keys().copied().filter(|&member| is_used(member) && !is_new(member));
+        let left: Vec<&str> = left.map(Member::as_str).collect();
+        (!left.is_empty()).then(|| {
+            let left = left.join(" and ");
+            format!(
+                "its new join file is of another broker than that of the {left}, and is not used: put a join file for the {left} from the \
+                 same broker beside it, or name other `roles` in microlambda.toml"
+            )
+        })
+    }
+
+    /// Forgets joins that did not come with new ones that lead elsewhere: their certificate is replaced.
+    pub fn forget_left_joins(&mut self, site_ca: &[u8]) {
+        if self.leads_elsewhere(site_ca) {
+            let new: BTreeSet<Member> = self.new_joins.iter().map(|join| join.member).collect();
+            self.joins.retain(|member, _| new.contains(member));
+        }
     }
 
     /// Notes what does not go together on a node whose host has this name.
@@ -65,6 +109,9 @@ impl Wishes {
         let mut note = |what: String| problems.note(THIS_NODE, None, what);
         if self.is_broker() {
             return;
+        }
+        if self.settings.as_ref().is_some_and(|settings| settings.no_roles) {
+            note("it has no role until the mistake in microlambda.toml is mended: its `roles` cannot be read".into());
         }
         for role in self.roles() {
             let Some(member) = member_of(role) else { continue };
@@ -91,7 +138,7 @@ impl Wishes {
                 "this device is called {host}, as its broker is, and so finds only itself: give it another name (`system.hostname` in rpi-preseed.toml)"
             ));
         }
-        let sites: BTreeSet<&Name> = self.joins.values().map(|joined| &joined.site).collect();
+        let sites: BTreeSet<&Name> = self.used_joins().map(|joined| &joined.site).collect();
         let named = self.settings.as_ref().and_then(|settings| settings.site.as_ref());
         if sites.len() > 1 {
             note("its join files are of different sites: use those of one broker".into());
@@ -102,16 +149,12 @@ impl Wishes {
                 "microlambda.toml names the site {named}, but it joined {site}, which is used: write that, or leave `site` out"
             ));
         }
-        let authorities: BTreeSet<&str> = self.new_joins.iter().map(|join| join.ca.as_str()).collect();
-        if authorities.len() > 1 {
-            note("its join files are of different brokers: use those of one".into());
-        }
     }
 
     /// The brokers that its agents are told of.
     fn brokers(&self) -> impl Iterator<Item = BrokerUrl> {
         let named = self.settings.as_ref().and_then(|settings| settings.broker.as_ref());
-        let used = self.joins.values().map(move |joined| named.unwrap_or(&joined.broker));
+        let used = self.used_joins().map(move |joined| named.unwrap_or(&joined.broker));
         used.filter_map(|url| url.parse().ok())
     }
 
@@ -149,10 +192,9 @@ fn member_of(role: Role) -> Option<Member> {
     }
 }
 
-/// Keeps password and authority of new joins.
+/// Keeps password and authority of new joins, which are without [conflict](Wishes::conflict).
 pub fn plan_joins(wishes: &Wishes, facts: &Facts, plan: &mut Plan) {
-    let authorities: BTreeSet<&str> = wishes.new_joins.iter().map(|join| join.ca.as_str()).collect();
-    if wishes.is_broker() || authorities.len() > 1 {
+    if wishes.is_broker() {
         return;
     }
     for join in &wishes.new_joins {

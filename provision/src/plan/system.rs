@@ -9,7 +9,7 @@ use super::{Action, Content, Memory, Owner, Part, Plan, THIS_NODE};
 use crate::facts::Facts;
 use crate::input::check::to_hex;
 use crate::input::document::Given;
-use crate::input::preseed::{FILE, Password, Preseed, Ssh, User, Wlan, WlanKey};
+use crate::input::preseed::{DEFAULT_GROUP, FILE, Password, Preseed, Ssh, User, Wlan, WlanKey};
 use crate::paths;
 use crate::problem::Problems;
 use crate::state::State;
@@ -19,6 +19,8 @@ const USER_ID_MIN: u32 = 1_000;
 /// Rounds and length of a WPA2 key, as the standard has them.
 const PSK_ROUNDS: usize = 4_096;
 const PSK_BYTES: usize = 32;
+/// A home that is made here is its user's alone.
+const HOME_UMASK: &str = "0077";
 const WRITTEN_BY: &str = "# Written by microlambda-provision from rpi-preseed.toml on the boot partition.\n";
 
 /// Plans the system's settings.
@@ -80,22 +82,27 @@ fn hosts_with(hosts: &str, name: &str) -> String {
 
 /// Whether the name is nobody's, or a person's.
 fn is_free(user: &User, facts: &Facts, problems: &mut Problems) -> bool {
-    let is_free = facts.users.get(&user.name).is_none_or(|&id| (USER_ID_MIN..65_534).contains(&id));
-    if !is_free {
-        problems.note(
-            FILE,
-            None,
-            format!("`user.name`: {} is a user of the system itself: choose another name", user.name),
-        );
-    }
-    is_free
+    let whose = match facts.users.get(&user.name) {
+        Some(id) if (USER_ID_MIN..65_534).contains(id) => return true,
+        Some(_) => "a user of the system itself",
+        // A new user gets a group of its name: useradd refuses one that is there, and to join it could give rights that nobody asked for.
+        None if facts.groups.contains(&user.name) => "a group that is there already",
+        None => return true,
+    };
+    problems.note(FILE, None, format!("`user.name`: {} is {whose}: choose another name", user.name));
+    false
 }
 
 fn plan_user(user: &User, facts: &Facts, plan: &mut Plan, problems: &mut Problems) {
     let name = &user.name;
     let is_new = !facts.users.contains_key(name);
-    let groups: Vec<&str> =
-        user.groups.iter().map(String::as_str).filter(|&group| facts.groups.contains(group)).collect();
+    let default = [DEFAULT_GROUP.to_owned()];
+    let asked: &[String] = match &user.groups {
+        Some(groups) => groups,
+        None if is_new => &default,
+        None => &[],
+    };
+    let groups: Vec<&str> = asked.iter().map(String::as_str).filter(|&group| facts.groups.contains(group)).collect();
     let mut args: Vec<String> = Vec::new();
     let program = if is_new {
         args.extend(["--create-home", "--user-group", "--no-log-init", "--shell", "/bin/bash"].map(str::to_owned));
@@ -133,23 +140,39 @@ fn plan_user(user: &User, facts: &Facts, plan: &mut Plan, problems: &mut Problem
         }
         Some(Password::AsBefore) | None => {}
     }
-    let sudoers = sudoers_of(name);
-    if user.passwordless_sudo {
-        let content = format!("{WRITTEN_BY}{name} ALL=(ALL:ALL) NOPASSWD: ALL\n").into();
-        plan.act(Part::User, Action::Write { path: sudoers, content, mode: 0o440, owner: Owner::Root, check: None });
-    } else {
-        plan.remove(Part::User, sudoers);
-        if is_new && user.password.is_none() {
-            let what = format!(
-                "{name} has no password and so cannot become root: add `password`, or `passwordless_sudo = true`, to [user]"
-            );
-            problems.note(FILE, None, what);
-        }
+    plan_sudo(user, is_new, plan, problems);
+    if !is_new {
+        // The power may have been lost between account and home. It leaves a home that is there as it is.
+        let (args, stdin) = (vec![name.clone(), HOME_UMASK.to_owned()], Content(Vec::new()));
+        plan.act(Part::User, Action::Run { program: "mkhomedir_helper", root_option: "", args, stdin, unsynced: None });
     }
     plan.memory.push((Part::User, Memory::User(name.clone())));
 }
 
-/// Takes back what former users were given. Their accounts stay, as their homes may hold what somebody needs.
+/// Whether the user becomes root without a password.
+fn plan_sudo(user: &User, is_new: bool, plan: &mut Plan, problems: &mut Problems) {
+    let name = &user.name;
+    let path = sudoers_of(name);
+    match user.passwordless_sudo {
+        Some(true) => {
+            let content = format!("{WRITTEN_BY}{name} ALL=(ALL:ALL) NOPASSWD: ALL\n").into();
+            plan.act(Part::User, Action::Write { path, content, mode: 0o440, owner: Owner::Root, check: None });
+            return;
+        }
+        Some(false) => plan.remove(Part::User, path),
+        // Whoever has a key and no password would become root no more.
+        None => {}
+    }
+    if is_new && user.password.is_none() {
+        let what = format!(
+            "{name} has no password and so cannot become root: add `password`, or `passwordless_sudo = true`, to [user]"
+        );
+        problems.note(FILE, None, what);
+    }
+}
+
+/// Takes back what former users were given: all of it behind the rest of its part, and not if the new user could not be made (`execute`). Their
+/// accounts stay, as their homes may hold what somebody needs.
 fn plan_former_users(user: &User, facts: &Facts, state: &State, plan: &mut Plan, problems: &mut Problems) {
     let all: BTreeSet<&String> = state.former_users.iter().chain(&state.user).collect();
     let former: Vec<&String> = all.into_iter().filter(|former| **former != user.name).collect();
@@ -158,8 +181,8 @@ fn plan_former_users(user: &User, facts: &Facts, state: &State, plan: &mut Plan,
         plan.remove(Part::Ssh, sudoers_of(name));
         if facts.users.contains_key(*name) {
             let what = format!(
-                "rpi-preseed.toml names the user {} now: the keys and rights it gave to {name} are taken back, and the account stays, with its password: \
-                 `sudo userdel --remove {name}` removes it with its home. This is told once",
+                "rpi-preseed.toml names the user {} now: once that one is set up, the keys and rights it gave to {name} are taken back; the account stays, \
+                 with its password: `sudo userdel --remove {name}` removes it with its home. This is told once",
                 user.name
             );
             problems.note(THIS_NODE, None, what);
@@ -257,8 +280,13 @@ fn plan_wlan(wlan: &Wlan, state: &State, plan: &mut Plan, problems: &mut Problem
             let password = to_hex(text.as_bytes());
             vec!["key_mgmt=SAE".to_owned(), "ieee80211w=2".to_owned(), format!("sae_password={password}")]
         }
-        WlanKey::AsBefore => match &state.wlan {
-            Some((before, lines)) if *before == ssid => lines.clone(),
+        WlanKey::AsBefore(kind) => match &state.wlan {
+            Some((before, lines)) if *before == ssid && is_of_kind(lines, kind.as_deref()) => lines.clone(),
+            Some((before, _)) if *before == ssid => {
+                let what = "`wlan.password` was taken out when it was applied, with another `key_mgmt`: write the password again";
+                problems.note(FILE, None, what);
+                return;
+            }
             Some(_) | None => {
                 let what = "`wlan.password` was taken out when it was applied, and belongs to another network: write that of this one";
                 problems.note(FILE, None, what);
@@ -266,17 +294,36 @@ fn plan_wlan(wlan: &Wlan, state: &State, plan: &mut Plan, problems: &mut Problem
             }
         },
     };
-    let country = wlan.country.as_ref().map(|country| format!("country={country}\n")).unwrap_or_default();
-    let hidden = if wlan.hidden { "\tscan_ssid=1\n" } else { "" };
-    let key: String = lines.iter().map(|line| format!("\t{line}\n")).collect();
-    let text = format!(
-        "{WRITTEN_BY}ctrl_interface=/run/wpa_supplicant\n{country}network={{\n\tssid={ssid}\n{hidden}{key}}}\n"
-    );
-    plan.write_secret(Part::Wlan, paths::WLAN, text);
-    plan.memory.push((Part::Wlan, Memory::Wlan((ssid, lines))));
-    if wlan.country.is_none() {
+    let remembered = (ssid, lines);
+    // Of the same network nothing but the mistakes is new: what was right before stays.
+    let has_mistake = wlan.hidden.is_wrong() || wlan.country.is_wrong();
+    if !has_mistake || state.wlan.as_ref() != Some(&remembered) {
+        plan.write_secret(Part::Wlan, paths::WLAN, supplicant_settings(wlan, &remembered.0, &remembered.1));
+    }
+    plan.memory.push((Part::Wlan, Memory::Wlan(remembered)));
+    if wlan.country == Given::Absent {
         let what = "`wlan.country` is missing: without it the radio may keep silent on your network's channel; write its two letters";
         problems.note(FILE, None, what);
+    }
+}
+
+fn supplicant_settings(wlan: &Wlan, ssid: &str, lines: &[String]) -> String {
+    let country = match &wlan.country {
+        Given::Right(country) => format!("country={country}\n"),
+        Given::Absent | Given::Wrong => String::new(),
+    };
+    let hidden = if wlan.hidden == Given::Right(true) { "\tscan_ssid=1\n" } else { "" };
+    let key: String = lines.iter().map(|line| format!("\t{line}\n")).collect();
+    format!("{WRITTEN_BY}ctrl_interface=/run/wpa_supplicant\n{country}network={{\n\tssid={ssid}\n{hidden}{key}}}\n")
+}
+
+/// Whether lines of before open a network of the kind that the file names now; if it names none, of any but WPA3's.
+fn is_of_kind(lines: &[String], kind: Option<&str>) -> bool {
+    let has = |start: &str| lines.iter().any(|line| line.starts_with(start));
+    match kind {
+        Some("sae") => has("key_mgmt=SAE"),
+        Some(_) => has("key_mgmt=WPA-PSK"),
+        None => !has("key_mgmt=SAE"),
     }
 }
 
