@@ -281,10 +281,12 @@ fn set_host_name(name: &str, root: &Path) -> Result<bool, String> {
 pub fn write_boot(at: &Path, content: &[u8]) -> io::Result<()> {
     let former = OpenOptions::new().write(true).open(at);
     let new = at.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    drop(file);
+    let written = File::create(&new).and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+    if let Err(error) = written {
+        // A part of a file on a full partition only takes the room that it lacks.
+        let _ = fs::remove_file(&new);
+        return Err(error);
+    }
     put_in_place(&new, at)?;
     former.map_or(Ok(()), overwrite)
 }

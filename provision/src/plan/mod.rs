@@ -123,7 +123,7 @@ pub enum Action {
     Run {
         /// Its name.
         program: &'static str,
-        /// How it is told to work below another root, if it is not `/`; the root follows.
+        /// How it is told to work below another root, if it is not `/`; the root follows. Empty: it knows no other root, and is left out below one.
         root_option: &'static str,
         /// Its arguments; no secret is among them, as everybody can read those.
         args: Vec<String>,
