@@ -5,7 +5,7 @@
 mod blocks;
 
 pub use blocks::{Blocks, luma_blocks};
-use microlambda_picture::{JpegScan, JpegScanner, next_marker};
+use microlambda_picture::{JpegScan, JpegScanner, JpegSegment, jpeg_segments};
 
 /// Code of the marker that starts a picture.
 const SOI: u8 = 0xd8;
@@ -36,16 +36,7 @@ pub fn header(jpeg: &[u8]) -> Option<Header> {
     if !jpeg.starts_with(&[0xff, SOI]) {
         return None;
     }
-    let mut at = 2;
-    loop {
-        let (marker_at, code) = next_marker(jpeg, at)?;
-        at = marker_at;
-        if JpegScanner::is_standalone(code) {
-            at += 2;
-            continue;
-        }
-        let length = usize::from(u16::from_be_bytes([*jpeg.get(at + 2)?, *jpeg.get(at + 3)?]));
-        let segment = jpeg.get(at + 4..at + 2 + length)?;
+    for JpegSegment { at, code, body } in jpeg_segments(jpeg) {
         match code {
             SOI | EOI => return None,
             SOS => {
@@ -54,14 +45,14 @@ pub fn header(jpeg: &[u8]) -> Option<Header> {
             }
             DHT => has_huffman_tables = true,
             0xc0..=0xcf if code != 0xc8 && code != 0xcc => {
-                let pixels = |i: usize| segment.get(i..i + 2).map(|b| u32::from(u16::from_be_bytes([b[0], b[1]])));
+                let pixels = |i: usize| body.get(i..i + 2).map(|b| u32::from(u16::from_be_bytes([b[0], b[1]])));
                 size = Some((pixels(3)?, pixels(1)?));
                 sequential = code <= 0xc1;
             }
             _ => {}
         }
-        at += 2 + length;
     }
+    None
 }
 
 /// Puts the standard Huffman tables (T.81 annex K.3) in front of the first scan if there are none. Many UVC cameras leave

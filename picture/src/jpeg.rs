@@ -18,14 +18,8 @@ pub fn jpeg_is_cut_short(bytes: &[u8]) -> bool {
 /// pixels for these, and no error (its issue 422). Programs write them when they are told to, cameras and phones do not.
 pub(crate) fn is_in_separate_colours(jpeg: &[u8]) -> bool {
     let (mut sampled, mut colours) = (false, 0);
-    let mut at = 2;
-    while let Some((marker_at, code)) = next_marker(jpeg, at) {
-        at = marker_at + 2;
-        if JpegScanner::is_standalone(code) {
-            continue;
-        }
-        let Some([high, low, segment @ ..]) = jpeg.get(at..) else { return false };
-        match (code, segment) {
+    for JpegSegment { code, body, .. } in jpeg_segments(jpeg) {
+        match (code, body) {
             (code, [_, _, _, _, _, count, components @ ..]) if SOF_SEQUENTIAL.contains(&code) => {
                 colours = *count;
                 let mut samplings = components.chunks(3).take(usize::from(colours)).map(|component| component.get(1));
@@ -34,14 +28,42 @@ pub(crate) fn is_in_separate_colours(jpeg: &[u8]) -> bool {
             (SOS, [in_scan, ..]) => return sampled && *in_scan < colours,
             _ => {}
         }
-        at += usize::from(u16::from_be_bytes([*high, *low]));
     }
     false
 }
 
-/// Where the next marker from `at` on stands, the last `ff` of it, and its code. Stray bytes before it are passed over, as decoders do, and a zero
-/// behind `ff` makes it one of them.
-pub fn next_marker(jpeg: &[u8], at: usize) -> Option<(usize, u8)> {
+/// A segment of a JPEG.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JpegSegment<'a> {
+    /// Where its marker stands.
+    pub at: usize,
+    /// The marker's code.
+    pub code: u8,
+    /// What follows the segment's length.
+    pub body: &'a [u8],
+}
+
+/// The segments of a JPEG behind its start marker, up to and with the header of its first scan, or as far as they are whole. Markers that no segment
+/// follows, and up to 64 KiB of stray bytes before one, are passed over, as decoders do.
+pub fn jpeg_segments(jpeg: &[u8]) -> impl Iterator<Item = JpegSegment<'_>> {
+    let mut next_at = Some(2);
+    std::iter::from_fn(move || {
+        loop {
+            let (at, code) = next_marker(jpeg, next_at?)?;
+            if JpegScanner::is_standalone(code) {
+                next_at = Some(at + 2);
+                continue;
+            }
+            let end = at + 2 + usize::from(u16::from_be_bytes([*jpeg.get(at + 2)?, *jpeg.get(at + 3)?]));
+            let body = jpeg.get(at + 4..end)?;
+            next_at = (code != SOS).then_some(end);
+            return Some(JpegSegment { at, code, body });
+        }
+    })
+}
+
+/// Where the next marker from `at` on stands, the last `ff` of it, and its code. A zero behind `ff` makes it a stray byte.
+fn next_marker(jpeg: &[u8], at: usize) -> Option<(usize, u8)> {
     let ahead = jpeg.get(at..)?;
     let ahead = &ahead[..ahead.len().min(STRAY_BYTES_MAX)];
     let passed = ahead.windows(2).position(|two| two[0] == 0xff && !matches!(two[1], 0 | 0xff))?;
@@ -82,7 +104,7 @@ impl JpegScanner {
     }
 
     /// Whether no segment follows a marker of this code: TEM and the restart markers.
-    pub fn is_standalone(code: u8) -> bool {
+    fn is_standalone(code: u8) -> bool {
         code == 0x01 || (0xd0..=0xd7).contains(&code)
     }
 

@@ -11,7 +11,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-pub use jpeg::{JpegScan, JpegScanner, jpeg_is_cut_short, next_marker};
+pub use jpeg::{JpegScan, JpegScanner, JpegSegment, jpeg_is_cut_short, jpeg_segments};
 
 /// A side as JPEG can say it, px.
 const SIDE_PX_MAX: usize = 65_535;

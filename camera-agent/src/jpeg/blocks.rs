@@ -3,7 +3,7 @@
 //! ITU-T T.81, annexes B and F, for sequential pictures with Huffman coding and all components in one scan, as cameras send them. A decoder
 //! that scales keeps rows of coefficients of all components, more than a camera agent's memory has room for.
 
-use microlambda_picture::{JpegScanner, next_marker};
+use microlambda_picture::{JpegSegment, jpeg_segments};
 
 use super::{DHT, SOS, header};
 
@@ -86,31 +86,23 @@ impl Tables {
         if !header(jpeg)?.sequential {
             return None;
         }
-        let (mut tables, mut steps, mut at) = (Self::default(), [0_i32; 4], 2);
+        let (mut tables, mut steps) = (Self::default(), [0_i32; 4]);
         let mut codes: [[Huffman; 4]; 2] = Default::default();
-        loop {
-            let (marker_at, code) = next_marker(jpeg, at)?;
-            at = marker_at;
-            if JpegScanner::is_standalone(code) {
-                at += 2;
-                continue;
-            }
-            let length = usize::from(u16::from_be_bytes([*jpeg.get(at + 2)?, *jpeg.get(at + 3)?]));
-            let segment = jpeg.get(at + 4..at + 2 + length)?;
-            at += 2 + length;
+        for JpegSegment { at, code, body } in jpeg_segments(jpeg) {
             match code {
-                DQT => read_steps(segment, &mut steps)?,
-                DHT => read_codes(segment, &mut codes)?,
-                DRI => tables.restart_units = u16::from_be_bytes([*segment.first()?, *segment.get(1)?]).into(),
-                0xc0 | 0xc1 => tables.read_frame(segment)?,
+                DQT => read_steps(body, &mut steps)?,
+                DHT => read_codes(body, &mut codes)?,
+                DRI => tables.restart_units = u16::from_be_bytes([*body.first()?, *body.get(1)?]).into(),
+                0xc0 | 0xc1 => tables.read_frame(body)?,
                 SOS => {
-                    tables.read_scan(segment, &steps, &codes)?;
-                    tables.data_at = at;
+                    tables.read_scan(body, &steps, &codes)?;
+                    tables.data_at = at + 4 + body.len();
                     return Some(tables);
                 }
                 _ => {}
             }
         }
+        None
     }
 
     fn read_frame(&mut self, segment: &[u8]) -> Option<()> {

@@ -77,13 +77,6 @@ pub(super) struct Step {
     pub told_no_more: bool,
 }
 
-impl OpenWant {
-    /// Whether a record was asked for, or comes right behind what was.
-    pub fn reaches(&self, sequence: u64) -> bool {
-        (self.start..=self.end).contains(&sequence)
-    }
-}
-
 impl Step {
     /// The record whose analysis comes next.
     pub fn cursor(&self) -> u64 {
@@ -107,7 +100,22 @@ pub(super) struct OpenWant {
     pub waits_since_us: u64,
     /// The same, or when it was asked for again, µs.
     pub asked_at_us: u64,
+    /// Until when the camera serves it, µs, or [`RUN_OUT`](Self::RUN_OUT).
     pub expires_at_us: u64,
+}
+
+impl OpenWant {
+    /// It has run out, and is kept for what is on its way: that is not asked for again.
+    pub const RUN_OUT: u64 = u64::MAX;
+
+    pub fn has_run_out(&self) -> bool {
+        self.expires_at_us == Self::RUN_OUT
+    }
+
+    /// Whether a record was asked for, or comes right behind what was.
+    pub fn reaches(&self, sequence: u64) -> bool {
+        (self.start..=self.end).contains(&sequence)
+    }
 }
 
 pub(super) struct ChainRun {

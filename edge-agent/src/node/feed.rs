@@ -16,9 +16,7 @@ const CREDIT_AHEAD: u64 = 2;
 const STALL_US: u64 = 300_000;
 /// … at most after this: a frame that was lost on the way is not waited for longer.
 const STALL_US_MAX: u64 = 5_000_000;
-/// What is on its way of a want that has run out is not asked for again: the mark of such a want, µs.
-const RUN_OUT_US: u64 = u64::MAX;
-/// No want is open for longer, µs, unless a lease is: a camera does not send to a node that is gone.
+/// No want is open for longer, µs: a camera keeps none beyond that, as it does not send to a node that is gone.
 const WANT_US_MAX: u64 = 60_000_000;
 /// Progress is reported to the camera at most this often by a node that asks for no frames, µs.
 const REPORT_US: u64 = 200_000;
@@ -103,7 +101,7 @@ impl<S: Store, W: World> Node<S, W> {
         let room = run.room_at(missing);
         let credit = credit.min(room).min(credit_max);
         // A want that continues the former one asks only for what that one did not cover.
-        if open.is_some_and(|want| want.expires_at_us == RUN_OUT_US) && !stalled {
+        if open.is_some_and(|want| want.has_run_out()) && !stalled {
             return;
         }
         let cursor = open.filter(|_| !stalled).map_or(missing, |want| want.end);
@@ -223,7 +221,7 @@ impl super::chain_run::ChainRun {
             self.frame_us = took_us.max(self.frame_us - self.frame_us / 8);
         }
         (want.waits_since_us, want.asked_at_us) = (now_us, now_us);
-        if want.expires_at_us == RUN_OUT_US {
+        if want.has_run_out() {
             // Whether the camera came to what follows it before its time was over, nobody knows.
             self.want = None;
         }
@@ -234,7 +232,7 @@ impl super::chain_run::ChainRun {
         let Some(want) = self.want.filter(|want| want.expires_at_us <= now_us) else { return };
         let end = want.end.min(self.chain.input_next());
         let is_on_its_way = (want.start..end).contains(&self.next_missing());
-        self.want = is_on_its_way.then_some(OpenWant { end, expires_at_us: RUN_OUT_US, ..want });
+        self.want = is_on_its_way.then_some(OpenWant { end, expires_at_us: OpenWant::RUN_OUT, ..want });
     }
 
     /// The camera has more: what was asked for before it existed is on its way from now on.
