@@ -124,7 +124,7 @@ fn run(args: &Args) -> Result<(), Error> {
     for round in 0..args.rounds {
         for Scene { pixels, picture, faces } in &scenes {
             if round % ENCODINGS_PER_SEARCH == 0 {
-                let found = searches.next(|| ours.search(pixels, 0.0), || theirs.search(pixels, 0.0))?;
+                let found = searches.next(|| ours.search(pixels, None, 0.0), || theirs.search(pixels, None, 0.0))?;
                 if found.0 != found.1 {
                     return Err("the engines found different faces".into());
                 }
@@ -300,7 +300,7 @@ fn scenes(engine: &mut Dlib) -> Result<(Vec<Scene>, Vec<f64>), Error> {
             pixels = pixels.half();
         }
         let (picture, mut faces) = (engine.open(&pixels), Vec::new());
-        for (rect, _) in engine.search(&pixels, 0.0)? {
+        for (rect, _) in engine.search(&pixels, None, 0.0)? {
             let rect = clipped(rect, pixels.width_px(), pixels.height_px());
             let ((aligned, _), took_ms) = timed(|| engine.align(&pixels, &picture, rect))?;
             align_ms.push(took_ms);

@@ -189,7 +189,7 @@ fn look(engine: &mut Dlib, pixels: &Pixels) -> Result<(Vec<Rect>, f64, f64), Err
 
 /// As Python searches: the whole picture at once, at twice its size, and with the detector's own bound.
 fn search(engine: &mut Dlib, pixels: &Pixels) -> Result<Vec<Rect>, Error> {
-    let found = engine.search(pixels, 0.0)?;
+    let found = engine.search(pixels, None, 0.0)?;
     Ok(found.into_iter().map(|(rect, _)| clipped(rect, pixels.width_px(), pixels.height_px())).collect())
 }
 

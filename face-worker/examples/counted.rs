@@ -27,13 +27,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pixels = (0..halvings).fold(decode(&std::fs::read(photo)?)?, |pixels: Pixels, _| pixels.half());
     if what == "search" {
         counting_mark();
-        let found = engine.search(&pixels, 0.0)?;
+        let found = engine.search(&pixels, None, 0.0)?;
         counting_mark();
         println!("{}x{} px, {} faces", pixels.width_px(), pixels.height_px(), found.len());
         return Ok(());
     }
     let picture = engine.open(&pixels);
-    let (rect, _) = *engine.search(&pixels, 0.0)?.first().ok_or("no face")?;
+    let (rect, _) = *engine.search(&pixels, None, 0.0)?.first().ok_or("no face")?;
     let rect = clipped(rect, pixels.width_px(), pixels.height_px());
     let (face, _) = engine.align(&pixels, &picture, rect)?;
     counting_mark();

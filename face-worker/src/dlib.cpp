@@ -39,6 +39,8 @@ constexpr double LOOK_MARGIN = 0.3;
 constexpr double LOOK_OFF_MAX = 0.3, LOOK_SIDE_MIN = 0.7, LOOK_SIDE_MAX = 1.4;
 // The score of what it does not find.
 constexpr double LOOK_SCORE_MIN = -1;
+// Layers of the detector's pyramid: dlib's own bound, more than any picture has.
+constexpr uint32_t LAYERS_MAX = 1000;
 
 struct detection {
     int32_t left, top, right, bottom;
@@ -51,12 +53,22 @@ struct face_detector {
     std::unique_ptr<dlib::frontal_face_detector> dlibs;
 
     void operator()(const dlib::array2d<dlib::rgb_pixel>& image, std::vector<dlib::rect_detection>& found,
-                    double threshold) const {
+                    double threshold, uint32_t layers_max = LAYERS_MAX) const {
         if (built_in) {
-            (*built_in)(image, found, threshold);
+            search(*built_in, image, found, threshold, layers_max);
         } else {
-            (*dlibs)(image, found, threshold);
+            search(*dlibs, image, found, threshold, layers_max);
         }
+    }
+
+   private:
+    template <typename detector>
+    static void search(detector& any, const dlib::array2d<dlib::rgb_pixel>& image, std::vector<dlib::rect_detection>& found,
+                       double threshold, uint32_t layers_max) {
+        // dlib has no other way to its own scanner. The detector is ours and not const.
+        using scanner = typename detector::image_scanner_type;
+        const_cast<scanner&>(any.get_scanner()).set_max_pyramid_levels(layers_max);
+        any(image, found, threshold);
     }
 };
 
@@ -135,9 +147,9 @@ int fw_detector_new(const char* serialized, size_t bytes, bool built_in, void** 
 void fw_detector_free(void* detector) { delete static_cast<face_detector*>(detector); }
 
 // Searches a picture enlarged twice, as Python's face_recognition does by default, and writes at most `capacity`
-// detections, surest first; `*found` is how many there were.
-int fw_detect(void* detector, const uint8_t* rgb, int64_t width, int64_t height, double threshold, detection* out,
-              size_t capacity, size_t* found, char* error) {
+// detections, surest first; `*found` is how many there were. Of the pyramid's layers only the `layers_max` finest are searched.
+int fw_detect(void* detector, const uint8_t* rgb, int64_t width, int64_t height, uint32_t layers_max, double threshold,
+              detection* out, size_t capacity, size_t* found, char* error) {
     return guarded(error, [&] {
         const rgb_view view{reinterpret_cast<const dlib::rgb_pixel*>(rgb), static_cast<long>(height),
                             static_cast<long>(width)};
@@ -150,7 +162,7 @@ int fw_detect(void* detector, const uint8_t* rgb, int64_t width, int64_t height,
         } else {
             dlib::pyramid_up(view, enlarged, pyramid);
         }
-        either(enlarged, detections, threshold);
+        either(enlarged, detections, threshold, layers_max);
         *found = detections.size();
         for (size_t i = 0; i < detections.size() && i < capacity; i++) {
             const dlib::rectangle box = pyramid.rect_down(detections[i].rect, 1);

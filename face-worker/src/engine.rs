@@ -25,11 +25,17 @@ pub trait Engine {
     /// A face that is ready to be encoded.
     type Aligned;
 
-    /// Faces in a tile, in its own coordinates, with scores of at least `score_min`.
+    /// Faces in a tile, in its own coordinates, with scores of at least `score_min`: of all sizes, or of the `layers_max` smallest that the
+    /// detector's pyramid has.
     ///
     /// # Errors
     /// If the engine failed, out of memory for example; the same tile may work elsewhere.
-    fn search(&mut self, tile: &Pixels, score_min: f32) -> Result<Vec<(Rect, f32)>, EngineError>;
+    fn search(
+        &mut self,
+        tile: &Pixels,
+        layers_max: Option<u32>,
+        score_min: f32,
+    ) -> Result<Vec<(Rect, f32)>, EngineError>;
 
     /// Makes a picture ready for [`Engine::align`] and [`Engine::encode`].
     fn open(&mut self, pixels: &Pixels) -> Self::Picture;
@@ -115,25 +121,15 @@ impl Dlib {
     /// # Errors
     /// As [`Dlib::load`].
     pub fn load_for(models: &Path, choice: EngineChoice) -> Result<Self, LoadError> {
-        let landmarks = LANDMARK_MODEL.checked(models)?;
-        let network = match choice {
-            EngineChoice::BuiltIn => {
-                let path = models.join(ENCODER_MODEL.file);
-                let encoder = Encoder::read(&ENCODER_MODEL.read(models)?);
-                Network::BuiltIn(Box::new(encoder.map_err(|why| ModelError::NotUnderstood { path, why })?))
-            }
-            EngineChoice::Dlib => {
-                let path = ENCODER_MODEL.checked(models)?;
-                let opened = FaceEncoderNetwork::open(&path);
-                Network::Dlib(Box::new(opened.map_err(|why| ModelError::NotOpened { path, why })?))
-            }
-        };
-        Ok(Self {
-            detector: Detector::new(choice == EngineChoice::BuiltIn)?,
-            predictor: LandmarkPredictor::open(&landmarks)
-                .map_err(|why| ModelError::NotOpened { path: landmarks, why })?,
-            network,
+        // The two large files side by side: where a core is free, a new worker is ready in little more than half of the time.
+        let (network, rest) = std::thread::scope(|scope| {
+            let network = std::thread::Builder::new().spawn_scoped(scope, || load_network(models, choice))?;
+            let rest = load_detector_and_predictor(models, choice);
+            Ok((network.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), rest))
         })
+        .map_err(|source| LoadError::Thread { source })?;
+        let (detector, predictor) = rest?;
+        Ok(Self { detector, predictor, network: network? })
     }
 
     /// Decoder of frames, detector, models and encoder: encodings of equal engines are equal bit by bit.
@@ -153,6 +149,30 @@ impl Dlib {
     }
 }
 
+fn load_network(models: &Path, choice: EngineChoice) -> Result<Network, LoadError> {
+    Ok(match choice {
+        EngineChoice::BuiltIn => {
+            let path = models.join(ENCODER_MODEL.file);
+            let encoder = Encoder::read(&ENCODER_MODEL.read(models)?);
+            Network::BuiltIn(Box::new(encoder.map_err(|why| ModelError::NotUnderstood { path, why })?))
+        }
+        EngineChoice::Dlib => {
+            let path = ENCODER_MODEL.checked(models)?;
+            let opened = FaceEncoderNetwork::open(&path);
+            Network::Dlib(Box::new(opened.map_err(|why| ModelError::NotOpened { path, why })?))
+        }
+    })
+}
+
+fn load_detector_and_predictor(
+    models: &Path,
+    choice: EngineChoice,
+) -> Result<(Detector, LandmarkPredictor), LoadError> {
+    let path = LANDMARK_MODEL.checked(models)?;
+    let predictor = LandmarkPredictor::open(&path).map_err(|why| ModelError::NotOpened { path, why })?;
+    Ok((Detector::new(choice == EngineChoice::BuiltIn)?, predictor))
+}
+
 /// The engine cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -163,14 +183,25 @@ pub enum LoadError {
     /// The detector.
     #[error("the detector cannot be built: {0}; free some memory or raise --memory-max-mb")]
     Detector(#[from] DlibError),
+    /// A thread to load a model with.
+    #[error("no thread to load a model with: {source}; check the process limit (`ulimit -u`)")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 impl Engine for Dlib {
     type Picture = ImageMatrix;
     type Aligned = AlignedFace;
 
-    fn search(&mut self, tile: &Pixels, score_min: f32) -> Result<Vec<(Rect, f32)>, EngineError> {
-        Ok(self.detector.search(tile, score_min)?)
+    fn search(
+        &mut self,
+        tile: &Pixels,
+        layers_max: Option<u32>,
+        score_min: f32,
+    ) -> Result<Vec<(Rect, f32)>, EngineError> {
+        Ok(self.detector.search(tile, layers_max, score_min)?)
     }
 
     fn open(&mut self, pixels: &Pixels) -> ImageMatrix {

@@ -19,6 +19,8 @@ static DETECTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/frontal_face_
 const ERROR_BYTES: usize = 256;
 /// More detections than this in one tile are left out, surest first: far more than faces of 40 px fit.
 const DETECTIONS_MAX: usize = 1024;
+/// Layers of the detector's pyramid: dlib's own bound, more than any picture has.
+const ALL_LAYERS: u32 = 1000;
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -45,6 +47,7 @@ unsafe extern "C" {
         rgb: *const u8,
         width: i64,
         height: i64,
+        layers_max: u32,
         threshold: f64,
         out: *mut RawDetection,
         capacity: usize,
@@ -121,11 +124,16 @@ impl Detector {
     }
 
     /// Searches a picture enlarged twice for faces of at least 40 px: boxes in the picture's coordinates (they may
-    /// reach over its edges) with their scores, surest first.
+    /// reach over its edges) with their scores, surest first. `layers_max` as in [`crate::Engine::search`].
     ///
     /// # Errors
     /// If C++ throws.
-    pub fn search(&mut self, pixels: &Pixels, score_min: f32) -> Result<Vec<(Rect, f32)>, DlibError> {
+    pub fn search(
+        &mut self,
+        pixels: &Pixels,
+        layers_max: Option<u32>,
+        score_min: f32,
+    ) -> Result<Vec<(Rect, f32)>, DlibError> {
         let mut raw = vec![RawDetection::default(); DETECTIONS_MAX];
         let mut found = 0;
         // SAFETY: `Pixels` holds width × height × 3 bytes; `raw` has room for the capacity given with it.
@@ -135,6 +143,7 @@ impl Detector {
                 pixels.rgb().as_ptr(),
                 i64::from(pixels.width_px()),
                 i64::from(pixels.height_px()),
+                layers_max.unwrap_or(ALL_LAYERS),
                 f64::from(score_min),
                 raw.as_mut_ptr(),
                 raw.len(),

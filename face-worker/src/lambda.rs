@@ -136,10 +136,10 @@ impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
         let score_min = self.params.score_min - SCORE_SLACK;
         let whole = (tile.width_px, tile.height_px) == (level.width_px(), level.height_px());
         let found = if whole {
-            self.engine.search(level, score_min)?
+            self.engine.search(level, tile.layers_max(), score_min)?
         } else {
             let part = level.crop(tile.left_px, tile.top_px, tile.width_px, tile.height_px);
-            self.engine.search(&part.ok_or(UnitError::NotPrepared)?, score_min)?
+            self.engine.search(&part.ok_or(UnitError::NotPrepared)?, tile.layers_max(), score_min)?
         };
         let seen: Vec<SeenFace> = found
             .into_iter()

@@ -36,7 +36,7 @@ pub fn try_out(engine: &mut impl Engine, monotonic_us: fn() -> u64) -> Result<Ve
     let rgb = (0..SIDE_PX * SIDE_PX * 3).map(noise).collect();
     let Some(pixels) = Pixels::new(SIDE_PX, SIDE_PX, rgb) else { return Err(TrialError::NoEncoding) };
     let began_us = monotonic_us();
-    engine.search(&pixels, 0.0)?;
+    engine.search(&pixels, None, 0.0)?;
     let searched_us = monotonic_us();
     let picture = engine.open(&pixels);
     let last = SIDE_PX.cast_signed() * 3 / 4;
@@ -60,7 +60,7 @@ mod tests {
         type Picture = ();
         type Aligned = ();
 
-        fn search(&mut self, _: &Pixels, _: f32) -> Result<Vec<(Rect, f32)>, EngineError> {
+        fn search(&mut self, _: &Pixels, _: Option<u32>, _: f32) -> Result<Vec<(Rect, f32)>, EngineError> {
             Ok(Vec::new())
         }
 

@@ -21,7 +21,7 @@ fn encodings() -> Vec<[Vec<f32>; 2]> {
     for name in photos() {
         for pixels in scales(&name) {
             let picture = engines[0].open(&pixels);
-            for (rect, _) in engines[0].search(&pixels, SCORE_MIN).expect("a search") {
+            for (rect, _) in engines[0].search(&pixels, None, SCORE_MIN).expect("a search") {
                 let rect = clipped(rect, pixels.width_px(), pixels.height_px());
                 let (face, _) = engines[0].align(&pixels, &picture, rect).expect("landmarks");
                 all.push(engines.each_mut().map(|engine| engine.encode(&picture, &face).expect("an encoding")));

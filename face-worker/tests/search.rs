@@ -17,7 +17,7 @@ fn engines() -> [Dlib; 2] {
 /// How many detections there are; they must be the same ones.
 fn compare(engines: &mut [Dlib; 2], pixels: &Pixels, what: &str) -> usize {
     let [ours, theirs] = engines.each_mut().map(|engine| {
-        let found = engine.search(pixels, SCORE_MIN).expect("a search");
+        let found = engine.search(pixels, None, SCORE_MIN).expect("a search");
         found.into_iter().map(|(rect, score)| (rect, score.to_bits())).collect::<Vec<(Rect, u32)>>()
     });
     assert_eq!(ours, theirs, "{what}, {} by {} px", pixels.width_px(), pixels.height_px());
@@ -36,12 +36,29 @@ fn every_photo_shows_the_same_faces_with_the_same_scores() {
 }
 
 #[test]
+fn a_search_of_the_smallest_sizes_finds_what_a_search_of_all_finds_of_them() {
+    let mut engines = engines();
+    let (mut small, mut large) = (0, 0);
+    for (name, pixels) in photos().iter().flat_map(|name| scales(name).map(move |pixels| (name, pixels))) {
+        let of_few = engines.each_mut().map(|engine| engine.search(&pixels, Some(2), 0.4).expect("a search"));
+        assert_eq!(of_few[0], of_few[1], "{name}");
+        for (rect, score) in engines[0].search(&pixels, None, 0.4).expect("a search") {
+            // The boxes of the first three layers are 36, 43 and 52 px wide.
+            let is_small = rect.right - rect.left < 48;
+            assert_eq!(of_few[0].contains(&(rect, score)), is_small, "{name}, {rect:?}");
+            if is_small { small += 1 } else { large += 1 }
+        }
+    }
+    assert!(small >= 1 && large >= 10, "{small} small and {large} large faces");
+}
+
+#[test]
 fn a_second_look_gives_the_same_score() {
     let mut engines = engines();
     let mut looked = 0;
     for name in photos() {
         let pixels = decode(&photo(&name)).expect("a photo");
-        for (rect, _) in engines[0].search(&pixels, 0.0).expect("a search") {
+        for (rect, _) in engines[0].search(&pixels, None, 0.0).expect("a search") {
             let scores = engines.each_mut().map(|engine| {
                 let picture = engine.open(&pixels);
                 let (face, _) = engine.align(&pixels, &picture, rect).expect("a chip");

@@ -143,7 +143,7 @@ pub enum FoldError {
 
 /// Digest of the lambda's identity: nodes that differ in it cannot share a chain.
 pub fn lambda_digest(params: &FaceParams) -> Digest {
-    DigestBuilder::new("microlambda faces 5")
+    DigestBuilder::new("microlambda faces 6")
         .number(params.distance_max.to_bits())
         .number(u64::from(params.face_px_min))
         .number(u64::from(params.sharpness_min.to_bits()))

@@ -15,11 +15,6 @@ use crate::{Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis};
 pub const CLEAR_SCORE_MIN: f32 = 0.6;
 /// … and from this sharpness on: 90 % of encodings lie within 0.32 of the same face unblurred (`docs/quality.md`).
 pub const CLEAR_SHARPNESS_MIN: f32 = 10.0;
-/// A view below this sharpness is soft: two people's may be within the threshold of each other, as in the groups of `docs/quality.md`, where views of
-/// more than this hardly ever are.
-const SOFT_SHARPNESS: f32 = 25.0;
-/// Two sharp faces of a picture are of two people if they are nearer to the threshold than this: those of one person in a collage are not.
-const SHARP_SLACK: f64 = 0.015;
 /// A clear view is somebody new if nobody known is nearer than the threshold and this …
 const CLEAR_MARGIN: f64 = 0.05;
 /// … and one that is not clear if nobody is nearer than the threshold and this: views of the same person hardly ever are as far from each other.
@@ -172,13 +167,11 @@ fn take_nearest(params: &FaceParams, gallery: &Gallery, judged: &mut [Judged<'_>
     }
 }
 
-/// Whether two faces beside each other in a picture are two people, though within the threshold of one: clearly so if a view is soft. What is nearer than
-/// a view of the same person a moment before may be a mirror or a screen, and what lies within the other's box one face found twice.
+/// Whether two faces beside each other in a picture are two people, though within the threshold of one. What is nearer than a view of the same person a
+/// moment before may be a mirror or a screen, and what lies within the other's box one face found twice.
 fn are_two(params: &FaceParams, far: f64, a: &Face, b: &Face) -> bool {
-    let is_soft = a.sharpness.min(b.sharpness) < SOFT_SHARPNESS;
     let (a, b) = (a.seen.rect, b.seen.rect);
-    let slack = if is_soft { VIEW_SLACK } else { SHARP_SLACK };
-    far > params.distance_max - slack && !a.holds_middle_of(&b) && !b.holds_middle_of(&a)
+    far > params.distance_max - VIEW_SLACK && !a.holds_middle_of(&b) && !b.holds_middle_of(&a)
 }
 
 /// What becomes of a face that is nobody's.

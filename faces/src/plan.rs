@@ -16,8 +16,11 @@ use crate::{FACES_MAX, Face, FaceOutcome, FrameAnalysis, Partial, Rect, SeenFace
 
 /// No tile is longer than this on either side, px of its level: the largest unit, about 0.4 megapixels.
 pub const TILE_SIDE_PX_MAX: u32 = 640;
-/// Neighbouring tiles share at least so many columns or rows, px of their level.
-pub const TILE_OVERLAP_PX: u32 = 128;
+/// Neighbouring tiles share at least this many columns or rows, px of their level.
+pub const TILE_OVERLAP_PX: u32 = 96;
+/// Layers of the detector's pyramid that are searched on each level but the last, with windows of 40, 48, 58 and 69 px (its boxes are nine tenths of
+/// that). The next level begins with a window of 80.
+pub const LAYERS_PER_LEVEL: u32 = 4;
 /// A detection this near to an inner edge may be the visible part of a larger face, px of the level.
 pub const EDGE_MARGIN_PX: i32 = 2;
 /// Every face up to this size lies whole inside one tile of its level, px of the level; the next level holds twice that.
@@ -61,12 +64,19 @@ pub struct TileArea {
     level_width_px: u32,
     /// Rows of the whole level.
     level_height_px: u32,
+    /// Whether no coarser level follows.
+    is_last_level: bool,
 }
 
 impl TileArea {
     /// Pixels to search: the work of the unit.
     pub fn pixels(&self) -> u64 {
         u64::from(self.width_px) * u64::from(self.height_px)
+    }
+
+    /// How many layers of the detector's pyramid are searched, finest first; `None` for all, as no coarser level has the larger faces.
+    pub fn layers_max(&self) -> Option<u32> {
+        (!self.is_last_level).then_some(LAYERS_PER_LEVEL)
     }
 
     /// A detection in the tile's own coordinates as a box of the picture, not yet clipped; `None` if it touches an edge
@@ -158,7 +168,7 @@ impl Plan {
             let is_last = width <= TILE_SIDE_PX_MAX && height <= TILE_SIDE_PX_MAX
                 || next_width.min(next_height) < LEVEL_SIDE_PX_MIN;
             for field in plan.fields(level, (width, height), is_last) {
-                plan.push_field(level, (width, height), field);
+                plan.push_field(level, (width, height), is_last, field);
             }
             if is_last {
                 return plan;
@@ -303,7 +313,13 @@ impl Plan {
         if fields.iter().map(Field::pixels).sum::<u64>() >= whole.pixels() { vec![whole] } else { fields }
     }
 
-    fn push_field(&mut self, level: u32, (level_width_px, level_height_px): (u32, u32), field: Field) {
+    fn push_field(
+        &mut self,
+        level: u32,
+        (level_width_px, level_height_px): (u32, u32),
+        is_last_level: bool,
+        field: Field,
+    ) {
         let (columns, width_px) = cuts(field.across.1 - field.across.0);
         let (rows, height_px) = cuts(field.down.1 - field.down.0);
         for row in &rows {
@@ -317,6 +333,7 @@ impl Plan {
                     height_px,
                     level_width_px,
                     level_height_px,
+                    is_last_level,
                 });
             }
         }

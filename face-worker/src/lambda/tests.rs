@@ -30,7 +30,12 @@ impl Engine for Fake {
     type Picture = ();
     type Aligned = ();
 
-    fn search(&mut self, tile: &Pixels, score_min: f32) -> Result<Vec<(Rect, f32)>, EngineError> {
+    fn search(
+        &mut self,
+        tile: &Pixels,
+        _: Option<u32>,
+        score_min: f32,
+    ) -> Result<Vec<(Rect, f32)>, EngineError> {
         if self.fails {
             return Err(DlibError("out of memory".into()).into());
         }

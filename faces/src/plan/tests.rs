@@ -72,13 +72,31 @@ fn a_camera_picture_is_seven_tiles() {
     let plan = Plan::of(1280, 720, PX_MAX);
     let sizes: Vec<_> = plan.tiles().iter().map(|t| (t.level, t.left_px, t.top_px, t.width_px, t.height_px)).collect();
     let mut expected = Vec::new();
-    for top in [0, 296] {
-        for left in [0, 384, 768] {
-            expected.push((0, left, top, 512, 424));
+    for top in [0, 312] {
+        for left in [0, 394, 789] {
+            expected.push((0, left, top, 491, 408));
         }
     }
     expected.push((1, 0, 0, 640, 360));
     assert_eq!(sizes, expected);
+}
+
+#[test]
+fn no_size_of_face_is_searched_on_two_levels_and_none_on_neither() {
+    let smallest_px = 40.0;
+    for (width, height) in [(640, 480), (1280, 720), (4000, 3000), (9000, 50)] {
+        let plan = Plan::of(width, height, PX_MAX);
+        for tile in plan.tiles() {
+            let Some(layers) = tile.layers_max() else {
+                assert_eq!(tile.level, plan.last_level(), "{width}×{height}");
+                continue;
+            };
+            assert!(tile.level < plan.last_level(), "{width}×{height}");
+            let largest_px = smallest_px * 1.2_f64.powi(signed(layers) - 1);
+            assert!(largest_px < 2.0 * smallest_px && 1.2 * largest_px > 2.0 * smallest_px, "{largest_px}");
+            assert!(largest_px < f64::from(FACE_PX_MAX), "one of {largest_px} px may lie in no tile");
+        }
+    }
 }
 
 #[test]
