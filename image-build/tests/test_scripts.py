@@ -66,6 +66,22 @@ class Scripts(unittest.TestCase):
             self.assertEqual(status, code, text)
             self.assertRegex(self.calls.read_text(), r"\nlintian .*--fail-on error .*microlambda-edge_0.1.0-1_arm64.deb \S*microlambda-node_0.1.0-1_arm64.deb\n$")
 
+    def test_an_image_has_our_version_and_the_day_of_its_newest_package(self):
+        root, release = self.folder / "root", self.folder / "root/usr/lib/os-release"
+        for folder in ["usr/lib", "var/lib/dpkg"]:
+            (root / folder).mkdir(parents=True)
+        (root / "var/lib/dpkg/status").write_text("Package: bash\nVersion: 5.2-1\n\nPackage: microlambda-edge-agent\nVersion: 0.1.0-1\n")
+        release.write_text("ID=debian\n")
+        step = ROOT / "image-build/recipe/steps/15-release"
+        status, text = self.run_script(step, root)
+        self.assertEqual(status, 1, text)
+        self.assertIn("does not say of when the packages are", text)
+        (root / "newest-package-unix-s").write_text("1795542068\n")
+        status, text = self.run_script(step, root)
+        self.assertEqual(status, 0, text)
+        self.assertEqual(release.read_text(), "ID=debian\nIMAGE_ID=microlambda\nIMAGE_VERSION=0.1.0-20261124\n")
+        self.assertFalse((root / "newest-package-unix-s").exists())
+
     def test_where_users_cannot_have_namespaces_the_reason_and_the_remedy_are_named(self):
         said = "unshare: write failed /proc/self/uid_map: Operation not permitted"
         common = {

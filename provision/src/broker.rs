@@ -16,15 +16,17 @@ const PASSWORD_RANDOM_BYTES: usize = 20;
 const PACKET_BYTES_MAX: usize = microlambda_runtime::PACKET_BYTES_MAX_DEFAULT;
 /// Messages that wait for one slow client at most; mosquitto's own 1000 drops silently.
 const QUEUED_MESSAGES_MAX: usize = 20_000;
-/// Bytes that wait for one slow client at most: a few frames, and it fits a small Pi's memory.
-const QUEUED_BYTES_MAX: usize = 64 << 20;
+/// Bytes that wait for one slow client, or for one that keeps its session and stays away: more than the longest packet, and several of them fit a small
+/// Pi's memory.
+const QUEUED_BYTES_MAX: usize = 32 << 20;
+const _: () = assert!(QUEUED_BYTES_MAX > PACKET_BYTES_MAX, "the longest packet can wait");
 /// Clients at most: far more than a site has nodes.
 const CONNECTIONS_MAX: usize = 200;
 /// Retained messages are written to the card this often, s.
 const AUTOSAVE_S: u32 = 900;
 /// A kept session, up to [`QUEUED_BYTES_MAX`] of memory and of each autosave, outlives its subscriber so long, in
 /// mosquitto's notation.
-const SESSIONS_KEPT: &str = "7d";
+const SESSIONS_KEPT: &str = "1d";
 
 /// One password per member of the site.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

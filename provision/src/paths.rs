@@ -61,6 +61,13 @@ pub const TIMESYNC: &str = "/run/systemd/timesync";
 /// There once a time server has answered since the start.
 pub const CLOCK_SET: &str = "/run/systemd/timesync/synchronized";
 
+/// The kernel's lists of TCP connections, as the first process sees them: a service may have a network of its own.
+pub const TCP: &str = "/proc/1/net/tcp";
+/// The same for IPv6.
+pub const TCP6: &str = "/proc/1/net/tcp6";
+/// Which image the device was flashed with.
+pub const OS_RELEASE: &str = "/etc/os-release";
+
 /// Files whose presence a plan depends on.
 pub const OURS: [&str; 12] = [
     AUTHORITY,

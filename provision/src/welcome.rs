@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use microlambda_runtime::{counted, printable};
+use microlambda_runtime::{counted, printable, unix_ms};
+use openssl::asn1::Asn1Time;
 use serde_json::Value;
 
+use crate::broker::TLS_PORT;
 use crate::facts::under;
 use crate::paths;
 
@@ -14,6 +16,10 @@ use crate::paths;
 const ASK_S_MAX: u32 = 3;
 /// Problems that are shown; the rest is in the file.
 const PROBLEMS_SHOWN: usize = 6;
+/// An image with older packages is to be replaced, days: each month brings corrections of what reaches from the network.
+const IMAGE_AGE_DAYS_MAX: i32 = 180;
+/// The state of an established connection in the kernel's list.
+const ESTABLISHED: &str = "01";
 /// What `microlambda.toml` may say, with comments: installed with this program. The documents are not: the image goes without `/usr/share/doc`.
 const EXAMPLE: &str = "/usr/share/microlambda/boot/microlambda.toml";
 /// The services, with what they are to a person.
@@ -27,14 +33,41 @@ pub struct View {
     pub host: String,
     /// State of each service, such as `active` or `failed`; missing if nobody can tell.
     pub services: BTreeMap<&'static str, String>,
+    /// What each says of itself, in one line; missing if it says nothing.
+    pub says: BTreeMap<&'static str, String>,
     /// Which of them are set up here.
     pub set_up: Vec<&'static str>,
+    /// The image that the device was flashed with; `None` elsewhere.
+    pub image: Option<Image>,
     /// What `edge-agent status --json` says.
     pub status: Option<Value>,
     /// Whether no time server has set the clock since the start.
     pub clock_unset: bool,
     /// What is wrong.
     pub problems: Vec<String>,
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its version, which ends with the day of its newest Debian package: `0.1.0-20261124`.
+    pub version: String,
+    /// That day, and how long ago it is by this machine's clock, days; `None` if the version does not tell.
+    pub packages: Option<(String, i32)>,
+}
+
+impl Image {
+    /// From `os-release`; `now_unix_s` is the time.
+    fn of(os_release: &str, now_unix_s: i64) -> Option<Self> {
+        let version = os_release.lines().find_map(|line| line.strip_prefix("IMAGE_VERSION="))?.trim_matches('"');
+        let packages = version.rsplit_once('-').and_then(|(_, day)| {
+            let (now, begin) =
+                (Asn1Time::from_unix(now_unix_s).ok()?, Asn1Time::from_str(&format!("{day}000000Z")).ok()?);
+            let age = begin.diff(&now).ok()?;
+            Some((format!("{}-{}-{}", day.get(..4)?, day.get(4..6)?, day.get(6..8)?), age.days))
+        });
+        Some(Self { version: printable(version), packages })
+    }
 }
 
 /// Looks at the machine. Nothing here needs root, and nothing fails.
@@ -52,19 +85,55 @@ pub fn look(root: &Path) -> View {
     let problems = problems.lines().filter_map(|line| line.strip_prefix("* ")).map(printable).collect();
     let host = std::fs::read_to_string(under(root, "/etc/hostname")).unwrap_or_default();
     let is_edge = exists(paths::EDGE);
+    let (mut services, mut says) = (BTreeMap::new(), BTreeMap::new());
+    for (unit, _) in SERVICES {
+        let Some((state, line)) = state_of(unit) else { continue };
+        // What one said that was stopped since is no news.
+        if !line.is_empty() && state != "inactive" {
+            says.insert(unit, line);
+        }
+        services.insert(unit, state);
+    }
+    if let Some(connections) = tls_connections(root) {
+        says.insert(SERVICES[0].0, format!("{} over TLS", counted(connections, "connection")));
+    }
+    let os_release = std::fs::read_to_string(under(root, paths::OS_RELEASE)).unwrap_or_default();
     View {
         host: printable(host.trim()),
-        services: SERVICES.iter().filter_map(|&(unit, _)| Some((unit, state_of(unit)?))).collect(),
+        services,
+        says,
         set_up,
+        image: Image::of(&os_release, i64::try_from(unix_ms() / 1_000).unwrap_or(i64::MAX)),
         clock_unset: exists(paths::TIMESYNC) && !exists(paths::CLOCK_SET),
         status: ask_edge(&["status"]).filter(|_| is_edge),
         problems,
     }
 }
 
-fn state_of(unit: &str) -> Option<String> {
-    let output = ask("systemctl", &["show", "--property=ActiveState", "--value", unit])?;
-    Some(printable(output.trim())).filter(|state| !state.is_empty())
+/// A unit's state, and what it says of itself.
+fn state_of(unit: &str) -> Option<(String, String)> {
+    let output = ask("systemctl", &["show", "--property=ActiveState,StatusText", unit])?;
+    let property = |name: &str| output.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let state = printable(property("ActiveState="));
+    (!state.is_empty()).then(|| (state, printable(property("StatusText="))))
+}
+
+/// Connections to the broker from the network; `None` if the kernel's lists cannot be read.
+fn tls_connections(root: &Path) -> Option<u64> {
+    let read = |path| std::fs::read_to_string(under(root, path)).ok();
+    // Without IPv6 there is no second list.
+    let lists = [read(paths::TCP)?, read(paths::TCP6).unwrap_or_default()];
+    Some(lists.iter().map(|list| established(list, TLS_PORT)).sum())
+}
+
+/// Established connections to a port of this machine, in a list as the kernel gives it.
+fn established(list: &str, port: u16) -> u64 {
+    let port = format!(":{port:04X}");
+    let is_meant = |line: &&str| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        fields.next().is_some_and(|local| local.ends_with(&port)) && fields.nth(1) == Some(ESTABLISHED)
+    };
+    list.lines().filter(is_meant).count() as u64
 }
 
 /// What a program prints, if it succeeds in time.
@@ -91,8 +160,14 @@ pub fn message(view: &View) -> String {
         };
         let hint = if state.ends_with("-u") || state.ends_with("status") { format!(" {unit}") } else { String::new() };
         text.push_str(&format!("  {what:<10} {state}{hint}\n"));
+        if let Some(line) = view.says.get(unit).filter(|_| is_set_up) {
+            text.push_str(&format!("             {line}\n"));
+        }
     }
     text.push_str(&seen(view));
+    if let Some(image) = &view.image {
+        text.push_str(&format!("\n  {}\n", told(image)));
+    }
     if view.clock_unset {
         text.push_str("\n  No time server has answered since the start: until one does, pictures and events may carry wrong times\n");
     }
@@ -111,6 +186,17 @@ pub fn message(view: &View) -> String {
     }
     text.push('\n');
     text
+}
+
+/// Which image this is, and what to do about it.
+fn told(image: &Image) -> String {
+    let Some((day, age_days)) = &image.packages else { return format!("Image {}", image.version) };
+    let advice = if *age_days > IMAGE_AGE_DAYS_MAX {
+        format!(", {age_days} days old: flash a newer one (docs: operating.md)")
+    } else {
+        String::new()
+    };
+    format!("Image {}, with Debian's packages of {day}{advice}", image.version)
 }
 
 /// What the edge node has seen.
@@ -182,6 +268,7 @@ mod tests {
             status: Some(serde_json::json!({ "chains": [{ "people": 3 }], "disk-trouble": "the disk has 7 MB left" })),
             clock_unset: true,
             problems: vec!["microlambda.toml, line 3: `site`: no".into(); 9],
+            ..View::default()
         };
         let message = message(&view);
         for part in [
@@ -197,6 +284,57 @@ mod tests {
         ] {
             assert!(message.contains(part), "{part} in {message}");
         }
+    }
+
+    #[test]
+    fn what_a_service_says_of_itself_is_told_below_it_if_it_is_used_here() {
+        let unplugged = "door: camera /dev/video0, no connection to the broker: is it plugged in";
+        let view = View {
+            services: SERVICES.map(|(unit, _)| (unit, "active".to_owned())).into(),
+            says: [("camera-agent.service", unplugged.to_owned()), ("edge-agent.service", "connected".to_owned())]
+                .into(),
+            set_up: vec!["camera-agent.service"],
+            ..View::default()
+        };
+        let message = message(&view);
+        assert!(message.contains(&format!("  camera     runs\n             {unplugged}\n")), "{message}");
+        assert!(!message.contains("  connected"), "{message}");
+    }
+
+    #[test]
+    fn connections_from_the_network_are_counted_once_they_are_established() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(tls_connections(root.path()), None);
+        let list = |lines: &[&str]| format!("  sl  local_address rem_address   st tx_queue\n{}\n", lines.join("\n"));
+        let listens = "   0: 00000000:22B3 00000000:0000 0A 00000000:00000000 00:00000000 00000000";
+        let comes = "   1: 0A00000A:22B3 0B00000A:C350 01 00000000:00000000 02:000A7D1C 00000000";
+        let goes = "   2: 0A00000A:C350 0B00000A:22B3 01 00000000:00000000 02:000A7D1C 00000000";
+        std::fs::create_dir_all(under(root.path(), "/proc/1/net")).unwrap();
+        std::fs::write(under(root.path(), paths::TCP), list(&[listens, comes, goes])).unwrap();
+        assert_eq!(tls_connections(root.path()), Some(1));
+        let from_afar =
+            "   0: 00000000000000000000000000000001:22B3 00000000000000000000000000000001:C350 01 0:0 0:0 0";
+        std::fs::write(under(root.path(), paths::TCP6), list(&[from_afar])).unwrap();
+        assert_eq!(tls_connections(root.path()), Some(2));
+    }
+
+    #[test]
+    fn an_image_is_as_old_as_its_newest_package_and_a_new_one_is_advised_after_half_a_year() {
+        let release = "ID=debian\nIMAGE_ID=microlambda\nIMAGE_VERSION=0.1.0-20261124\n";
+        let day_unix_s = |days: i64| 1_795_478_400 + days * 86_400;
+        let message = |days| {
+            let image = Image::of(release, day_unix_s(days));
+            message(&View { image, ..View::default() })
+        };
+        let fresh = message(180);
+        assert!(fresh.contains("  Image 0.1.0-20261124, with Debian's packages of 2026-11-24\n"), "{fresh}");
+        let old = message(181);
+        assert!(old.contains("2026-11-24, 181 days old: flash a newer one (docs: operating.md)\n"), "{old}");
+        // The clock of a board without one may be behind.
+        assert!(!message(-9000).contains("flash"));
+        assert_eq!(Image::of("ID=debian\n", 0), None);
+        let unknown = Image::of("IMAGE_VERSION=7", 0).unwrap();
+        assert_eq!(told(&unknown), "Image 7");
     }
 
     #[test]
