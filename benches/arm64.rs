@@ -48,9 +48,9 @@ fn run(args: &Args) -> Result<(), Error> {
         vec![row.what.clone(), million(row.built_in), million(row.dlib), format!("{ratio:.3}")]
     };
     let text = format!(
-        "**Counted in emulation** (QEMU's for user programs), not measured on a board: emulation has no caches, pipelines or clock, so that this says how\n\
-         much there is to do on arm64, and nothing of how long it takes. One photo, halved {} time(s), searched at twice its size, and its first face\n\
-         encoded, by a program built across. dlib uses OpenBLAS's kernel for the processor that is emulated, one thread.\n\n{}",
+        "**Counted in emulation** (QEMU user mode), not measured on a board: emulation has no caches, pipelines or clock, so this shows how\n\
+         much work there is on arm64, not how long it takes. One photo, halved {} time(s), is searched at twice its size, and its first face\n\
+         is encoded, by a cross-compiled program. dlib uses OpenBLAS's kernel for the emulated processor, with one thread.\n\n{}",
         args.halvings,
         table(
             &["", "built-in, million instructions", "dlib, million instructions", "built-in by dlib"],
@@ -58,7 +58,8 @@ fn run(args: &Args) -> Result<(), Error> {
         ),
     );
     let figures = serde_json::json!({ "halvings": args.halvings, "rows": rows });
-    publish(&args.common, &Finding { name: "arm64", text, figures: &figures, charts: Vec::new(), machine: &machine })
+    let (charts, raw) = (Vec::new(), Vec::new());
+    publish(&args.common, &Finding { name: "arm64", text, figures: &figures, charts, raw, machine: &machine })
 }
 
 /// What, by which engine, and how many instructions.

@@ -9,11 +9,12 @@ use clap::Parser;
 use face_worker::{AlignedFace, Dlib, ENVIRONMENT, Engine, EngineChoice, Pixels, decode};
 use microlambda_benches::chart::Chart;
 use microlambda_benches::pairs::{Order, Pairs};
+use microlambda_benches::raw_table::{RawTable, value};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::search_cost::SearchCost;
 use microlambda_benches::stats::Stats;
 use microlambda_benches::{Common, Error, Machine, data_dir, exit, restart_with};
-use microlambda_faces::fold::distance;
+use microlambda_faces::Encoding;
 use microlambda_faces::plan::clipped;
 use serde::Serialize;
 
@@ -37,6 +38,10 @@ const RATIO_MAX: f64 = 0.45;
 const ENCODINGS_PER_SEARCH: usize = 8;
 /// Of the processor's peak that it must reach.
 const PEAK_SHARE_MIN: f64 = 0.55;
+/// Rounds of a quick look.
+const ROUNDS_QUICK: usize = 16;
+/// Of the raw data; *ours* is the built-in engine, *theirs* dlib's.
+const RAW_COLUMNS: [&str; 7] = ["work", "round", "photo", "face", "went_first", "ours_ms", "theirs_ms"];
 
 /// Times of searches and encodings by the built-in engine and by dlib's, by turns on the same pictures, and how far they are apart.
 #[derive(Debug, Parser)]
@@ -44,7 +49,7 @@ const PEAK_SHARE_MIN: f64 = 0.55;
 struct Args {
     #[command(flatten)]
     common: Common,
-    /// How often each face is encoded by each engine
+    /// How often each face is encoded by each engine; with --quick 16 times at most
     #[arg(long, value_name = "N", default_value_t = 40)]
     rounds: usize,
     /// Decides which engine goes first
@@ -63,8 +68,11 @@ struct Row {
 
 /// What was measured by turns, ms: the built-in engine's, and dlib's.
 struct Turns {
+    work: &'static str,
     order: Order,
     ms: Pairs,
+    /// The same pair by pair, as [`RAW_COLUMNS`].
+    rows: Vec<Vec<String>>,
 }
 
 /// How far a search is from what the machine allows.
@@ -83,6 +91,7 @@ struct Limits {
 
 /// A picture with its faces, ready for both engines.
 struct Scene {
+    photo: String,
     pixels: Pixels,
     picture: <Dlib as Engine>::Picture,
     faces: Vec<AlignedFace>,
@@ -120,18 +129,22 @@ fn run(args: &Args) -> Result<(), Error> {
     let mut ours = Dlib::load_for(&models, EngineChoice::BuiltIn)?;
     let mut theirs = Dlib::load_for(&models, EngineChoice::Dlib)?;
     let (scenes, align_ms) = scenes(&mut ours)?;
-    let (mut searches, mut encodings, mut farthest) = (Turns::new(args.seed), Turns::new(args.seed), 0f64);
-    for round in 0..args.rounds {
-        for Scene { pixels, picture, faces } in &scenes {
+    let rounds = if args.common.quick { args.rounds.min(ROUNDS_QUICK) } else { args.rounds };
+    let (mut searches, mut encodings) = (Turns::new("search", args.seed), Turns::new("encoding", args.seed));
+    let mut farthest = 0f64;
+    for round in 0..rounds {
+        for Scene { photo, pixels, picture, faces } in &scenes {
             if round % ENCODINGS_PER_SEARCH == 0 {
                 let found = searches.next(|| ours.search(pixels, None, 0.0), || theirs.search(pixels, None, 0.0))?;
+                searches.keep(round, photo, String::new());
                 if found.0 != found.1 {
                     return Err("the engines found different faces".into());
                 }
             }
-            for face in faces {
+            for (number, face) in faces.iter().enumerate() {
                 let (a, b) = encodings.next(|| ours.encode(picture, face), || theirs.encode(picture, face))?;
-                farthest = farthest.max(distance(&a, &b));
+                encodings.keep(round, photo, number.to_string());
+                farthest = farthest.max(Encoding::try_from(a)?.distance(&Encoding::try_from(b)?));
             }
         }
     }
@@ -145,28 +158,29 @@ fn run(args: &Args) -> Result<(), Error> {
     let limits = Limits::of(&scenes, peak_gflops, memory_gb_s(), &rows[0]);
     let aims = aims(&rows, encode, peak_gflops, farthest);
     let cells = |row: &Row| {
-        let times = [row.search_ms.p50, row.search_ms.mean, row.encode_ms.p10, row.encode_ms.p50, row.encode_ms.p99];
+        let times = [row.search_ms.p50, row.search_ms.mean, row.encode_ms.p10, row.encode_ms.p50];
         let share = format!("{:.0} %", 100.0 * row.gflops / peak_gflops);
         let times = times.map(|ms| format!("{ms:.2}"));
-        [row.engine.clone()].into_iter().chain(times).chain([format!("{:.0}", row.gflops), share]).collect()
+        let rest = [row.encode_ms.p99_text(2), format!("{:.0}", row.gflops), share];
+        [row.engine.clone()].into_iter().chain(times).chain(rest).collect()
     };
     let header = ["engine", "search p50, ms", "mean", "encoding p10, ms", "p50", "p99", "GFLOPS at p50", "of the peak"];
     let text = format!(
-        "The {} reported photos, none longer than {PICTURE_SIDE_PX_MAX} px, searched at twice their size, and their {} faces encoded {} times, by both engines in\n\
-         turn, a seed drawing which goes first, in one process with one thread. An encoding is {:.0} million multiply-adds, not counting those on padding. The peak is the best of\n\
-         {PRODUCTS} products of matrices of {MATRIX_SIDE}×{MATRIX_SIDE} with OpenBLAS on one thread: {peak_gflops:.0} GFLOPS with the kernel that it picks here. Landmarks\n\
-         and chip come on top of an encoding: {:.2} ms at p50 with either.\n\n{}\n\
-         Built-in by dlib's time, pair by pair: searches {:.3} at p50, encodings {:.3} at p50 and {:.3} at p99. Boxes and scores are the same;\n\
+        "The {} reported photos, none longer than {PICTURE_SIDE_PX_MAX} px, searched at twice their size, and their {} faces encoded {} times, by both engines\n\
+         alternately (a seed draws which goes first), in one process with one thread. An encoding is {:.0} million multiply-adds, not counting those on padding. The peak is the best of\n\
+         {PRODUCTS} products of {MATRIX_SIDE}×{MATRIX_SIDE} matrices with OpenBLAS on one thread: {peak_gflops:.0} GFLOPS with the kernel that it picks here. Landmarks\n\
+         and chip take another {:.2} ms at p50 per encoding, with either engine.\n\n{}\n\
+         Time of the built-in engine relative to dlib's, per pair: searches {:.3} at p50, encodings {:.3} at p50 and {} at p99. Boxes and scores are the same;\n\
          encodings are at most {farthest:.1e} apart.\n\n{}\n{}",
         scenes.len(),
         scenes.iter().map(|scene| scene.faces.len()).sum::<usize>(),
-        args.rounds,
+        rounds,
         MULTIPLY_ADDS / 1e6,
         align.p50,
         table(&header, &rows.iter().map(cells).collect::<Vec<_>>()),
         search.p50,
         encode.p50,
-        encode.p99,
+        encode.p99_text(3),
         limits.text(),
         Aim::list(&aims),
     );
@@ -174,22 +188,14 @@ fn run(args: &Args) -> Result<(), Error> {
         "rows": rows, "search_ratio": search, "encode_ratio": encode, "align_ms": align, "peak_gflops": peak_gflops,
         "farthest": farthest, "limits": limits, "aims": aims,
     });
-    publish(
-        &args.common,
-        &Finding {
-            name: "engines",
-            text,
-            figures: &figures,
-            charts: vec![chart(&searches, &encodings)],
-            machine: &machine,
-        },
-    )
+    let charts = vec![chart(&searches, &encodings)];
+    let raw = vec![RawTable::new("engines", &RAW_COLUMNS, [searches.rows, encodings.rows].concat())];
+    publish(&args.common, &Finding { name: "engines", text, figures: &figures, charts, raw, machine: &machine })
 }
 
 fn chart(searches: &Turns, encodings: &Turns) -> Chart {
-    let samples = [("search", searches), ("encoding", encodings)]
-        .into_iter()
-        .flat_map(|(work, turns)| turns.ms.samples(work, ["built-in", "dlib"]));
+    let samples =
+        [searches, encodings].into_iter().flat_map(|turns| turns.ms.samples(turns.work, ["built-in", "dlib"]));
     Chart::distribution("engines", "Searches and encodings by both engines", "ms", samples.collect())
 }
 
@@ -228,10 +234,10 @@ impl Limits {
             ],
         ];
         format!(
-            "**How far a search is from the limit.** What dlib's definition asks for (`benches/src/search_cost.rs`), in the mean of the pictures, whose pyramids hold\n\
-             {pixels:.1} million pixels. *Arithmetic* is at half of the peak above: multiplications and additions are not fused, so that boxes and scores stay\n\
-             dlib's to the bit. *Memory* is what the stages hand to each other, if nothing of it stayed in a cache, at the best of {COPIES} copies of {} MB. Conversions, selections and\n\
-             scattered additions to histograms, which no instruction does many of at once, are in neither.\n\n{}",
+            "**How far a search is from the limit.** The work that dlib's definition requires (`benches/src/search_cost.rs`), averaged over the pictures, whose pyramids have\n\
+             {pixels:.1} million pixels. *Arithmetic* assumes half of the peak above: multiplications and additions are not fused, so that boxes and scores stay\n\
+             bit-identical to dlib's. *Memory* is the data passed between stages if none of it stayed in a cache, at the rate of the best of {COPIES} copies of {} MB. Conversions, selections and\n\
+             scattered additions to histograms, which have no vector instructions, are in neither.\n\n{}",
             COPY_BYTES >> 20,
             table(
                 &["limit", "a search needs", "the machine's rate", "ms", "of the built-in engine's time"],
@@ -242,8 +248,8 @@ impl Limits {
 }
 
 impl Turns {
-    fn new(seed: u64) -> Self {
-        Self { order: Order::new(seed), ms: Pairs::default() }
+    fn new(work: &'static str, seed: u64) -> Self {
+        Self { work, order: Order::new(seed), ms: Pairs::default(), rows: Vec::new() }
     }
 
     /// One piece of work by the built-in engine and by dlib's, each measured.
@@ -255,6 +261,14 @@ impl Turns {
         let ((a, ours_ms), (b, theirs_ms)) = self.order.pair(|| timed(ours), || timed(theirs))?;
         self.ms.add(ours_ms, theirs_ms);
         Ok((a, b))
+    }
+
+    /// Keeps the last pair with what it was about.
+    fn keep(&mut self, round: usize, photo: &str, face: String) {
+        let Some((ours_ms, theirs_ms)) = self.ms.last() else { return };
+        let first =
+            [self.work.to_owned(), round.to_string(), photo.to_owned(), face, self.order.went_first().to_owned()];
+        self.rows.push(first.into_iter().chain([value(ours_ms), value(theirs_ms)]).collect());
     }
 }
 
@@ -295,6 +309,7 @@ fn scenes(engine: &mut Dlib) -> Result<(Vec<Scene>, Vec<f64>), Error> {
     paths.sort();
     let (mut scenes, mut align_ms) = (Vec::new(), Vec::new());
     for path in paths {
+        let photo = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut pixels = decode(&std::fs::read(path)?)?;
         while pixels.width_px().max(pixels.height_px()) > PICTURE_SIDE_PX_MAX {
             pixels = pixels.half();
@@ -306,7 +321,7 @@ fn scenes(engine: &mut Dlib) -> Result<(Vec<Scene>, Vec<f64>), Error> {
             align_ms.push(took_ms);
             faces.push(aligned);
         }
-        scenes.push(Scene { pixels, picture, faces });
+        scenes.push(Scene { photo, pixels, picture, faces });
     }
     Ok((scenes, align_ms))
 }

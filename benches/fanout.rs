@@ -9,7 +9,7 @@ use microlambda_benches::inference::Interval;
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
-use microlambda_benches::{Common, Error, Machine, Outcome, Site, exit, ms};
+use microlambda_benches::{Common, Error, Machine, Outcome, Site, check_programs, exit, ms};
 use microlambda_demo::Note;
 use microlambda_wire::NodeStatus;
 use serde::Serialize;
@@ -64,6 +64,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
+    check_programs()?;
     let machine = Machine::here();
     let &[width_px, height_px] = args.size_px.as_slice() else { return Err("a picture has two sides".into()) };
     let pictures = pictures::make(Motif::Scenes, args.frames, width_px, height_px)?;
@@ -103,7 +104,14 @@ fn run(args: &Args) -> Result<(), Error> {
     });
     publish(
         &args.common,
-        &Finding { name: "fanout", text, figures: &figures, charts: vec![chart(&pairs)], machine: &machine },
+        &Finding {
+            name: "fanout",
+            text,
+            figures: &figures,
+            charts: vec![chart(&pairs)],
+            raw: Vec::new(),
+            machine: &machine,
+        },
     )
 }
 
@@ -150,10 +158,10 @@ fn text(args: &Args, series: [(usize, &Vec<Job>); 2], (speed_up, mean): (&Stats,
         "of them folded",
     ];
     format!(
-        "A camera agent holds a folder of {} pictures of {}×{} px; one edge agent works through it, or two beside each other on the machine's two\n\
-         cores, with `r_limit` {} ms and placement *stay*. Jobs on one node and on two by turns, {} pairs, each on a fresh site. A job begins when the\n\
-         whole input is announced and ends with its output (`done`). The speed-up is taken pair by pair: {:.2} at p50, {:.2} at p10, {:.2} at the most;\n\
-         in the mean {} (Student's t).\n\n{}\n{}",
+        "A camera agent holds a folder of {} pictures of {}×{} px. One edge agent works through it, or two in parallel on the machine's two\n\
+         cores, with `r_limit` {} ms and placement *stay*. Jobs alternate between one node and two, in {} pairs, each on a fresh site. A job begins when the\n\
+         whole input is announced and ends with its output (`done`). The speed-up is computed per pair: {:.2} at p50, {:.2} at p10, {:.2} at most;\n\
+         on average {} (Student's t).\n\n{}\n{}",
         args.frames,
         args.size_px.first().unwrap_or(&0),
         args.size_px.get(1).unwrap_or(&0),

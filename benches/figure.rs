@@ -9,14 +9,14 @@ use clap::Parser;
 use microlambda::DigestBuilder;
 use microlambda_benches::figure::line::{LINES, LONG, LimitEnd, Line, UNLIMITED_MS};
 use microlambda_benches::figure::plot;
-use microlambda_benches::figure::raw::{Calibration, Parameters, Raw, Row};
+use microlambda_benches::figure::raw::{Calibration, Occasions, Parameters, Raw, Row};
 use microlambda_benches::figure::stand::Stand;
 use microlambda_benches::figure::tables::{Results, text};
 use microlambda_benches::figure::trial::Trial;
 use microlambda_benches::pictures::{self, Motif};
 use microlambda_benches::random::Random;
 use microlambda_benches::report::{Finding, page_folder, publish};
-use microlambda_benches::{Common, Error, Machine, bench_dir, exit, load_average};
+use microlambda_benches::{Common, Error, Machine, bench_dir, check_programs, exit, load_average, now};
 use microlambda_demo::Programs;
 use tempfile::TempDir;
 
@@ -74,6 +74,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
+    check_programs()?;
     let machine = Machine::here();
     let parameters = parameters(args, &machine)?;
     let name = if args.common.quick { "figure-quick.csv" } else { "figure.csv" };
@@ -90,7 +91,7 @@ fn run(args: &Args) -> Result<(), Error> {
         eprintln!("{} of {trials} blocks are there already", raw.blocks());
     }
     if raw.blocks() < trials {
-        measure(args, &mut raw, trials)?;
+        measure(args, &machine, &mut raw, trials)?;
     }
     report(args, &machine, &raw, trials)
 }
@@ -115,7 +116,7 @@ fn parameters(args: &Args, machine: &Machine) -> Result<Parameters, Error> {
 }
 
 /// Runs blocks until there are enough, or the time is over.
-fn measure(args: &Args, raw: &mut Raw, trials: usize) -> Result<(), Error> {
+fn measure(args: &Args, machine: &Machine, raw: &mut Raw, trials: usize) -> Result<(), Error> {
     let minutes = args.minutes.unwrap_or(if args.common.quick { MINUTES_QUICK } else { MINUTES });
     let (start, limit) = (Instant::now(), Duration::from_secs_f64(minutes * 60.0));
     let folders = Folders::new(&raw.parameters.images)?;
@@ -124,7 +125,7 @@ fn measure(args: &Args, raw: &mut Raw, trials: usize) -> Result<(), Error> {
     let (mut longest, first) = (Duration::ZERO, raw.blocks());
     while raw.blocks() < trials && (raw.blocks() == first || start.elapsed() + longest < limit) {
         let begun = Instant::now();
-        let block = bench.block(&raw.parameters, raw.blocks())?;
+        let block = bench.block(&raw.parameters, raw.blocks(), &machine.commit)?;
         raw.add(block)?;
         longest = longest.max(begun.elapsed());
         eprintln!("block {} of {trials} took {:.0} s", raw.blocks(), begun.elapsed().as_secs_f64());
@@ -137,19 +138,33 @@ fn report(args: &Args, machine: &Machine, raw: &Raw, trials: usize) -> Result<()
     let results = Results::of(raw);
     let mut note = String::new();
     if args.common.quick {
-        note += "**A quick run, with few trials and small workloads: no more than a look.**\n\n";
+        note += "**A quick run with few trials and small workloads, for a first impression only.**\n\n";
     }
     if results.blocks < trials {
-        note += &format!("**Stopped after {} of {trials} blocks; the same command goes on.**\n\n", results.blocks);
+        note += &format!("**Stopped after {} of {trials} blocks; the same command continues.**\n\n", results.blocks);
     }
     let text = text(raw, calibration, &results, &note);
     let figures = serde_json::json!({ "parameters": raw.parameters, "calibration": calibration, "results": results });
-    publish(&args.common, &Finding { name: "figure", text, figures: &figures, charts: Vec::new(), machine })?;
+    let machine = &on_occasions(machine, raw);
+    // Its picture and its trials have places of their own.
+    let (charts, raw_tables) = (Vec::new(), Vec::new());
+    publish(&args.common, &Finding { name: "figure", text, figures: &figures, charts, raw: raw_tables, machine })?;
     if let Some(folder) = page_folder(&args.common) {
         plot::draw(&folder.join("figure.svg"), &results.points)?;
         fs::write(folder.join("figure.csv"), raw.text()?)?;
     }
     Ok(())
+}
+
+/// The machine with all occasions on which blocks were run, and not only the last.
+fn on_occasions(machine: &Machine, raw: &Raw) -> Machine {
+    let Some(Occasions { commits, first_began, last_began }) = raw.occasions() else { return machine.clone() };
+    let of_commit = |(commit, blocks): &(&str, usize)| match *commit {
+        "" => format!("unknown ({blocks} blocks)"),
+        commit => format!("{commit} ({blocks} blocks)"),
+    };
+    let commit = commits.iter().map(of_commit).collect::<Vec<_>>().join(" and ");
+    Machine { commit, began: format!("{first_began}, the last block {last_began}"), ..machine.clone() }
 }
 
 /// The workloads: a folder for each number of images, of the same pictures from the first on.
@@ -227,14 +242,13 @@ impl Bench {
     }
 
     /// Every line at every workload, in an order of the block's own.
-    fn block(&mut self, parameters: &Parameters, block: usize) -> Result<Vec<Row>, Error> {
+    fn block(&mut self, parameters: &Parameters, block: usize, commit: &str) -> Result<Vec<Row>, Error> {
+        let began = now();
         let mut random = Random::new(parameters.seed.wrapping_add(block as u64));
         let stands = 0..self.stands.len();
         let mut order: Vec<(usize, usize)> =
             stands.flat_map(|stand| parameters.images.iter().map(move |&images| (stand, images))).collect();
-        for last in (1..order.len()).rev() {
-            order.swap(last, random.below(last as u64 + 1) as usize);
-        }
+        random.shuffle(&mut order);
         // A line that is killed starts anew in every trial.
         for (_, stand) in self.stands.iter_mut().filter(|(line, _)| line.end != LimitEnd::Killed) {
             stand.renew()?;
@@ -244,7 +258,8 @@ impl Bench {
             let load = load_average();
             let trial = self.trial(stand, images)?;
             let line = self.stands[stand].0.key.to_owned();
-            rows.push(Row { block, turn, line, images, trial, load });
+            let (began, commit) = (began.clone(), commit.to_owned());
+            rows.push(Row { block, turn, began, commit, line, images, trial, load });
         }
         Ok(rows)
     }

@@ -12,9 +12,10 @@ use microlambda_benches::bus::{connect, wait};
 use microlambda_benches::chart::Chart;
 use microlambda_benches::gap::{self, Gap};
 use microlambda_benches::pictures::{self, Motif};
+use microlambda_benches::raw_table::{RawTable, value};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
-use microlambda_benches::{Common, Error, Machine, Site, exit};
+use microlambda_benches::{Common, Error, Machine, Site, check_programs, exit};
 use microlambda_demo::BrokerUrl;
 use microlambda_wire::Name;
 use rumqttc::{Event, Packet, QoS};
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
+    check_programs()?;
     let machine = Machine::here();
     let pictures = pictures::make(Motif::Scenes, args.frames, SIZE_PX.0, SIZE_PX.1)?;
     let mut probes = Probes::default();
@@ -74,6 +76,7 @@ fn run(args: &Args) -> Result<(), Error> {
     let same = of(&stay, false, |gap| gap.total).ok_or_else(none)?;
     let moved = of(&spread, true, |gap| gap.total).ok_or_else(none)?;
     let chart = chart(&stay, &spread, &probes);
+    let raw = vec![raw_gaps(&stay, &spread), raw_probes(&probes)];
     let probe = |values: Vec<f64>| Stats::of(values).ok_or_else(none);
     let (sync, overwrite) = (probe(probes.sync)?, probe(probes.overwrite)?);
     let (commit, round_trip) = (probe(probes.commit)?, probe(probes.round_trip)?);
@@ -110,8 +113,36 @@ fn run(args: &Args) -> Result<(), Error> {
     let text = text(args, &rows, &aims);
     publish(
         &args.common,
-        &Finding { name: "handover", text, figures: &figures, charts: vec![chart], machine: &machine },
+        &Finding { name: "handover", text, figures: &figures, charts: vec![chart], raw, machine: &machine },
     )
+}
+
+/// Every hand-over with its parts, in the order of the steps.
+fn raw_gaps(stay: &[Gap], spread: &[Gap]) -> RawTable {
+    let rows = [("stay", stay), ("spread", spread)].into_iter().flat_map(|(placement, gaps)| {
+        gaps.iter().map(move |gap| {
+            let first = [placement.to_owned(), gap.at.to_string(), gap.to.to_string(), gap.moved.to_string()];
+            let parts = [gap.total, gap.commit, gap.claim, gap.rest].map(value);
+            first.into_iter().chain(parts).collect::<Vec<String>>()
+        })
+    });
+    let columns = ["placement", "record", "to", "moved", "total_ms", "commit_ms", "claim_ms", "rest_ms"];
+    RawTable::new("handover", &columns, rows.collect())
+}
+
+/// Every sync, transaction and round trip, in the order of the run.
+fn raw_probes(probes: &Probes) -> RawTable {
+    let all = [
+        ("sync, append", &probes.sync),
+        ("sync, overwrite", &probes.overwrite),
+        ("SQLite transaction", &probes.commit),
+        ("MQTT round trip", &probes.round_trip),
+    ];
+    let rows = all.into_iter().flat_map(|(probe, times)| {
+        let row = move |(number, ms): (usize, &f64)| vec![probe.to_owned(), number.to_string(), value(*ms)];
+        times.iter().enumerate().map(row)
+    });
+    RawTable::new("handover-probes", &["probe", "number", "took_ms"], rows.collect())
 }
 
 fn chart(stay: &[Gap], spread: &[Gap], probes: &Probes) -> Chart {
@@ -130,13 +161,13 @@ fn chart(stay: &[Gap], spread: &[Gap], probes: &Probes) -> Chart {
 fn text(args: &Args, rows: &[(&str, Option<Stats>)], aims: &[Aim]) -> String {
     let cells = |(what, stats): &(&str, Option<Stats>)| {
         let stats = (*stats)?;
-        let figures = [stats.p50, stats.p99, stats.max].map(|ms| format!("{ms:.2}"));
+        let figures = [format!("{:.2}", stats.p50), stats.p99_text(2), format!("{:.2}", stats.max)];
         Some([(*what).to_owned(), stats.count.to_string()].into_iter().chain(figures).collect())
     };
     let rows: Vec<Vec<String>> = rows.iter().filter_map(cells).collect();
     format!(
         "Two edge agents and a camera agent on loopback over mosquitto; `r_limit` {} ms, {} pictures of {}×{} px, once with placement *stay* and\n\
-         once with *spread*. A hand-over is the time from the last unit of a step to the first unit of the step that continues it. Syncs,\n\
+         once with *spread*. A hand-over is the time from the last unit of a step to the first unit of the next. Syncs,\n\
          transactions and round trips are measured in the same run, on the same file system and broker, before and after each job, each after a\n\
          pause of 20 ms.\n\n{}\n{}",
         args.r_limit_ms,

@@ -11,9 +11,10 @@ use microlambda_benches::chart::{Chart, Curve};
 use microlambda_benches::gap::{self, Gap};
 use microlambda_benches::link::{Crossing, Line, Link};
 use microlambda_benches::pictures::{self, Motif};
+use microlambda_benches::raw_table::{RawTable, value};
 use microlambda_benches::report::{Aim, Finding, publish, table};
 use microlambda_benches::stats::Stats;
-use microlambda_benches::{Common, Error, Machine, Site, exit};
+use microlambda_benches::{Common, Error, Machine, Site, check_programs, exit};
 use microlambda_demo::relay::Endpoint;
 use microlambda_demo::{Note, Programs, monotonic_us};
 use microlambda_wire::Name;
@@ -169,6 +170,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
+    check_programs()?;
     let machine = Machine::here();
     let shaping = shaping()?;
     let mut rows = Vec::new();
@@ -191,10 +193,22 @@ fn run(args: &Args) -> Result<(), Error> {
     let aim = in_time(&rows, shaping.is_ok());
     let text = format!("{}\n{}", text(args, &rows, &shaping), Aim::list(std::slice::from_ref(&aim)));
     let figures = serde_json::json!({ "seconds": args.seconds, "moves": args.moves, "rows": rows, "aims": [aim] });
-    publish(
-        &args.common,
-        &Finding { name: "migration", text, figures: &figures, charts: charts(args, &rows), machine: &machine },
-    )
+    let (charts, raw) = (charts(args, &rows), vec![raw(&rows)]);
+    publish(&args.common, &Finding { name: "migration", text, figures: &figures, charts, raw, machine: &machine })
+}
+
+/// Every hand-over with its parts, in the order of the steps.
+fn raw(rows: &[Row]) -> RawTable {
+    let rows = rows.iter().flat_map(|row| {
+        row.gaps.iter().map(move |gap| {
+            let of_job = [row.state.title(), row.way.title(), row.place.as_str()].map(str::to_owned);
+            let of_gap = [gap.at.to_string(), gap.to.to_string(), gap.moved.to_string()];
+            let parts = [gap.total, gap.commit, gap.claim, gap.rest].map(value);
+            of_job.into_iter().chain(of_gap).chain(parts).collect::<Vec<String>>()
+        })
+    });
+    let columns = ["state", "way", "place", "record", "to", "moved", "total_ms", "commit_ms", "claim_ms", "rest_ms"];
+    RawTable::new("migration", &columns, rows.collect())
 }
 
 /// What bandwidth does at the middle round trip, what the round trip does at the middle bandwidth, and all moves.
@@ -266,7 +280,7 @@ fn in_time(rows: &[Row], shaped: bool) -> Aim {
             format!("nothing moved to the peer {MOVES_MIN} times")
         } else {
             format!(
-                "{late} of {links} links later; the worst {latest:.1} ms beside the first three; the largest of all these moves {largest:.1} ms; \
+                "{late} of {links} links later; the worst {latest:.1} ms on top of the first three; the largest of all these moves {largest:.1} ms; \
                  {not_judged} links with fewer than {MOVES_MIN} moves"
             )
         },
@@ -435,8 +449,8 @@ fn crossed(gaps: &[&Gap], crossings: &[Crossing]) -> Crossed {
 
 fn text(args: &Args, rows: &[Row], shaping: &Result<(), String>) -> String {
     let bandwidth = match shaping {
-        Ok(()) => "its bandwidth is the kernel's (`tc tbf` at both ends\nof a virtual cable between two network namespaces), its delay a proxy's".to_owned(),
-        Err(why) => format!("a proxy delays bytes as bandwidth\nand round trip demand (`tc tbf` was not to be had: {why})"),
+        Ok(()) => "the kernel limits its bandwidth (`tc tbf` at both ends\nof a virtual cable between two network namespaces), and a proxy adds the delay".to_owned(),
+        Err(why) => format!("a proxy delays bytes to model bandwidth\nand round trip (`tc tbf` was not available: {why})"),
     };
     let stats = |stats: &Option<Stats>| match stats {
         Some(stats) => [stats.count.to_string(), format!("{:.1}", stats.p50), format!("{:.1}", stats.max)],
@@ -473,16 +487,16 @@ fn text(args: &Args, rows: &[Row], shaping: &Result<(), String>) -> String {
     let limits = |state: State| [Way::Drawn, Way::Stopped].map(|way| state.r_limit_ms(way));
     let ([small, small_stopped], [large, large_stopped]) = (limits(State::Small), limits(State::Large));
     format!(
-        "A camera, mosquitto and one edge agent beside each other; a second edge agent reaches the broker over a link: {bandwidth},\n\
-         each way alike. The *ms* of a link are a round trip: what goes one way is delayed by half of them.\n\
+        "A camera, mosquitto and one edge agent run on one computer; a second edge agent reaches the broker over a link: {bandwidth},\n\
+         the same in both directions. The *ms* of a link are a round trip, so each direction is delayed by half of that.\n\
          *Small*: pictures without faces. *Large*: pictures of one face, each with its encoding.\n\
-         *By value*: states that went along with their continuation, as they do up to 48 KB; the others were asked for. A move lasts from the\n\
-         last unit on one node to the first on the other; *KB* are what was handed to the link, either way, during a move to the peer, in the mean.\n\
-         *Run twice*: steps that both nodes ran, as far as they have told.\n\n\
+         *By value*: states sent with their continuation, as they are up to 48 KB; the others were requested. A move lasts from the\n\
+         last unit on one node to the first on the other; *KB* is the mean amount sent over the link, in both directions, during a move to the peer.\n\
+         *Run twice*: steps that both nodes ran, as far as they reported it.\n\n\
          **Drawn.** Placement *spread* draws the node of each step, *stay* for *same node*; `r_limit` {small} and {large} ms; {} s each. A node that is not drawn\n\
-         bids after 40 ms if it has heard of no claim: a peer that hears and is heard later than that is passed over.\n\n{}\n\
-         **Stopped.** Placement *stay*; the node that has the chain gets SIGTERM when two thirds of a step are over, `r_limit` {small_stopped} and {large_stopped} ms; it commits,\n\
-         hands the chain on and ends. {} times, by turns; what moved to the peer fewer than {MOVES_MIN} times is not judged.\n\n{}",
+         bids after 40 ms if it has heard no claim, so a peer with a longer delay than that is passed over.\n\n{}\n\
+         **Stopped.** Placement *stay*; the node that has the chain gets SIGTERM after two thirds of a step, `r_limit` {small_stopped} and {large_stopped} ms; it commits,\n\
+         hands over the chain and exits. {} times, alternately; links with fewer than {MOVES_MIN} moves to the peer are not judged.\n\n{}",
         args.seconds,
         of(Way::Drawn),
         args.moves,

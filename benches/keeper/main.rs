@@ -16,6 +16,7 @@ use microlambda_benches::{Error, exit};
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, Folded, lambda_digest};
 use microlambda_faces::proto::{FromWorker, StepTimes, ToWorker, UnitOutcome};
+use microlambda_faces::{FaceAt, Thumbnail};
 use microlambda_runtime::{Link, LinkEvent, boot_id, logging, monotonic_us};
 use microlambda_wire::{
     CameraHead, Continuation, DoneNote, Name, Payload, Record, RecordNote, StepTiming, Topic, TopicPrefix, Want,
@@ -120,7 +121,7 @@ struct Job {
     next_feed: u64,
     fed: VecDeque<u64>,
     told_end: bool,
-    thumbnails: Vec<(u64, u32, Vec<u8>)>,
+    thumbnails: Vec<Thumbnail>,
     /// Folded and not committed yet.
     fresh: Vec<(Entry, Folded)>,
     committed: Head,
@@ -247,7 +248,8 @@ impl Keeper {
         let (faces, engine) = (outcome.faces(), self.engine.clone().unwrap_or_default());
         let Some(job) = &mut self.job else { return Ok(()) };
         if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
-            job.thumbnails.push((sequence, u32::try_from(index)?, jpeg));
+            let at = FaceAt { sequence, face_index: u32::try_from(index)? };
+            job.thumbnails.push(Thumbnail { at, jpeg });
         }
         if let UnitOutcome::Done(analysis) = outcome {
             let (record, _) = job.records.remove(&sequence).ok_or("a frame that nobody asked for")?;

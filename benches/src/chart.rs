@@ -116,8 +116,12 @@ impl Chart {
         fs::write(folder.join(format!("{}.csv", self.name)), self.csv())?;
         let beside = folder.file_name().unwrap_or_default().to_string_lossy();
         let Self { name, title, .. } = self;
-        let data = format!("Raw data: [{name}.csv]({beside}/{name}.csv).\n");
-        if self.form == Form::Data || self.series.iter().all(|(_, points)| self.drawn(points).is_empty()) {
+        let data = |what: &str| format!("{what}: [{name}.csv]({beside}/{name}.csv).\n");
+        if self.form == Form::Data {
+            return Ok(data("Raw data"));
+        }
+        let data = data("Its points");
+        if self.series.iter().all(|(_, points)| self.drawn(points).is_empty()) {
             return Ok(data);
         }
         self.draw(&folder.join(format!("{name}.svg")))?;

@@ -21,7 +21,9 @@ pub mod pairs;
 pub mod photos;
 pub mod pictures;
 pub mod process;
+mod programs;
 pub mod random;
+pub mod raw_table;
 pub mod reference;
 pub mod report;
 mod resident;
@@ -37,7 +39,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-pub use machine::{Machine, load_average, schedstat_us};
+pub use machine::{Machine, load_average, now, schedstat_us};
+pub use programs::check_programs;
 pub use resident::Resident;
 pub use site::{GRACE_MS, Outcome, Site, StepSeen};
 

@@ -53,7 +53,7 @@ impl Machine {
             file_system: file_system(&scratch_dir()),
             load: load_average(),
             commit: commit(),
-            began: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
+            began: now(),
         }
     }
 
@@ -125,6 +125,11 @@ fn commit() -> String {
     let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else { return String::new() };
     let changes = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs"]);
     if changes.is_some_and(|changes| changes.is_empty()) { commit } else { commit + "+" }
+}
+
+/// The time of day, UTC, as [`Machine::began`] has it.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 /// Load average over the last minute; 0 where it is not known.

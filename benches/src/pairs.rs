@@ -26,8 +26,21 @@ impl Order {
 
     /// Whether ours goes first in the next pair.
     pub fn ours_first(&mut self) -> bool {
-        let (block, is_second) = (self.pairs / 2, self.pairs % 2 == 1);
         self.pairs += 1;
+        self.is_ours_first(self.pairs - 1)
+    }
+
+    /// Which side went first in the last pair drawn; empty before the first one.
+    pub fn went_first(&self) -> &'static str {
+        match self.pairs.checked_sub(1).map(|pair| self.is_ours_first(pair)) {
+            Some(true) => "ours",
+            Some(false) => "theirs",
+            None => "",
+        }
+    }
+
+    fn is_ours_first(&self, pair: u64) -> bool {
+        let (block, is_second) = (pair / 2, pair % 2 == 1);
         (mixed(self.seed, block) & 1 == 1) != is_second
     }
 
@@ -55,6 +68,11 @@ impl Pairs {
     pub fn add(&mut self, ours: f64, theirs: f64) {
         self.ours.push(ours);
         self.theirs.push(theirs);
+    }
+
+    /// The last pair, ours and theirs; `None` if there is none.
+    pub fn last(&self) -> Option<(f64, f64)> {
+        Some((*self.ours.last()?, *self.theirs.last()?))
     }
 
     /// All pairs of another one after these.
@@ -116,6 +134,7 @@ mod tests {
             assert_eq!(order.pair(|| run("ours"), || run("theirs")), Ok(("ours", "theirs")));
             let expected = if drawn.ours_first() { ["ours", "theirs"] } else { ["theirs", "ours"] };
             assert_eq!(*ran.borrow(), expected);
+            assert_eq!(order.went_first(), expected[0]);
         }
     }
 

@@ -32,6 +32,13 @@ impl Random {
         self.drawn += 1;
         draw % bound.max(1)
     }
+
+    /// Puts these into an order drawn.
+    pub fn shuffle<T>(&mut self, all: &mut [T]) {
+        for last in (1..all.len()).rev() {
+            all.swap(last, self.below(last as u64 + 1) as usize);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -46,10 +53,23 @@ mod tests {
     }
 
     #[test]
-    fn fractions_are_the_same_in_each_run_and_spread_evenly() {
+    fn an_order_drawn_has_all_of_them_and_is_the_seeds() {
+        let drawn = |seed| {
+            let mut all: Vec<u32> = (0..100).collect();
+            Random::new(seed).shuffle(&mut all);
+            all
+        };
+        let mut sorted = drawn(1);
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<u32>>());
+        assert_eq!(drawn(1), drawn(1));
+        assert_ne!(drawn(1), drawn(2));
+    }
+
+    #[test]
+    fn fractions_spread_evenly_and_tell_seed_from_index() {
         let mean = (0..10_000).map(|index| fraction(3, index)).sum::<f64>() / 10_000.0;
         assert!((mean - 0.5).abs() < 0.01, "{mean}");
-        assert_eq!(mixed(1, 2), mixed(1, 2));
         assert_ne!(mixed(1, 2), mixed(2, 1));
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::chart::Chart;
+use crate::raw_table::RawTable;
 use crate::{Common, Error, Machine, bench_dir, workspace};
 
 /// The benchmarks in the order of the page, with their titles.
@@ -30,11 +31,17 @@ const SECTIONS: [(&str, &str); 15] = [
 const PREFACE: &str = "\
 # Benchmarks
 
-Written by `make bench`; each section is replaced by the next full run of its benchmark, and names the machine, the commit and the day of
-its run (a + after the commit: with changes); sections without one are of former builds. Quick runs go to `target/bench/quick` only.
+Written by `make bench`. The next full run of a benchmark replaces its section, which names the machine, commit and date of
+the run (a + after the commit: with local changes); sections without a commit are from earlier builds. Quick runs only write to `target/bench/quick`.
 Nothing here was measured on a Raspberry Pi or any other small computer. Do not scale these figures to one: measure there, with the
-same commands. `cargo bench -p microlambda-benches --bench NAME -- --help` lists what can be changed; the figures as JSON are in
-`target/bench/NAME.json`.
+same commands. `cargo bench -p microlambda-benches --bench NAME -- --help` lists the options; the figures as JSON are in
+`target/bench/NAME.json`, and the trials one by one as CSV in `benchmarks/`, linked below the charts.
+
+- *p50*, *p90*, *p99*: half, 90 % and 99 % of the values are at most this large. Of fewer than 100 values no p99 is given: it would be the largest.
+- *Per pair*, *pair by pair*: the ratio of two times that were measured right after each other; of all pairs' ratios the median, not the ratio of two medians.
+- *Exponent (×N)*: of the power law that fits best. Each doubling of the size multiplies the figure by N; 0.00 (×1.00) is constant.
+- *Stays*: hand-overs from a step to the next on the same node; *to the peer* and *back* are those between nodes.
+- *Residual*: what a model leaves of the measured times, its standard deviation; *largest* is the largest amount.
 ";
 
 /// What a benchmark found.
@@ -48,6 +55,8 @@ pub struct Finding<'a, T> {
     pub figures: &'a T,
     /// Its pictures.
     pub charts: Vec<Chart>,
+    /// Its trials one by one.
+    pub raw: Vec<RawTable>,
     /// Where.
     pub machine: &'a Machine,
 }
@@ -106,8 +115,10 @@ pub fn publish<T: Serialize>(common: &Common, finding: &Finding<'_, T>) -> Resul
     let figures = if common.quick { folder } else { bench_dir() }.join(format!("{}.json", finding.name));
     let json = serde_json::json!({ "bench": finding.name, "machine": finding.machine, "figures": finding.figures });
     write_new(&figures, &serde_json::to_string_pretty(&json)?)?;
-    let charts = finding.charts.iter().map(|chart| chart.keep(&page.with_extension("")));
-    let text = [Ok(text)].into_iter().chain(charts).collect::<Result<Vec<_>, Error>>()?.join("\n\n");
+    let beside = page.with_extension("");
+    let charts = finding.charts.iter().map(|chart| chart.keep(&beside));
+    let raw = finding.raw.iter().map(|table| table.keep(&beside));
+    let text = [Ok(text)].into_iter().chain(charts).chain(raw).collect::<Result<Vec<_>, Error>>()?.join("\n\n");
     let old = if page.exists() { fs::read_to_string(&page)? } else { String::new() };
     write_new(&page, &with_section(&old, finding.name, &text))?;
     let left = if common.quick { "; a quick run leaves `docs` as they are" } else { "" };

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use edge_agent::config::ChainSettings;
+use edge_agent::config::{ChainSettings, Engine};
 use microlambda::{Digest, Head};
 use microlambda_demo::{
     Agent, Broker, BrokerUrl, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally,
@@ -83,6 +83,8 @@ pub struct Site {
     pub inline_kb: u32,
     /// Nodes started from now on report somebody known again who was not seen for so long, ms.
     pub absence_ms: u64,
+    /// Workers of nodes started from now on find and encode faces with it.
+    pub engine: Engine,
     /// Cameras started from now on are called as their agents are. Otherwise all of them are the same camera, one after the other.
     pub many_cameras: bool,
     rig: Rig,
@@ -120,6 +122,7 @@ impl Site {
             fan_out,
             inline_kb,
             absence_ms,
+            engine: Engine::BuiltIn,
             many_cameras,
             rig,
             name,
@@ -301,6 +304,7 @@ impl Site {
         extra.extend([("chain".to_owned(), table(&chain)), ("faces".to_owned(), table(&faces))]);
         let worker = self.rig.programs.worker.to_str().ok_or("the path is not UTF-8")?;
         extra.insert("worker".to_owned(), worker.into());
+        extra.insert("engine".to_owned(), self.engine.name().into());
         let setup = EdgeSetup {
             site: self.name.clone(),
             node: node.clone(),

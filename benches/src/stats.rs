@@ -4,6 +4,9 @@ use serde::Serialize;
 
 use crate::inference::slope_through_origin;
 
+/// Of fewer values the p99 is the largest.
+const P99_COUNT_MIN: usize = 100;
+
 /// A sample's order statistics, in the unit of its values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Stats {
@@ -40,6 +43,16 @@ impl Stats {
             max: *values.last()?,
             mean: values.iter().sum::<f64>() / count as f64,
         })
+    }
+
+    /// All but a hundredth of the values are at most this; `None` of fewer than a hundred, where it would be the largest.
+    pub fn p99_if_enough(&self) -> Option<f64> {
+        (self.count >= P99_COUNT_MIN).then_some(self.p99)
+    }
+
+    /// As a cell of a table, to so many decimals.
+    pub fn p99_text(&self, decimals: usize) -> String {
+        self.p99_if_enough().map_or_else(|| "–".to_owned(), |p99| format!("{p99:.decimals$}"))
     }
 
     /// Of times in µs, as ms.
@@ -106,5 +119,12 @@ mod tests {
         let one = Stats::of([7.0]).expect("a value");
         assert_eq!((one.p10, one.p50, one.p99, one.max), (7.0, 7.0, 7.0, 7.0));
         assert_eq!(Stats::of([]), None);
+    }
+
+    #[test]
+    fn of_fewer_than_a_hundred_values_no_p99_is_told() {
+        let of = |count| Stats::of((1..=count).map(f64::from)).expect("values");
+        assert_eq!((of(99).p99_if_enough(), of(99).p99_text(1).as_str()), (None, "–"));
+        assert_eq!((of(100).p99_if_enough(), of(100).p99_text(1).as_str()), (Some(99.0), "99.0"));
     }
 }

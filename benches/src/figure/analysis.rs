@@ -205,7 +205,8 @@ mod tests {
         let mut parts_ms = [0.0; PARTS.len()];
         (parts_ms[1], parts_ms[5]) = (total_ms - f64::from(invocations), f64::from(invocations));
         let trial = Trial { finished: true, total_ms, invocations, units: 9, parts_ms, digest: "d".into() };
-        Row { block, turn: 0, line: line.into(), images: 10, trial, load: 0.0 }
+        let (began, commit) = (String::new(), String::new());
+        Row { block, turn: 0, began, commit, line: line.into(), images: 10, trial, load: 0.0 }
     }
 
     #[test]

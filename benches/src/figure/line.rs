@@ -50,9 +50,9 @@ pub const LINES: [Line; 11] = [
     line("r5", "µλ, 5 images", 1, Some(5)),
     line("r10", "µλ, 10 images", 1, Some(10)),
     line(CONTROL, "µλ, 50 images (control: never split)", 1, Some(50)),
-    line("r2-two", "µλ, 2 images, two nodes in turn", 2, Some(2)),
-    line("r5-two", "µλ, 5 images, two nodes in turn", 2, Some(5)),
-    Line { fetched: true, ..line("r5-fetched", "µλ, 5 images, two nodes in turn, states asked for", 2, Some(5)) },
+    line("r2-two", "µλ, 2 images, two nodes", 2, Some(2)),
+    line("r5-two", "µλ, 5 images, two nodes", 2, Some(5)),
+    Line { fetched: true, ..line("r5-fetched", "µλ, 5 images, two nodes, states asked for", 2, Some(5)) },
     Line {
         end: LimitEnd::Kept,
         ..line("kept5", "one long invocation that saves its state every 5 images", 1, Some(5))

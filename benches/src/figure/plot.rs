@@ -41,7 +41,7 @@ pub fn draw(path: &Path, points: &[Point]) -> Result<(), Error> {
     let times = series(points, |point| point.time_ms.map(seconds));
     panel(&left, "mean time of a workload, s", 0.0, &times, &[])?;
     let ratios = series(points, |point| point.ratio.filter(|_| has_ratio(point)));
-    panel(&right, "by one long invocation", lowest(&ratios), &ratios, &[RATIO_AIM, RATIO_AIM_SHORT])?;
+    panel(&right, "ratio to one long invocation", lowest(&ratios), &ratios, &[RATIO_AIM, RATIO_AIM_SHORT])?;
     Ok(area.present()?)
 }
 

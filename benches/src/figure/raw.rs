@@ -11,11 +11,11 @@ use super::line::{LONG, Line};
 use super::trial::{PARTS, Trial};
 use crate::Error;
 
-const TITLE: &str = "# microlambda figure, format 1: one row a trial, times in ms";
+const TITLE: &str = "# microlambda figure, format 2: one row a trial";
 const PARAMETERS: &str = "# parameters: ";
 const CALIBRATION: &str = "# calibration: ";
 /// The columns before the parts.
-const COLUMNS: &str = "block,turn,line,images,finished,total,invocations,units,load_average,digest";
+const COLUMNS: &str = "block,turn,began,commit,line,images,finished,total_ms,invocations,units,load_average,digest";
 
 /// What decides what a trial measures: equal for all trials of one file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,6 +65,10 @@ pub struct Row {
     pub block: usize,
     /// Which of the block, from 0.
     pub turn: usize,
+    /// When its block began, UTC.
+    pub began: String,
+    /// The commit that its block was run at, as [`crate::Machine::commit`].
+    pub commit: String,
     /// The line's key.
     pub line: String,
     /// Images of the workload.
@@ -73,6 +77,17 @@ pub struct Row {
     pub trial: Trial,
     /// Load average over a minute before it.
     pub load: f64,
+}
+
+/// When and with what the blocks of a run were measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Occasions<'a> {
+    /// The commits that were measured, in their order, each with the number of its blocks.
+    pub commits: Vec<(&'a str, usize)>,
+    /// When the first block began, UTC.
+    pub first_began: &'a str,
+    /// When the last block began, UTC.
+    pub last_began: &'a str,
 }
 
 /// All trials of complete blocks.
@@ -121,6 +136,20 @@ impl Raw {
         self.rows.iter().map(|row| row.block + 1).max().unwrap_or(0)
     }
 
+    /// On which occasions its blocks were run. `None` without a block.
+    pub fn occasions(&self) -> Option<Occasions<'_>> {
+        let blocks: Vec<&Row> =
+            self.rows.chunk_by(|a, b| a.block == b.block).filter_map(|block| block.first()).collect();
+        let mut commits: Vec<(&str, usize)> = Vec::new();
+        for row in &blocks {
+            match commits.iter_mut().find(|(commit, _)| *commit == row.commit) {
+                Some((_, count)) => *count += 1,
+                None => commits.push((row.commit.as_str(), 1)),
+            }
+        }
+        Some(Occasions { commits, first_began: &blocks.first()?.began, last_began: &blocks.last()?.began })
+    }
+
     /// Adds a block and keeps it.
     ///
     /// # Errors
@@ -148,12 +177,12 @@ impl Raw {
         if let Some(calibration) = &self.calibration {
             text += &format!("{CALIBRATION}{}\n", serde_json::to_string(calibration)?);
         }
-        text += &format!("{COLUMNS},{}\n", PARTS.join(","));
-        for Row { block, turn, line, images, trial, load } in &self.rows {
+        text += &format!("{COLUMNS},{}\n", PARTS.map(|part| format!("{part}_ms")).join(","));
+        for Row { block, turn, began, commit, line, images, trial, load } in &self.rows {
             let Trial { finished, total_ms, invocations, units, parts_ms, digest } = trial;
             let parts: String = parts_ms.iter().map(|part| format!(",{part:.3}")).collect();
             text += &format!(
-                "{block},{turn},{line},{images},{finished},{total_ms:.3},{invocations},{units},{load:.2},{digest}{parts}\n"
+                "{block},{turn},{began},{commit},{line},{images},{finished},{total_ms:.3},{invocations},{units},{load:.2},{digest}{parts}\n"
             );
         }
         Ok(text)
@@ -162,7 +191,7 @@ impl Raw {
     fn parse(text: &str) -> Result<Self, Error> {
         let mut lines = text.lines();
         if lines.next() != Some(TITLE) {
-            return Err("another first line".into());
+            return Err("its first line is another format's".into());
         }
         let parameters = lines.next().and_then(|line| line.strip_prefix(PARAMETERS)).ok_or("no parameters")?;
         let mut raw =
@@ -179,7 +208,8 @@ impl Raw {
 
 fn row(line: &str) -> Result<Row, Error> {
     let cells: Vec<&str> = line.split(',').collect();
-    let [block, turn, key, images, finished, total, invocations, units, load, digest, parts @ ..] = cells.as_slice()
+    let [block, turn, began, commit, key, images, finished, total, invocations, units, load, digest, parts @ ..] =
+        cells.as_slice()
     else {
         return Err("too few columns".into());
     };
@@ -192,8 +222,9 @@ fn row(line: &str) -> Result<Row, Error> {
         parts_ms: parts.try_into().map_err(|_| "another number of parts")?,
         digest: (*digest).to_owned(),
     };
-    let line = Line::of(key)?.key.to_owned();
-    Ok(Row { block: block.parse()?, turn: turn.parse()?, line, images: images.parse()?, trial, load: load.parse()? })
+    let (began, commit, line) = ((*began).to_owned(), (*commit).to_owned(), Line::of(key)?.key.to_owned());
+    let (block, turn, images) = (block.parse::<usize>()?, turn.parse::<usize>()?, images.parse::<usize>()?);
+    Ok(Row { block, turn, began, commit, line, images, trial, load: load.parse()? })
 }
 
 /// What differs, for people.
@@ -233,6 +264,8 @@ mod tests {
         let row = |turn, line: &str| Row {
             block: number,
             turn,
+            began: format!("2026-01-0{} 10:00 UTC", number + 1),
+            commit: "0123abc+".into(),
             line: line.into(),
             images: 2,
             trial: trial.clone(),
@@ -258,6 +291,40 @@ mod tests {
         assert_eq!(raw.blocks(), 2);
         assert_eq!(raw.rows, [block(0), block(1)].concat());
         assert_eq!(raw.calibration.map(|calibration| calibration.image_ms), Some(100.0));
+    }
+
+    #[test]
+    fn a_run_that_was_resumed_tells_when_it_began_and_at_which_commits() {
+        let mut rows = [block(0), block(1), block(2)].concat();
+        for row in rows.iter_mut().filter(|row| row.block == 2) {
+            row.commit = "4567def".into();
+        }
+        let raw = Raw { path: None, parameters: parameters(), calibration: None, rows };
+        let (first_began, last_began) = ("2026-01-01 10:00 UTC", "2026-01-03 10:00 UTC");
+        let commits = vec![("0123abc+", 2), ("4567def", 1)];
+        assert_eq!(raw.occasions(), Some(Occasions { commits, first_began, last_began }));
+    }
+
+    #[test]
+    fn trials_in_a_former_format_are_refused_with_the_remedy() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = kept(dir.path());
+        let text = fs::read_to_string(&path).expect("text");
+        fs::write(&path, text.replace("format 2", "format 1")).expect("written");
+        let why = Raw::open(Some(&path), &parameters(), false).expect_err("refused").to_string();
+        assert!(why.contains("another format") && why.contains("--fresh"), "{why}");
+    }
+
+    #[test]
+    fn no_two_columns_of_the_file_have_one_name() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let text = fs::read_to_string(kept(dir.path())).expect("text");
+        let mut columns: Vec<&str> =
+            text.lines().find(|line| !line.starts_with('#')).expect("columns").split(',').collect();
+        let count = columns.len();
+        columns.sort_unstable();
+        columns.dedup();
+        assert_eq!(columns.len(), count, "{columns:?}");
     }
 
     #[test]

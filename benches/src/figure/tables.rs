@@ -94,7 +94,7 @@ fn ratio_aim(rows: &[Row], points: &[Point], wanted: JudgedLines) -> Option<Aim>
     let most = single.iter().map(|ratio| ratio.mean).fold(0.0, f64::max);
     Some(Aim {
         aim: format!(
-            "{title}, a ratio of at most {aim:.2} over the workloads that are split, and none of them surely above"
+            "{title}, a ratio of at most {aim:.2} over the workloads that are split, and none of them significantly above"
         ),
         measured: format!(
             "at most {:.4}, interval {:.4} to {:.4}: {line}; of single workloads at most {most:.4}, and {above} of {} with the whole interval above",
@@ -114,31 +114,31 @@ pub fn text(raw: &Raw, calibration: &Calibration, results: &Results, note: &str)
     let Calibration { image_ms, idle_share, .. } = calibration;
     format!(
         "{note}![Mean time and ratio against the number of images](figure.svg)\n\n\
-         A workload is a folder of so many pictures of {width_px}×{height_px} px, cut from the real photos of the data set (a picture with people, one\n\
-         without, by turns), on the spool of a camera agent. Camera agent, edge agents, their workers and mosquitto are the real processes, on\n\
-         loopback. Each line has a broker and agents of its own, and the long invocation {} times that, with warm workers; they wait while another\n\
-         line is measured and then use {:.1} % of one core all together. All of them are started anew in every block, so that one process's luck is\n\
-         no line's. A trial is a new job of a new camera agent whose spool was filled before.\n\
-         **Its time** is, for all lines, from the receipt of the camera's first head, which makes the job visible, to the receipt of the job's\n\
-         output, which a node says once the final state is durable, by one observer on the same broker.\n\n\
-         One image costs {image_ms:.1} ms on average (in the median of five long invocations before the first block); `r_limit` is that times the\n\
-         images that an invocation is to hold, and three quarters of an image more, since a unit only begins where its predicted cost is\n\
-         left; in parentheses is how many invocations there were on average. *One long invocation* is the same agent with an `r_limit` of an\n\
-         hour: frames over MQTT, the same warm worker, one commit. The line that is *killed* has no limit of its own; at `r_limit` after each\n\
-         claim the node and its worker get SIGKILL, lose their state, and start again, and after three times the long run it is cut off (\"–\"). The\n\
-         line that *saves its state* is a program of the benchmark's (`benches/keeper`) in the edge agent's place, which commits every\n\
-         `r_limit` what is new to an edge agent's database and goes on: the product has no such setting. A node alone goes on itself\n\
-         (placement *stay*); two nodes draw lots for each step (*spread*). States are small and go along with the continuation; where they are\n\
-         *asked for*, `chain.inline-kb` is 0. Lines are drawn a little beside each other.\n\n\
-         {} blocks (seed {}): in each every site runs every number of images once, in random order. Intervals are at\n\
-         {:.0} % (Student's t); a ratio is taken to the mean of the long invocations of the same block. Raw data: [figure.csv](figure.csv).\n\n{}\n{}\n{}\n{}",
+         A workload is a folder with the given number of pictures of {width_px}×{height_px} px, cut from the real photos of the data set (alternately with\n\
+         and without people), in the spool of a camera agent. Camera agent, edge agents, their workers and mosquitto are real processes, on\n\
+         loopback. Each line has its own broker and agents, the long invocation {} sets of them, with warm workers; they are idle while another\n\
+         line is measured, and then use {:.1} % of one core in total. All of them are restarted in every block, so that no line benefits from\n\
+         one lucky process. A trial is a new job of a new camera agent whose spool was filled beforehand.\n\
+         **Its time** runs, for all lines, from the camera's first head, which makes the job visible, to the job's output,\n\
+         which a node publishes once the final state is durable. One observer on the same broker receives both.\n\n\
+         One image costs {image_ms:.1} ms on average (median of five long invocations before the first block). `r_limit` is that times the\n\
+         images that an invocation should hold, plus three quarters of an image, since a unit only starts if its predicted cost still\n\
+         fits. The average number of invocations is in parentheses. *One long invocation* is the same agent with an `r_limit` of an\n\
+         hour: frames over MQTT, the same warm worker, one commit. The *killed* line has no limit of its own: at `r_limit` after each\n\
+         claim, the node and its worker get SIGKILL, lose their state, and restart; after three times the long run the trial is cut off (\"–\"). The\n\
+         line that *saves its state* is a benchmark program (`benches/keeper`) in place of the edge agent, which commits\n\
+         what is new to an edge agent's database every `r_limit`, and continues: the product has no such setting. A single node continues itself\n\
+         (placement *stay*); with two nodes each step is drawn at random (*spread*). States are small and sent with the continuation; where they are\n\
+         *asked for*, `chain.inline-kb` is 0. Lines are drawn slightly apart.\n\n\
+         {} blocks (seed {}): in each, every site runs every number of images once, in random order. Intervals are at\n\
+         {:.0} % (Student's t); a ratio is relative to the mean of the long invocations of the same block. Raw data: [figure.csv](figure.csv).\n\n{}\n{}\n{}\n{}",
         raw.parameters.long_trials,
         idle_share * 100.0,
         results.blocks,
         raw.parameters.seed,
         CONFIDENCE * 100.0,
         by_images("mean time, ms", calibration, results, images, &|point| cell(point, point.time_ms.as_ref(), 1)),
-        by_images("by the long invocation", calibration, results, images, &|point| cell(
+        by_images("ratio to the long invocation", calibration, results, images, &|point| cell(
             point,
             point.ratio.as_ref(),
             4
@@ -232,11 +232,11 @@ fn models_text(results: &Results) -> String {
     };
     let rows: Vec<Vec<String>> = results.models.iter().map(row).collect();
     format!(
-        "**What one more invocation costs.** T = T_long + (k − 1) c with k invocations, T_long the mean of the same block: least squares over all trials\n\
-         under a limit, of the time and of each part of it, so that the parts add up to c. *Load*: from the worker's receipt of the state to its\n\
-         first unit; *claim*: attempt and frames; *commit*: the result's transaction; *publish*: the worker's last word, folding, the bus, and\n\
-         with two nodes the peer's folding and transaction; *idle*: between units; *units*: time in units beyond the long run's. The first\n\
-         four lie between invocations, are measured as such and summed in *between*; the others are differences of long times and carry their noise.\n\n{}",
+        "**The cost of one more invocation.** T = T_long + (k − 1) c with k invocations, T_long the mean of the same block: least squares over all trials\n\
+         with a limit, for the time and for each part of it, so that the parts add up to c. *Load*: from the worker's receipt of the state to its\n\
+         first unit; *claim*: attempt and frames; *commit*: the result's transaction; *publish*: the worker's last message, folding, the bus, and,\n\
+         with two nodes, the peer's folding and transaction; *idle*: between units; *units*: time in units beyond the long run's. The first\n\
+         four lie between invocations, are measured directly and summed in *between*; the others are differences of long times and include their noise.\n\n{}",
         table(&header, &rows)
     )
 }
@@ -256,7 +256,8 @@ mod tests {
         let row = |block, line: &str, images, invocations, total_ms| {
             let parts_ms = [0.0; PARTS.len()];
             let trial = Trial { finished: true, total_ms, invocations, units: 1, parts_ms, digest: "d".into() };
-            Row { block, turn: 0, line: line.into(), images, trial, load: 0.0 }
+            let (began, commit) = (String::new(), String::new());
+            Row { block, turn: 0, began, commit, line: line.into(), images, trial, load: 0.0 }
         };
         let of = |&(images, invocations, of_blocks): &(usize, u32, [f64; 2])| {
             let pair = move |(block, ratio)| {

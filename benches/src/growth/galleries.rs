@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use microlambda_faces::FaceParams;
 use microlambda_faces::fold::{Exemplar, FoldState, Gallery, Person};
+use microlambda_faces::{Encoding, FaceAt, FaceParams};
 use serde::Serialize;
 
 use super::people;
@@ -36,7 +36,7 @@ pub struct Row {
 /// The fold does not take the frame, or finds another person than it must.
 pub fn measure(people: usize, encodings: usize, faces: usize) -> Result<Row, Error> {
     let mut random = Random::new(people as u64);
-    let centres: Vec<Vec<f32>> = (0..people).map(|_| people::somebody(&mut random)).collect();
+    let centres: Vec<Encoding> = (0..people).map(|_| people::somebody(&mut random)).collect();
     let gallery = gallery(&centres, encodings, &mut random);
     let params = FaceParams::default();
     let state = FoldState::restore(params, FoldState::genesis(params).head(), gallery);
@@ -73,17 +73,15 @@ pub fn measure(people: usize, encodings: usize, faces: usize) -> Result<Row, Err
     })
 }
 
-fn gallery(centres: &[Vec<f32>], encodings: usize, random: &mut Random) -> Gallery {
-    let mut exemplar = |centre: &Vec<f32>, number: usize| Exemplar {
-        sequence: number as u64,
-        face_index: 0,
+fn gallery(centres: &[Encoding], encodings: usize, random: &mut Random) -> Gallery {
+    let mut exemplar = |centre: &Encoding, number: usize| Exemplar {
+        at: FaceAt { sequence: number as u64, face_index: 0 },
         encoding: people::view(centre, VIEW_FAR, random),
     };
-    let person = |(number, centre): (usize, &Vec<f32>)| {
+    let person = |(number, centre): (usize, &Encoding)| {
         Arc::new(Person {
             number,
-            first_sequence: 0,
-            first_face_index: 0,
+            first: FaceAt { sequence: 0, face_index: 0 },
             first_seen_ms: 0,
             last_seen_ms: 0,
             last_sequence: 0,

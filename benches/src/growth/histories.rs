@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use edge_agent::store::{Advance, SqliteStore, Store};
 use microlambda::{Attempt, StepMode};
 use microlambda_demo::{Note, monotonic_us};
-use microlambda_faces::FaceParams;
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, Folded, event_id};
+use microlambda_faces::{Encoding, FaceAt, FaceParams};
 use microlambda_wire::{ChainClass, Name};
 use serde::Serialize;
 
@@ -68,7 +68,7 @@ pub struct History {
     site: Site,
     chain: Name,
     fold: FoldState,
-    people: Vec<Vec<f32>>,
+    people: Vec<Encoding>,
     random: Random,
     /// Whether the site's node was started; then it is only started again.
     started: bool,
@@ -201,7 +201,8 @@ impl History {
         let took_ms = since(start);
         let reported = done.iter().flat_map(|(entry, folded)| {
             let events = folded.sightings.iter().filter(|sighting| sighting.event.is_some());
-            events.map(|sighting| event_id(self.chain.as_str(), entry.sequence, sighting.face_index))
+            let at = events.map(|sighting| FaceAt { sequence: entry.sequence, face_index: sighting.face_index });
+            at.map(|at| event_id(self.chain.as_str(), at))
         });
         let reported: Vec<String> = reported.collect();
         if !reported.is_empty() {

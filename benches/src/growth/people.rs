@@ -17,20 +17,24 @@ const BEGAN_MS: u64 = 1_700_000_000_000;
 const FRAME_MS: u64 = 1_000;
 
 /// Somebody: values that are even between two bounds, so that all are about [`APART`] from each other.
-pub(super) fn somebody(random: &mut Random) -> Vec<f32> {
+pub(super) fn somebody(random: &mut Random) -> Encoding {
     // The difference of two such values has the mean square of a third of twice the bound's square.
-    direction(random).into_iter().map(|value| value * APART * (1.5 / ENCODING_LEN as f32).sqrt()).collect()
+    encoding(direction(random).map(|value| value * APART * (1.5 / ENCODING_LEN as f32).sqrt()))
 }
 
 /// A view of somebody, about `far` from the middle of all views.
-pub(super) fn view(of: &[f32], far: f32, random: &mut Random) -> Encoding {
+pub(super) fn view(of: &Encoding, far: f32, random: &mut Random) -> Encoding {
     let scale = far * (3.0 / ENCODING_LEN as f32).sqrt();
-    of.iter().zip(direction(random)).map(|(value, offset)| value + scale * offset).collect()
+    encoding(of.values().iter().zip(direction(random)).map(|(value, offset)| value + scale * offset))
 }
 
 /// 128 values from -1 to 1.
-fn direction(random: &mut Random) -> Vec<f32> {
-    (0..ENCODING_LEN).map(|_| random.below(1 << 24) as f32 / (1 << 23) as f32 - 1.0).collect()
+fn direction(random: &mut Random) -> impl Iterator<Item = f32> {
+    (0..ENCODING_LEN).map(move |_| random.below(1 << 24) as f32 / (1 << 23) as f32 - 1.0)
+}
+
+fn encoding(values: impl Iterator<Item = f32>) -> Encoding {
+    Encoding::try_from(values.collect::<Vec<f32>>()).expect("128 values near 0")
 }
 
 /// The record of a clear picture of one face, with its analysis.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use edge_agent::config::Config;
 use edge_agent::node::{Node, World};
-use edge_agent::store::SqliteStore;
+use edge_agent::store::{Room, SqliteStore};
 use microlambda::Head;
 use microlambda_faces::proto::ToWorker;
 use microlambda_runtime::{LinkCounters, Message, PublishError};
@@ -36,6 +36,10 @@ impl World for Desk {
         Ok(())
     }
 
+    fn queued(&self) -> usize {
+        self.said.len()
+    }
+
     fn bus_counters(&self) -> LinkCounters {
         LinkCounters::default()
     }
@@ -46,6 +50,16 @@ impl World for Desk {
 
     fn send_to_worker(&mut self, _message: &ToWorker) -> bool {
         false
+    }
+
+    /// There is none.
+    fn worker_waited_us(&self) -> u64 {
+        0
+    }
+
+    /// Nobody looks at how full the disk is.
+    fn room(&self) -> Option<Room> {
+        None
     }
 
     fn kill_worker(&mut self) {}
