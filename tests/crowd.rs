@@ -3,7 +3,7 @@
 use edge_agent::store::{SqliteStore, Store};
 use microlambda_demo::Note;
 use microlambda_faces::fold::{FoldState, PEOPLE_MAX, event_id};
-use microlambda_faces::{FACES_MAX, FaceParams};
+use microlambda_faces::{FACES_MAX, FaceAt, FaceParams};
 use microlambda_tests::histories::{crowd, extend_with};
 use microlambda_tests::{Site, name};
 use microlambda_wire::{EventKind, Topic};
@@ -51,6 +51,7 @@ fn a_node_whose_gallery_is_full_reports_who_is_new_and_withdraws_who_was_seen_lo
         }
         reported && !withdrawn.is_empty()
     });
-    assert_eq!(withdrawn, [event_id(chain.as_str(), 0, 0)], "the first face of the first frame was seen longest ago");
+    let first = FaceAt { sequence: 0, face_index: 0 };
+    assert_eq!(withdrawn, [event_id(chain.as_str(), first)], "the first face of the first frame was seen longest ago");
     assert_eq!(site.refused, 0);
 }

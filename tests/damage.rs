@@ -285,6 +285,22 @@ fn an_event_that_was_changed_before_it_was_published_is_found_by_an_ordinary_sta
 }
 
 #[test]
+fn an_event_of_a_kind_that_no_program_writes_is_damage_and_no_new_face() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut store = SqliteStore::open(dir.path()).expect("a store");
+    let mut history = History::new(3);
+    while store.events(1).expect("events").is_empty() {
+        history.step().apply(&mut store).expect("a transaction");
+    }
+    drop(store);
+    let db = rusqlite::Connection::open(dir.path().join("edge.sqlite")).expect("a database");
+    db.execute("UPDATE event SET kind = 'Recognised'", []).expect("a write");
+    drop(db);
+    let error = SqliteStore::open(dir.path()).expect("a store").events(1).expect_err("damage");
+    assert!(error.is_damage() && error.to_string().contains("no kind of event is \"Recognised\""), "{error}");
+}
+
+#[test]
 fn after_an_end_that_was_not_in_order_everything_is_checked_beside_the_work() {
     let dir = tempfile::tempdir().expect("a folder");
     let open = || SqliteStore::open_or_renew(dir.path(), &FaceParams::default()).expect("a store");

@@ -93,6 +93,7 @@ fn damage_that_is_found_beside_the_work_ends_the_node_and_its_next_start_begins_
     let status = site.node("a").wait(Duration::from_secs(120)).expect("an end by itself");
     assert!(!status.success());
     assert!(site.node("a").log_tail(20).contains("is damaged"), "{}", site.node("a").log_tail(20));
+    site.wait_for_status("a", "its last words", |status| !status.online && status.trouble.contains("database"));
     site.node("a").respawn().expect("what its supervisor does");
     site.wait_for_status("a", "the new database", |status| {
         status.online && status.counters.contains(&("databases-kept-aside".into(), 1))

@@ -3,24 +3,26 @@
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use edge_agent::store::{Advance, Store};
+use edge_agent::store::Store;
 use microlambda::{Claim, Digest, Head, Stop, Version};
 use microlambda_faces::content::Entry;
-use microlambda_faces::fold::{FoldState, event_id};
+use microlambda_faces::fold::event_id;
 use microlambda_faces::plan::Plan;
 use microlambda_faces::proto::{CLASS_ENCODE, FromWorker, StepTimes, ToWorker, UnitOutcome};
-use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace};
+use microlambda_faces::{
+    Analysis, ENCODING_LEN, Encoding, Face, FaceAt, FaceOutcome, FaceParams, Partial, Rect, SeenFace,
+};
 use microlambda_runtime::Message;
 use microlambda_tests::name;
-use microlambda_tests::sim::bench::{Bench, camera, peer_status};
+use microlambda_tests::sim::bench::{Bench, add_chain, camera, peer_status};
 use microlambda_tests::sim::camera::SimCamera;
 use microlambda_tests::sim::disk::{Media, SimStore};
 use microlambda_tests::sim::prefix;
 use microlambda_tests::sim::truth;
 use microlambda_tests::sim::world::Order;
 use microlambda_wire::{
-    Blob, CameraHead, ChainClass, ClaimNote, Continuation, EventNote, FaceNote, FrameMeta, Record, Topic, Want,
-    from_payload, to_payload, write_frame_meta,
+    Blob, CameraHead, ChainClass, ClaimNote, Continuation, EventNote, FaceNote, FrameMeta, Record, RecordNote, Topic,
+    Want, from_payload, to_payload, write_frame_meta,
 };
 
 #[test]
@@ -119,8 +121,9 @@ fn a_face_keeps_the_picture_that_a_former_step_took_of_it() {
     let rect = |left| Rect { left, top: 10, right: left + 60, bottom: 70 };
     let seen = [10, 150].map(|left| SeenFace { rect: rect(left), score: 2.0 - left as f32 / 200.0 });
     let face = |index: usize| {
-        let encoding = (0..128).map(|value| if value == index { 1.0 } else { 0.0 }).collect();
-        Face { seen: seen[index], sharpness: 50.0, outcome: FaceOutcome::Encoded(encoding) }
+        let values: Vec<f32> = (0..ENCODING_LEN).map(|at| if at == index { 1.0 } else { 0.0 }).collect();
+        let outcome = FaceOutcome::Encoded(Encoding::try_from(values).expect("an encoding"));
+        Face { seen: seen[index], sharpness: 50.0, outcome }
     };
     let before = plan.begin();
     let mut searched = before.clone();
@@ -145,7 +148,7 @@ fn a_face_that_was_published_without_its_picture_gets_it_from_whoever_has_it() {
     let events = store.events_not_on_bus().expect("events").into_iter().map(|event| event.id.to_string());
     store.note_bus(&events.collect::<Vec<_>>(), &[]).expect("a transaction");
     let mut bench = Bench::open("a", media);
-    let face = name(&event_id("door-1", 0, 0));
+    let face = name(&event_id("door-1", FaceAt { sequence: 0, face_index: 0 }));
     let topic = Topic::Face { face: face.clone() }.build(&prefix());
     let note = |jpeg: &[u8]| FaceNote {
         face: face.clone(),
@@ -179,28 +182,8 @@ fn disk_with(records: u64, kernel: u32) -> Arc<Mutex<Media>> {
 /// A disk that holds these records of a chain.
 fn disk_of(entries: Vec<Entry>) -> Arc<Mutex<Media>> {
     let media: Arc<Mutex<Media>> = Arc::default();
-    add_chain(&media, "door", "door-1", entries);
+    add_chain(&media, "door", ChainClass::Live, "door-1", &entries);
     media
-}
-
-fn add_chain(media: &Arc<Mutex<Media>>, camera: &str, chain: &str, entries: Vec<Entry>) {
-    let mut store = SimStore::new(media.clone(), 1);
-    let mut fold = FoldState::genesis(FaceParams::default());
-    let chain = name(chain);
-    store.add_chain(&chain, &name(camera), ChainClass::Live, fold.head()).expect("a chain");
-    let folded: Vec<_> = entries.iter().map(|entry| fold.fold(entry).expect("a record in order")).collect();
-    let advance = Advance {
-        chain: &chain,
-        from_sequence: 0,
-        entries: entries.iter().zip(&folded).collect(),
-        partial: None,
-        head: fold.head(),
-        holder: "x",
-        fold: &fold,
-        thumbnails: &[],
-        then: None,
-    };
-    store.advance(&advance).expect("a transaction");
 }
 
 fn head_of(media: &Arc<Mutex<Media>>) -> Head {
@@ -345,7 +328,8 @@ fn a_chain_whose_camera_began_another_one_is_not_tried_any_more() {
 fn chains_of_cameras_that_are_gone_make_room() {
     let media: Arc<Mutex<Media>> = Arc::default();
     for number in 0..64 {
-        add_chain(&media, &format!("camera-{number}"), &format!("chain-{number}"), vec![truth::entry(5, 0, 0, 0)]);
+        let (camera, chain) = (format!("camera-{number}"), format!("chain-{number}"));
+        add_chain(&media, &camera, ChainClass::Live, &chain, &[truth::entry(5, 0, 0, 0)]);
     }
     let mut bench = Bench::open("a", media);
     let has_room = |bench: &mut Bench| {
@@ -372,6 +356,41 @@ fn notes_that_name_another_chain_or_node_than_their_topic_are_counted() {
     let topic = Topic::NodeStatus { node: name("c") }.build(&prefix());
     bench.hears(&Message { topic, ..status });
     assert_eq!(bench.counter("refused-messages"), 2);
+}
+
+#[test]
+fn a_camera_has_no_say_in_another_ones_chain() {
+    let mut bench = Bench::open("a", disk_with(3, 0));
+    let head = |camera: &str, next| {
+        let (camera, chain) = (name(camera), name("door-1"));
+        let topic = Topic::CameraHead { camera: camera.clone() }.build(&prefix());
+        let head = CameraHead { camera, chain, class: ChainClass::Live, oldest: 0, next, end: None };
+        Message { topic, payload: to_payload(&head).expect("a payload"), retain: true }
+    };
+    bench.hears(&head("door", 3));
+    bench.hears(&head("yard", 9));
+    let (yard, node) = (name("yard"), name("a"));
+    let record = Record::End { count: 3, manifest: Digest::default() };
+    let end = RecordNote { chain: name("door-1"), sequence: 3, record };
+    let topic = Topic::CameraRecord { camera: yard.clone(), node: node.clone() }.build(&prefix());
+    bench.hears(&Message { topic, payload: to_payload(&end).expect("a payload"), retain: false });
+    let jpeg = truth::jpeg(1, 0);
+    let meta = FrameMeta {
+        v: 1,
+        camera: yard.clone(),
+        boot: name("boot"),
+        chain: name("door-1"),
+        sequence: 3,
+        captured_at_ms: 1,
+        digest: Digest::of(&jpeg),
+        label: String::new(),
+        moved: None,
+    };
+    let topic = Topic::CameraFrame { camera: yard, node }.build(&prefix());
+    bench.hears(&Message { topic, payload: write_frame_meta(&jpeg, &meta).expect("a frame"), retain: false });
+    let status = bench.status();
+    assert_eq!(status.chains.iter().map(|chain| chain.lag).collect::<Vec<_>>(), [0]);
+    assert!(status.counters.contains(&("refused-messages".into(), 3)), "{:?}", status.counters);
 }
 
 #[test]
@@ -410,6 +429,38 @@ fn a_node_with_other_settings_and_one_with_the_same_name_are_told_of_in_words() 
         "another node is called a as well",
         "name-clashes",
     );
+}
+
+#[test]
+fn a_node_that_finds_anothers_status_in_its_place_again_and_again_says_that_its_name_is_taken() {
+    let mut bench = Bench::new();
+    // Which the broker sent when it let this node in and put the other one out.
+    let will = Message { retain: true, ..peer_status("a", false) };
+    let is_back = |bench: &mut Bench| {
+        bench.connect();
+        bench.hears(&will);
+    };
+    (0..2).for_each(|_| is_back(&mut bench));
+    assert_eq!(bench.counter("name-clashes"), 0, "the broker may have kept it from a former start");
+    is_back(&mut bench);
+    let status = bench.status();
+    assert!(status.counters.contains(&("name-clashes".into(), 1)), "{:?}", status.counters);
+    assert!(status.trouble.contains("another node is called a as well"), "{}", status.trouble);
+}
+
+#[test]
+fn a_node_whose_word_does_not_come_back_says_so() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.status().trouble, "");
+    bench.hears_itself = false;
+    bench.connect();
+    (0..4).for_each(|_| bench.pass_us(5_000_000));
+    let trouble = bench.status().trouble;
+    assert!(trouble.contains("what this node publishes does not come back"), "{trouble}");
+    assert!(trouble.contains("`microlambda/simulated/#`"), "{trouble}");
+    bench.hears_itself = true;
+    bench.status();
+    assert_eq!(bench.status().trouble, "");
 }
 
 #[test]

@@ -53,6 +53,21 @@ fn a_step_that_found_more_people_than_the_connection_takes_says_all_of_them_as_i
 }
 
 #[test]
+fn nothing_is_said_of_events_while_the_connection_is_half_full() {
+    let (mut bench, mut camera) = (Bench::new(), camera());
+    bench.io.borrow_mut().held_up = 512;
+    let crowd = crowd(0);
+    let people = crowd.faces.len();
+    found(&mut bench, &mut camera, crowd);
+    bench.pass_us(10_000);
+    assert!(bench.said.iter().any(|message| message.topic.ends_with("/continuation")), "its state finds room");
+    assert_eq!(events(&bench.said), []);
+    bench.io.borrow_mut().held_up = 0;
+    (0..60).for_each(|_| bench.pass_us(10_000));
+    assert_eq!(events(&bench.said).len(), people, "each once");
+}
+
+#[test]
 fn an_event_of_a_branch_that_lost_is_not_said_any_more() {
     let alone = |person| FrameAnalysis { faces: vec![somebody(person, 0, 0.0)], ..FrameAnalysis::default() };
     let pair = FrameAnalysis { faces: vec![somebody(2, 0, 0.0), somebody(3, 2, 0.0)], ..FrameAnalysis::default() };

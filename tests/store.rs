@@ -4,12 +4,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use camera_agent::spool::{Identity, Limits, Spool};
-use edge_agent::store::{Depth, SqliteStore, Store, StoreError};
+use edge_agent::store::{Advance, ChainSummary, Depth, SqliteStore, Store, StoreError};
+use microlambda::Digest;
+use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, PEOPLE_MAX};
 use microlambda_faces::{FACES_MAX, FaceParams};
 use microlambda_tests::histories::{History, crowd, extend_with};
 use microlambda_tests::name;
-use microlambda_wire::{ChainClass, Name};
+use microlambda_tests::sim::disk::SimStore;
+use microlambda_wire::{ChainClass, Name, Record};
 
 /// Histories compared, each of so many operations.
 const HISTORIES: u64 = 40;
@@ -20,10 +23,11 @@ const CHECKS: usize = 200;
 /// Everything that can be asked of a store.
 fn answers(store: &impl Store, chains: &[Name]) -> Vec<String> {
     let mut answers = vec![
-        format!("{:?}", store.chains().expect("chains")),
         format!("{:?}", store.newest_chains(2).expect("chains")),
         format!("{:?}", store.newest_chains(1).expect("chains")),
         format!("{:?}", store.chain(&chains[1]).expect("a chain")),
+        format!("{:?}", store.chain_summary(&chains[1]).expect("a chain")),
+        format!("{:?}", store.boundary(&name("unknown"), 0).expect("a read")),
         format!("{:?}", store.events_not_on_bus().expect("events")),
         format!("{:?}", store.faces(None).expect("faces")),
         format!("{:?}", (0..3).map(|n| store.thumbnail(&format!("face-{n}")).expect("a read")).collect::<Vec<_>>()),
@@ -60,6 +64,48 @@ fn the_chain_that_a_camera_goes_on_with_is_opened_before_those_it_has_left() {
     let newest: Vec<String> =
         store.newest_chains(3).expect("chains").iter().map(|chain| chain.name.to_string()).collect();
     assert_eq!(newest, ["lab-69", "door-1", "lab-68"]);
+}
+
+/// Adds three jobs that are finished and one that is not: the finished ones, as the store lets them follow one another.
+fn finished_jobs(store: &mut impl Store) -> Vec<ChainSummary> {
+    let genesis = FoldState::genesis(FaceParams::default());
+    for (job, is_finished) in [("job-4", true), ("job-1", true), ("job-2", false), ("job-3", true)] {
+        let chain = name(job);
+        store.add_chain(&chain, &name("lab"), ChainClass::Batch, genesis.head()).expect("a chain");
+        let record = Record::End { count: 0, manifest: Digest::default() };
+        let end = Entry { sequence: 0, record, analysis: None, engine: String::new() };
+        let mut fold = genesis.clone();
+        let folded = fold.fold(&end).expect("a record in order");
+        let advance = Advance {
+            chain: &chain,
+            from_sequence: 0,
+            entries: vec![(&end, &folded)],
+            partial: None,
+            head: fold.head(),
+            holder: "a",
+            fold: &fold,
+            thumbnails: &[],
+            then: None,
+        };
+        if is_finished {
+            store.advance(&advance).expect("a transaction");
+        }
+    }
+    assert_eq!(store.finished_chain(None, &Digest::of(b"other settings")).expect("a read"), None);
+    let next = |behind: Option<&ChainSummary>| {
+        let behind = behind.map(|behind| &behind.name);
+        store.finished_chain(behind, &genesis.head().digest).expect("a read")
+    };
+    std::iter::successors(next(None), |former| next(Some(former))).collect()
+}
+
+#[test]
+fn finished_chains_follow_one_another_by_name_on_the_double_and_on_sqlite() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let finished = finished_jobs(&mut SqliteStore::open(dir.path()).expect("a store"));
+    assert_eq!(finished, finished_jobs(&mut SimStore::default()));
+    assert_eq!(finished.iter().map(|job| job.name.as_str()).collect::<Vec<_>>(), ["job-1", "job-3", "job-4"]);
+    assert!(finished.iter().all(|job| job.done && job.head.version.sequence == 1 && job.camera == name("lab")));
 }
 
 #[test]

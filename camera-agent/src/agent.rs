@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use microlambda_runtime::{
-    Link, LinkConfig, LinkEvent, LinkEvents, Message, Seldom, Watchdog, boot_id, monotonic_us, notify,
+    Echo, Link, LinkConfig, LinkEvent, LinkEvents, LogLimiter, Message, Watchdog, boot_id, monotonic_us, notify,
 };
 use microlambda_wire::{
     CameraHead, CameraStatus, ChainClass, FrameMeta, Name, NodeStatus, RecordNote, Topic, TopicPrefix, Want,
@@ -13,10 +13,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 mod announce;
-mod hurdle;
+mod oversize_backoff;
+mod undelivered;
 
 use announce::Said;
-use hurdle::Hurdle;
+use oversize_backoff::OversizeBackoff;
+use undelivered::Undelivered;
 
 use crate::RunError;
 use crate::audience::{Answer, Audience, Release};
@@ -24,7 +26,7 @@ use crate::config::Config;
 use crate::run::Options;
 use crate::source::pump::{Phase, Pump, Report};
 use crate::spool::Stored;
-use crate::spool::clerk::{Clerk, Desk};
+use crate::spool::thread::{SpoolHandle, SpoolStatus};
 
 /// Frames are read from the spool only while less than this waits for the broker, bytes.
 const SERVE_BYTES: usize = 384 << 10;
@@ -43,18 +45,23 @@ pub(crate) struct Agent {
     options: Options,
     prefix: TopicPrefix,
     boot: Name,
-    pub(crate) clerk: Clerk,
-    desk: watch::Receiver<Desk>,
+    pub(crate) spool: SpoolHandle,
+    spool_status: watch::Receiver<SpoolStatus>,
     audience: Audience,
     /// The record under way: for whom, which number, the answer.
     reading: Option<(Name, u64, oneshot::Receiver<Option<Stored>>)>,
     releasing: Option<(Release, oneshot::Receiver<u64>)>,
     /// Since when the spool's thread owes an answer.
     asked_spool: Option<Instant>,
-    hurdle: Hurdle,
+    oversize_backoff: OversizeBackoff,
+    undelivered: Undelivered,
+    /// Own heads that come back on this connection.
+    echo: Echo,
+    /// What the broker takes and does not pass on, as the log tells it.
+    withheld_told: LogLimiter,
     freed_on_one: u64,
     refused_messages: u64,
-    refusals: Seldom,
+    refusals: LogLimiter,
     bus_connections: u64,
     /// Records wait, and no node of the site has been heard for long.
     unheard: bool,
@@ -67,6 +74,8 @@ pub(crate) struct Agent {
     given_up: Option<Name>,
     head: Said<CameraHead>,
     status: Said<CameraStatus>,
+    /// What the service manager was told last.
+    told: String,
     watchdog: Watchdog,
     ready: bool,
     done_said: bool,
@@ -76,26 +85,29 @@ impl Agent {
     pub(crate) fn new(
         config: Config,
         options: Options,
-        clerk: Clerk,
+        spool: SpoolHandle,
         kept_aside: (u32, String),
     ) -> Result<Self, RunError> {
-        let desk = clerk.desk();
-        let (chain, complete) = (desk.borrow().view.chain.clone(), desk.borrow().view.is_complete());
+        let spool_status = spool.status();
+        let (chain, complete) = (spool_status.borrow().view.chain.clone(), spool_status.borrow().view.is_complete());
         Ok(Self {
             prefix: TopicPrefix::new(&config.site),
             boot: boot_id().map_err(RunError::system)?,
             audience: Audience::new(chain, now_ms()),
             config,
             options,
-            clerk,
-            desk,
+            spool,
+            spool_status,
             reading: None,
             releasing: None,
             asked_spool: None,
-            hurdle: Hurdle::default(),
+            oversize_backoff: OversizeBackoff::default(),
+            undelivered: Undelivered::default(),
+            echo: Echo::default(),
+            withheld_told: LogLimiter::standing(),
             freed_on_one: 0,
             refused_messages: 0,
-            refusals: Seldom::default(),
+            refusals: LogLimiter::default(),
             bus_connections: 0,
             unheard: false,
             unheard_said: false,
@@ -104,6 +116,7 @@ impl Agent {
             given_up: None,
             head: Said { last: None },
             status: Said { last: None },
+            told: String::new(),
             watchdog: Watchdog::from_env(),
             ready: false,
             done_said: complete,
@@ -150,13 +163,16 @@ impl Agent {
         let mut heard_of_link = false;
         loop {
             let now = report.borrow().clone();
+            // First, so that it is known when the service counts as started, and when it ends by itself.
+            self.tell_manager(link.is_connected(), &now);
             if let Phase::Failed(why) = &now.phase {
                 // The source may be quicker than the broker, and whoever watches the bus is to learn why this agent ends.
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.reach_broker(link, events)).await;
                 self.publish_status(link, &now);
                 return Err(RunError::Run(why.clone()));
             }
-            let damage = Some(self.desk.borrow()).filter(|desk| desk.damaged).map(|desk| desk.trouble.clone());
+            let damage =
+                Some(self.spool_status.borrow()).filter(|status| status.damaged).map(|status| status.trouble.clone());
             if let Some(why) = damage {
                 self.publish_status(link, &now);
                 return Err(RunError::Damage(why));
@@ -195,7 +211,7 @@ impl Agent {
                 },
                 answer = answer_of(&mut self.reading) => self.on_record(link, answer),
                 answer = release_of(&mut self.releasing) => self.on_released(answer),
-                changed = self.desk.changed() => {
+                changed = self.spool_status.changed() => {
                     changed.map_err(|_| RunError::Run("the spool's thread has ended: please report that".into()))?;
                 }
                 Ok(()) = report.changed() => {}
@@ -208,11 +224,11 @@ impl Agent {
 
     /// Whether the spool was found damaged.
     pub(crate) fn is_damaged(&self) -> bool {
-        self.desk.borrow().damaged
+        self.spool_status.borrow().damaged
     }
 
     fn is_done(&self) -> bool {
-        self.desk.borrow().view.is_complete()
+        self.spool_status.borrow().view.is_complete()
     }
 
     /// The newest head is with the broker, or there is no broker to tell.
@@ -225,7 +241,6 @@ impl Agent {
         if !self.ready && heard_of_link && report.phase != Phase::Starting {
             self.ready = true;
             notify::ready();
-            notify::status(&format!("{}: {}", self.config.camera, self.config.source.describe()));
         }
     }
 
@@ -233,27 +248,27 @@ impl Agent {
     fn ask_spool(&mut self, link: &Link) {
         let queued_bytes = link.queued().bytes;
         if link.is_connected() {
-            self.hurdle.on_queue(queued_bytes);
+            self.oversize_backoff.look(link.counters(), Instant::now());
         }
-        let next = self.desk.borrow().view.next;
+        let next = self.spool_status.borrow().view.next;
         if self.reading.is_none()
             && link.is_connected()
             && queued_bytes < SERVE_BYTES
-            && self.hurdle.lets_pass(Instant::now())
+            && self.oversize_backoff.lets_pass(Instant::now())
             && let Some((node, sequence)) = self.audience.next_read(next, now_ms())
         {
-            self.reading = Some((node, sequence, self.clerk.read(sequence)));
+            self.reading = Some((node, sequence, self.spool.read(sequence)));
         }
         if self.config.source.class() == ChainClass::Live {
-            self.audience.on_spool(self.desk.borrow().view.filled_permille(self.config.spool));
+            self.audience.on_spool(self.spool_status.borrow().view.filled_permille(self.config.spool));
         }
         // A node may have committed some of the numbers of a restart, in a former generation. That frees nothing, and would be asked for
         // without end.
         if self.releasing.is_none()
             && let Some(release) = self.audience.release(now_ms())
-            && self.desk.borrow().view.frees_below(release.below)
+            && self.spool_status.borrow().view.frees_below(release.below)
         {
-            self.releasing = Some((release, self.clerk.free(release.below)));
+            self.releasing = Some((release, self.spool.free(release.below)));
         }
         self.asked_spool = match (self.reading.is_some() || self.releasing.is_some(), self.asked_spool) {
             (true, since) => since.or_else(|| Some(Instant::now())),
@@ -278,10 +293,12 @@ impl Agent {
             }
             LinkEvent::Disconnected { .. } => {
                 self.audience.on_disconnected();
-                self.hurdle.on_disconnected(link.counters().lost_bytes_max, Instant::now());
+                self.undelivered.on_disconnected();
+                self.echo = Echo::default();
+                self.oversize_backoff.on_disconnected(link.counters().lost_bytes_max, Instant::now());
             }
-            LinkEvent::Message { topic, payload, .. } => {
-                if let Err(why) = self.on_message(link, &topic, &payload) {
+            LinkEvent::Message { topic, payload, retain } => {
+                if let Err(why) = self.on_message(link, &topic, &payload, retain) {
                     self.refused_messages += 1;
                     let level = if self.refusals.is_due(monotonic_us()) { log::Level::Warn } else { log::Level::Debug };
                     log::log!(level, topic = topic.as_str(), bytes = payload.len(); "message refused: {why}; see who publishes on MicroLambda's topics");
@@ -290,7 +307,7 @@ impl Agent {
         }
     }
 
-    fn on_message(&mut self, link: &Link, topic: &str, payload: &[u8]) -> Result<(), String> {
+    fn on_message(&mut self, link: &Link, topic: &str, payload: &[u8], retained: bool) -> Result<(), String> {
         let topic = Topic::parse(&self.prefix, topic).map_err(|error| error.to_string())?;
         match topic {
             Topic::CameraWant { .. } => {
@@ -309,6 +326,9 @@ impl Agent {
                     status.online
                 };
                 self.audience.on_status(&node, online, now_ms());
+                if !online {
+                    self.undelivered.on_gone(&node);
+                }
                 Ok(())
             }
             // Taken away from the broker.
@@ -316,6 +336,10 @@ impl Agent {
             Topic::CameraHead { .. } => {
                 let head: CameraHead = from_payload(payload).map_err(|error| error.to_string())?;
                 let own = self.head_now();
+                // What was kept from before says nothing of the access rules as they are.
+                if head.chain == own.chain && !retained {
+                    self.echo.on_heard();
+                }
                 // What this agent says never lies ahead of what it holds.
                 if head.chain == own.chain && head.next > own.next {
                     self.was_set_back(&head.chain, "the head that the broker has kept", head.next, own.next);
@@ -328,15 +352,18 @@ impl Agent {
 
     fn on_want(&mut self, link: &Link, want: &Want) -> Result<(), String> {
         let held = {
-            let desk = self.desk.borrow();
-            desk.view.oldest..desk.view.next
+            let spool_status = self.spool_status.borrow();
+            spool_status.view.oldest..spool_status.view.next
         };
-        if want.chain == self.desk.borrow().view.chain && want.committed > held.end {
+        if want.chain == self.spool_status.borrow().view.chain && want.committed > held.end {
             self.was_set_back(&want.chain, want.node.as_str(), want.committed, held.end);
         }
         log::trace!(node:% = want.node, cursor = want.cursor, credit = want.credit, committed = want.committed; "want");
         match self.audience.on_want(want, held, now_ms()) {
-            Answer::Serve => Ok(()),
+            Answer::Serve => {
+                self.undelivered.on_want(want, link.counters(), now_ms());
+                Ok(())
+            }
             Answer::Announce => {
                 self.publish_head(link);
                 Ok(())
@@ -348,22 +375,22 @@ impl Agent {
     /// Goes on without released frames that live nodes have asked for in vain for long enough.
     fn give_up_what_is_lost(&mut self) {
         let (oldest, complete) = {
-            let desk = self.desk.borrow();
-            (desk.view.oldest, desk.view.is_complete())
+            let spool_status = self.spool_status.borrow();
+            (spool_status.view.oldest, spool_status.view.is_complete())
         };
         let after_ms = self.config.restart_after_s.saturating_mul(1_000);
         // What came of a finished job was published, and is kept by the broker.
         let Some(lost) = self.audience.lost(oldest, now_ms()).filter(|_| after_ms > 0 && !complete) else { return };
         if lost.for_ms >= after_ms {
             self.audience.give_up(lost);
-            self.clerk.restart(lost.from);
+            self.spool.restart(lost.from);
         }
     }
 
     /// A node has committed more records than this spool has ever written: it is an older copy of what it was. A finite input
     /// gives the same pictures under the same numbers again; a live one does not.
     fn was_set_back(&mut self, chain: &Name, witness: &str, known: u64, next: u64) {
-        let live = self.desk.borrow().view.class == ChainClass::Live;
+        let live = self.spool_status.borrow().view.class == ChainClass::Live;
         if !live || self.given_up.as_ref() == Some(chain) {
             return;
         }
@@ -373,16 +400,17 @@ impl Agent {
              What the lost part held and no node had taken is lost"
         );
         self.given_up = Some(chain.clone());
-        self.clerk.begin_anew();
+        self.spool.begin_anew();
     }
 
     /// Follows the spool to its new chain: what was asked of the old one is void. True if there is a new one.
     fn follow_chain(&mut self) -> bool {
-        let chain = self.desk.borrow().view.chain.clone();
+        let chain = self.spool_status.borrow().view.chain.clone();
         let new = *self.audience.chain() != chain;
         if new {
             self.begun_anew += 1;
             self.audience = Audience::new(chain, now_ms());
+            self.undelivered = Undelivered::default();
             (self.reading, self.releasing) = (None, None);
         }
         new
@@ -404,7 +432,9 @@ impl Agent {
         let sequence = stored.sequence;
         match self.send_record(link, &node, stored) {
             Ok(payload_bytes) => {
-                self.hurdle.on_handed(payload_bytes);
+                let place = link.counters().newest_place();
+                self.oversize_backoff.on_handed(payload_bytes, place);
+                self.undelivered.on_handed(&node, asked, payload_bytes, place);
                 log::trace!(node:% = node, sequence; "sent");
             }
             // The node asks again for what did not come.
@@ -422,7 +452,7 @@ impl Agent {
                     v: 1,
                     camera: camera.clone(),
                     boot: self.boot.clone(),
-                    chain: self.desk.borrow().view.chain.clone(),
+                    chain: self.spool_status.borrow().view.chain.clone(),
                     sequence,
                     captured_at_ms,
                     digest,
@@ -433,7 +463,7 @@ impl Agent {
                 (Topic::CameraFrame { camera, node }, frame)
             }
             (record, _) => {
-                let note = RecordNote { chain: self.desk.borrow().view.chain.clone(), sequence, record };
+                let note = RecordNote { chain: self.spool_status.borrow().view.chain.clone(), sequence, record };
                 (Topic::CameraRecord { camera, node }, to_payload(&note).map_err(|error| error.to_string())?)
             }
         };

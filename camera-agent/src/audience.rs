@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use microlambda_wire::{Name, Want};
+use microlambda_wire::{CREDIT_MAX, Name, Want};
 
 /// Nodes remembered at most.
 pub const NODES_MAX: usize = 64;
@@ -15,8 +15,6 @@ pub const EXPIRY_MAX_MS: u64 = 60_000;
 const CROWDED_PERMILLE: u64 = 500;
 /// … until it is less full than this: freeing on one node's word would end by itself at once otherwise.
 const ROOMY_PERMILLE: u64 = 100;
-/// An open want that is extended again and again grows no further than this, records.
-pub const CREDIT_MAX: u32 = 4_096;
 /// A node that asked this recently is live, ms.
 pub const WANT_FRESH_MS: u64 = 10_000;
 /// A node whose status said `online` this recently is live, ms. Nodes repeat their status more often than that.
@@ -30,18 +28,18 @@ pub const STANDSTILL_MS: u64 = 300_000;
 /// What to do about a want.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// Its records come.
+    /// The records that it asks for are sent.
     Serve,
     /// It asks for what is not held or for another chain: say again what is held.
     Announce,
-    /// There are too many nodes.
+    /// There are too many nodes, and this one is not served.
     Refuse,
 }
 
 /// What may be freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Release {
-    /// Records below this number.
+    /// Records below this number may be freed.
     pub below: u64,
     /// True if only one node has committed them.
     pub on_one: bool,
@@ -147,6 +145,7 @@ impl Audience {
         let session = match open.filter(continues) {
             Some(open) => {
                 let end = want.cursor.saturating_add(want.credit.into());
+                // However often it is extended.
                 let credit = u32::try_from(end.saturating_sub(open.cursor)).unwrap_or(u32::MAX).min(CREDIT_MAX);
                 Session { cursor: open.cursor, credit, expires_ms }
             }

@@ -130,7 +130,7 @@ fn validate(path: &Path, json: bool) -> Result<(), RunError> {
 fn probe(json: bool) -> Result<(), RunError> {
     let found = v4l2::probe().map_err(RunError::Run)?;
     if json {
-        return print_json(&found);
+        print_json(&found)?;
     }
     if found.is_empty() {
         return Err(RunError::Run(
@@ -139,6 +139,9 @@ fn probe(json: bool) -> Result<(), RunError> {
                 .into(),
         ));
     }
+    if json {
+        return Ok(());
+    }
     let mut text = String::new();
     for device in found {
         // A device names itself, and may do so in any bytes.
@@ -146,11 +149,13 @@ fn probe(json: bool) -> Result<(), RunError> {
         if !device.trouble.is_empty() {
             text += &format!("  no formats: {}\n", printable(device.trouble));
         }
-        for same in device.formats.chunk_by(|a, b| (a.layout, a.width, a.height) == (b.layout, b.width, b.height)) {
-            let Offer { layout, width, height, .. } = same[0];
+        for same in
+            device.formats.chunk_by(|a, b| (a.layout, a.width_px, a.height_px) == (b.layout, b.width_px, b.height_px))
+        {
+            let Offer { layout, width_px, height_px, .. } = same[0];
             let rates: Vec<String> = same.iter().filter_map(|offer| offer.fps).map(|fps| fps.to_string()).collect();
             let rates = if rates.is_empty() { "an unknown rate".into() } else { rates.join(", ") + " frames/s" };
-            text += &format!("  {layout:?} {width}×{height} at {rates}\n");
+            text += &format!("  {layout:?} {width_px}×{height_px} at {rates}\n");
         }
     }
     print(&text)

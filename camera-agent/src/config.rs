@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use microlambda_runtime::{BrokerConfig, ConfigError, config, without_passwords};
 use microlambda_wire::{CAMERA_LEN_MAX, ChainClass, Name};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
+use crate::picture::{FrameBounds, PIXELS_LIMIT};
 use crate::source::command::CommandLine;
 use crate::source::v4l2::Wish;
 use crate::spool::{FOLDER_PREFIX, Limits};
@@ -19,6 +21,10 @@ pub const EXAMPLE: &str = include_str!("../camera.toml");
 pub const FRAME_BYTES_LIMIT: u64 = 16 << 20;
 /// Below this no picture is worth looking at, bytes.
 const FRAME_BYTES_LEAST: u64 = 16 << 10;
+/// A larger picture is halved by default, pixels: nodes search none of more than this by default either.
+const FRAME_PIXELS_DEFAULT: u64 = 16_000_000;
+/// With fewer the faces of people who stand a little away are lost, pixels.
+const FRAME_PIXELS_LEAST: u64 = 1_000_000;
 /// Nobody should stand before a camera for longer without being seen, s.
 const STILL_INTERVAL_S_MAX: u64 = 3_600;
 /// A command that gives nothing for longer than a day is not waited for: 0 says so.
@@ -33,22 +39,24 @@ const SPOOL_FRAMES_LEAST: u64 = 8;
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The site.
+    /// The site that camera and nodes belong to, which is part of every topic.
     pub site: Name,
-    /// The camera.
+    /// The camera's name, as topics and chains carry it.
     pub camera: Name,
-    /// Folder of the spool.
+    /// The folder of the spool.
     pub state_dir: PathBuf,
-    /// The broker.
+    /// Where the MQTT broker is, and how to log in there.
     pub broker: BrokerConfig,
     /// Where pictures come from.
     pub source: SourceConfig,
-    /// Bounds of the spool.
+    /// How much the spool holds at most.
     pub spool: Limits,
     /// The chain goes on without released frames whose results no live node has had for so long, s; 0 is never.
     pub restart_after_s: u64,
     /// No frame is longer, bytes.
     pub frame_bytes_max: usize,
+    /// No frame has more pixels.
+    pub frame_pixels_max: u64,
     /// How often the picture for dashboards is published, s; 0 for never.
     pub image_interval_s: u64,
     /// Of a live source's pictures in which nothing moves one is kept this often, s; 0 keeps them all.
@@ -60,10 +68,10 @@ pub struct Config {
 pub enum SourceConfig {
     /// A folder of pictures.
     Folder {
-        /// Its path.
+        /// The folder's path.
         path: PathBuf,
     },
-    /// A V4L2 device.
+    /// A V4L2 camera of this computer.
     V4l2(Wish),
     /// A program that writes MJPEG.
     Command(CommandLine),
@@ -106,6 +114,7 @@ impl SourceConfig {
 struct RawConfig {
     #[serde(default = "default_site")]
     site: Name,
+    #[serde(default, deserialize_with = "camera_name")]
     camera: Option<Name>,
     #[serde(default = "default_state_dir")]
     state_dir: PathBuf,
@@ -162,11 +171,12 @@ impl Default for RawSpool {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct RawFrame {
     bytes_max: u64,
+    pixels_max: u64,
 }
 
 impl Default for RawFrame {
     fn default() -> Self {
-        Self { bytes_max: 4 << 20 }
+        Self { bytes_max: 4 << 20, pixels_max: FRAME_PIXELS_DEFAULT }
     }
 }
 
@@ -196,6 +206,16 @@ impl Default for RawMotion {
     }
 }
 
+/// Shorter than other names, as it is part of its chain's.
+fn camera_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Name>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let shown: String = text.chars().take(CAMERA_LEN_MAX + 1).collect();
+    let name = Name::new(text).ok().filter(|name| name.as_str().len() <= CAMERA_LEN_MAX);
+    let why =
+        || format!("{shown:?} is no camera's name: use 1 to {CAMERA_LEN_MAX} characters out of a-z, 0-9, _ and -");
+    name.map(Some).ok_or_else(|| D::Error::custom(why()))
+}
+
 fn default_site() -> Name {
     Name::new("home").unwrap_or_else(|_| unreachable!("a constant name"))
 }
@@ -219,7 +239,7 @@ impl Config {
         let source = match &self.source {
             SourceConfig::Folder { path } => json!({ "kind": "folder", "path": path }),
             SourceConfig::V4l2(wish) => json!({
-                "kind": "v4l2", "device": wish.device, "width": wish.width, "height": wish.height, "fps": wish.fps,
+                "kind": "v4l2", "device": wish.device, "width": wish.width_px, "height": wish.height_px, "fps": wish.fps,
             }),
             SourceConfig::Command(line) => json!({
                 "kind": "command", "finite": line.finite, "silence-s": line.silence_s,
@@ -229,13 +249,19 @@ impl Config {
         let config = json!({
             "site": self.site, "camera": self.camera, "state-dir": self.state_dir, "broker": self.broker, "source": source,
             "spool": { "bytes-max": self.spool.bytes_max, "frames-max": self.spool.frames_max, "restart-after-s": self.restart_after_s },
-            "frame": { "bytes-max": self.frame_bytes_max }, "image": { "interval-s": self.image_interval_s },
+            "frame": { "bytes-max": self.frame_bytes_max, "pixels-max": self.frame_pixels_max },
+            "image": { "interval-s": self.image_interval_s },
             "motion": { "still-interval-s": self.still_interval_s },
         });
         json!({
             "valid": true, "camera": self.camera, "site": self.site, "class": self.source.class(),
             "source": self.source.describe(), "config": config,
         })
+    }
+
+    /// What a frame may be at most.
+    pub fn frame_bounds(&self) -> FrameBounds {
+        FrameBounds { bytes_max: self.frame_bytes_max, pixels_max: self.frame_pixels_max }
     }
 
     /// As [`load`](Self::load), from text.
@@ -249,13 +275,15 @@ impl Config {
 
 fn check(raw: RawConfig) -> Result<Config, ConfigError> {
     let camera = raw.camera.map_or_else(host_name, Ok)?;
-    if camera.as_str().len() > CAMERA_LEN_MAX {
-        return Err(ConfigError::value("camera", format!("{camera} is longer than {CAMERA_LEN_MAX} characters")));
-    }
     let frame_bytes_max = raw.frame.bytes_max;
     if !(FRAME_BYTES_LEAST..=FRAME_BYTES_LIMIT).contains(&frame_bytes_max) {
         let why = format!("{frame_bytes_max} is out of bounds: use {FRAME_BYTES_LEAST} to {FRAME_BYTES_LIMIT} bytes");
         return Err(ConfigError::value("frame.bytes-max", why));
+    }
+    let frame_pixels_max = raw.frame.pixels_max;
+    if !(FRAME_PIXELS_LEAST..=PIXELS_LIMIT).contains(&frame_pixels_max) {
+        let why = format!("{frame_pixels_max} is out of bounds: use {FRAME_PIXELS_LEAST} to {PIXELS_LIMIT} pixels");
+        return Err(ConfigError::value("frame.pixels-max", why));
     }
     if raw.spool.bytes_max < 4 * frame_bytes_max {
         let why = format!(
@@ -291,6 +319,7 @@ fn check(raw: RawConfig) -> Result<Config, ConfigError> {
         spool: Limits { bytes_max: raw.spool.bytes_max, frames_max: raw.spool.frames_max },
         restart_after_s: raw.spool.restart_after_s,
         frame_bytes_max: usize::try_from(frame_bytes_max).unwrap_or(usize::MAX),
+        frame_pixels_max,
         image_interval_s: interval_s,
         still_interval_s,
     })
@@ -336,14 +365,15 @@ fn check_folder(path: Option<PathBuf>) -> Result<SourceConfig, ConfigError> {
 fn check_camera(raw: RawSource) -> Result<SourceConfig, ConfigError> {
     let wish = Wish {
         device: raw.device,
-        width: raw.width.unwrap_or(1280),
-        height: raw.height.unwrap_or(720),
+        width_px: raw.width.unwrap_or(1280),
+        height_px: raw.height.unwrap_or(720),
         fps: raw.fps.unwrap_or(10),
     };
     if let Some(device) = &wish.device {
         config::check_path("source.device", Path::new(device))?;
     }
-    for (key, value, most) in [("width", wish.width, 16_384), ("height", wish.height, 16_384), ("fps", wish.fps, 1_000)]
+    for (key, value, most) in
+        [("width", wish.width_px, 16_384), ("height", wish.height_px, 16_384), ("fps", wish.fps, 1_000)]
     {
         if !(1..=most).contains(&value) {
             let why = format!("{value} is out of bounds: use 1 to {most}");

@@ -16,15 +16,15 @@ const DHT: u8 = 0xc4;
 /// What a JPEG's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// Huffman tables stand before the first scan.
+    /// Width of the picture, pixels.
+    pub width_px: u32,
+    /// Height of the picture, pixels.
+    pub height_px: u32,
+    /// Whether Huffman tables stand before the first scan.
     pub has_huffman_tables: bool,
     /// Baseline or extended sequential with Huffman coding: the kinds for which the standard tables make sense.
     pub sequential: bool,
-    /// Where the first scan's marker stands.
+    /// Where the first scan's marker stands, bytes from the start of the file.
     scan_at: usize,
 }
 
@@ -40,8 +40,8 @@ pub fn header(jpeg: &[u8]) -> Option<Header> {
         match code {
             SOI | EOI => return None,
             SOS => {
-                let (width, height) = size?;
-                return Some(Header { width, height, has_huffman_tables, sequential, scan_at: at });
+                let (width_px, height_px) = size?;
+                return Some(Header { width_px, height_px, has_huffman_tables, sequential, scan_at: at });
             }
             DHT => has_huffman_tables = true,
             0xc0..=0xcf if code != 0xc8 && code != 0xcc => {
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_header_gives_size_and_tables() {
         let found = header(&photo_jpeg(70, 50, 1)).unwrap();
-        assert_eq!((found.width, found.height), (70, 50));
+        assert_eq!((found.width_px, found.height_px), (70, 50));
         assert!(found.has_huffman_tables && found.sequential);
     }
 

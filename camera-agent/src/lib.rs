@@ -2,8 +2,9 @@
 //! the edge nodes that ask for them over MQTT.
 //!
 //! It owns its source, its spool (the only sequencer of its chain) and what it tells about them. It knows nothing of
-//! faces, steps or claims. Three threads: the *source* takes pictures and makes frames of them, the *spool* owns the
-//! database, and the main thread talks to the broker and decides ([`audience`]) who gets what and what may be freed.
+//! faces, steps or claims. Four threads: the *source* takes pictures and makes frames of them, the *spool* owns the
+//! database, the *dashboard* makes small pictures, and the main thread talks to the broker and decides ([`audience`]) who
+//! gets what and what may be freed.
 
 mod agent;
 pub mod audience;

@@ -1,12 +1,14 @@
 //! A picture as a coarse grid of brightness: all that is needed to see whether something moved.
 
 use crate::jpeg;
-use crate::picture::{DECODE_PIXELS_MAX, Picture};
+use crate::picture::Picture;
 
 /// Side of a cell, pixels: a face of 40 touches four to sixteen, and the noise of 256 pixels is averaged.
 pub const CELL_PIXELS: u32 = 16;
 /// A block of JPEG, pixels: its mean is stored by itself, so that nothing finer need be computed.
 const BLOCK_PIXELS: u32 = 8;
+/// A JPEG of more pixels is not seen: that would take longer than a camera's next picture.
+const SEEN_PIXELS_MAX: u64 = 24_000_000;
 
 /// Means of brightness, 0 to 255, of square cells; those at the right and lower edge may be cut.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,14 +37,14 @@ impl Cells {
         self.columns
     }
 
-    /// Row by row.
+    /// The mean brightness of each cell, 0 to 255, row by row.
     pub fn means(&self) -> &[f32] {
         &self.means
     }
 
     fn of_jpeg(bytes: &[u8]) -> Option<Self> {
         let header = jpeg::header(bytes)?;
-        if !header.sequential || u64::from(header.width) * u64::from(header.height) > DECODE_PIXELS_MAX {
+        if !header.sequential || u64::from(header.width_px) * u64::from(header.height_px) > SEEN_PIXELS_MAX {
             return None;
         }
         let mended;

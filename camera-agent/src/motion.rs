@@ -209,7 +209,7 @@ impl Judged {
 /// What happened to a cell beyond what happened to the light.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Change {
-    /// Steps of 255.
+    /// How much brighter or darker it became, steps of 255.
     by: f32,
     /// How much of it may still be the light's, steps of 255.
     tone_error: f32,

@@ -1,30 +1,47 @@
 //! From what a source gives to the JPEG that is spooled: untouched where possible, re-encoded where it must be.
 
+mod fit;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use image::codecs::jpeg::JpegEncoder;
-use image::imageops::FilterType;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-use microlambda_picture::{decode_jpeg, jpeg_is_cut_short, on_white};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use microlambda_picture::{decode_jpeg, jpeg_decode_bytes, jpeg_is_cut_short, on_white};
 
-use crate::config::FRAME_BYTES_LIMIT;
+use self::fit::{encode, encode_to_fit};
 use crate::jpeg;
 
 /// A side shorter than this shows no face, pixels.
 pub const SIDE_PIXELS_MIN: u32 = 16;
-/// A JPEG that is passed through has at most so many pixels; the worker scales large ones down.
-pub const PASS_PIXELS_MAX: u64 = 100_000_000;
-/// A picture that has to be decoded here has at most so many pixels: 72 MB as RGB.
-pub const DECODE_PIXELS_MAX: u64 = 24_000_000;
-/// Memory a decoder may take, bytes: the pixels above as 16-bit RGBA, and some room.
-const DECODE_BYTES_MAX: u64 = 224 << 20;
-/// Qualities tried in turn to fit a bound; then the picture is scaled by 3/4 and they are tried again. The encoder does not subsample colours.
-const QUALITIES: [u8; 4] = [95, 85, 75, 60];
+/// Memory that decoding a picture here may take, bytes.
+pub const DECODE_BYTES_MAX: u64 = 300_000_000;
+/// No picture has more pixels, whether it is decoded here or passes as it is: what an ordinary JPEG has in that memory.
+/// Nodes decode no larger ones either.
+pub const PIXELS_LIMIT: u64 = DECODE_BYTES_MAX / RGB_BYTES;
+/// Every board has the memory for a picture whose preparation takes at most so much, bytes: an ordinary JPEG of 16
+/// megapixels.
+pub const ORDINARY_BYTES_MAX: u64 = 64 << 20;
+/// A pixel in memory, bytes.
+const RGB_BYTES: u64 = 3;
+/// A pixel with its alpha value, bytes.
+const RGBA_BYTES: u64 = 4;
 /// The longer side of the picture for dashboards, pixels.
 const SMALL_SIDE_PIXELS: u32 = 640;
 /// Quality of the picture for dashboards.
 const SMALL_QUALITY: u8 = 75;
+
+/// Held while a picture is in memory with its pixels: two large ones would not find room on a small computer.
+static DECODING: Mutex<()> = Mutex::new(());
+
+/// What a frame may be at most. A picture beyond it is made smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameBounds {
+    /// Length of the file, bytes.
+    pub bytes_max: usize,
+    /// Width times height, pixels: a node decodes a frame within one unit of work.
+    pub pixels_max: u64,
+}
 
 /// Pixels as a source gives them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +50,11 @@ pub enum Picture {
     File(Vec<u8>),
     /// Packed RGB, 3 bytes a pixel, row by row.
     Rgb {
-        /// Pixels.
+        /// Width, pixels.
         width: u32,
-        /// Pixels.
+        /// Height, pixels.
         height: u32,
-        /// `width × height × 3` bytes.
+        /// Red, green and blue of each pixel: `width × height × 3` bytes.
         pixels: Vec<u8>,
     },
 }
@@ -45,7 +62,7 @@ pub enum Picture {
 /// A JPEG ready for the spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
-    /// The file.
+    /// The whole JPEG file.
     pub jpeg: Vec<u8>,
     /// True if these are not the source's own bytes.
     pub reencoded: bool,
@@ -57,7 +74,7 @@ pub struct Prepared {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PictureError {
-    /// No bytes.
+    /// The file has no bytes.
     #[error("it is empty: copy it again from where it came")]
     Empty,
     /// Neither JPEG nor PNG.
@@ -69,24 +86,24 @@ pub enum PictureError {
     /// The end is missing.
     #[error("it is cut short, its end is missing: copy it again from where it came, or check the camera's cable")]
     CutShort,
-    /// Too few pixels.
+    /// The picture has too few pixels to show a face.
     #[error("{width}×{height} pixels are too few to show anything: at least {SIDE_PIXELS_MIN} a side")]
     TooSmall {
-        /// Pixels.
+        /// Width, pixels.
         width: u32,
-        /// Pixels.
+        /// Height, pixels.
         height: u32,
     },
-    /// Too many pixels.
+    /// The picture has more pixels than are taken.
     #[error("{width}×{height} pixels are too many: scale it down to at most {} megapixels{hint}", pixels_max / 1_000_000)]
     TooLarge {
-        /// Pixels.
+        /// Width, pixels.
         width: u32,
-        /// Pixels.
+        /// Height, pixels.
         height: u32,
-        /// The bound that was exceeded.
+        /// The bound that was exceeded, pixels.
         pixels_max: u64,
-        /// Another way out.
+        /// Another way out, to stand behind the remedy; or empty.
         hint: &'static str,
     },
     /// The decoder gave up.
@@ -95,59 +112,88 @@ pub enum PictureError {
     /// It cannot be made small enough.
     #[error("it does not fit into {bytes_max} bytes: raise bytes-max in [frame]")]
     CannotFit {
-        /// The bound.
+        /// The bound that was not reached, bytes.
         bytes_max: usize,
     },
 }
 
-/// Makes a JPEG of at most `bytes_max` bytes. A JPEG that fits keeps its bytes; missing Huffman tables are added.
+/// Makes a JPEG within `bounds`. A JPEG that is within them keeps its bytes; missing Huffman tables are added.
 ///
 /// # Errors
 /// [`PictureError`]: this can be no frame, whoever tries.
-pub fn prepare(picture: Picture, bytes_max: usize) -> Result<Prepared, PictureError> {
-    surviving(|| prepare_any(picture, bytes_max))
+pub fn prepare(picture: Picture, bounds: FrameBounds) -> Result<Prepared, PictureError> {
+    surviving(|| prepare_any(picture, bounds))
 }
 
-fn prepare_any(picture: Picture, bytes_max: usize) -> Result<Prepared, PictureError> {
+/// Memory that [`prepare`] takes for a picture, bytes, as its header says: 0 for what passes as it is, or is refused by
+/// its header.
+pub fn prepare_bytes(picture: &Picture, bounds: FrameBounds) -> u64 {
+    let bytes = surviving(|| match picture {
+        Picture::Rgb { pixels, .. } => Ok(pixels.len() as u64),
+        Picture::File(bytes) => match format_of(bytes)? {
+            ImageFormat::Jpeg if passes(&jpeg::header(bytes).ok_or(PictureError::BadHeader)?, bytes, bounds) => Ok(0),
+            // The file, and a copy of it in the decoder.
+            format => open(bytes, format).map(|(_, decode_bytes)| decode_bytes + 2 * bytes.len() as u64),
+        },
+    });
+    bytes.unwrap_or(0)
+}
+
+fn prepare_any(picture: Picture, bounds: FrameBounds) -> Result<Prepared, PictureError> {
     match picture {
         Picture::Rgb { width, height, pixels } => {
-            check_size(width, height, DECODE_PIXELS_MAX, "")?;
+            check_size(width, height)?;
             let image = RgbImage::from_raw(width, height, pixels).ok_or(PictureError::BadHeader)?;
-            encode_to_fit(DynamicImage::ImageRgb8(image), Orientation::NoTransforms, bytes_max)
+            let _alone = decoding_alone();
+            encode_to_fit(image.into(), Orientation::NoTransforms, bounds)
         }
-        Picture::File(bytes) if bytes.is_empty() => Err(PictureError::Empty),
-        Picture::File(bytes) if bytes.starts_with(&[0xff, 0xd8]) => prepare_jpeg(bytes, bytes_max),
-        Picture::File(bytes) if bytes.starts_with(b"\x89PNG\r\n\x1a\n") => {
-            let (image, orientation) = decode(&bytes, ImageFormat::Png, ", or convert it to JPEG")?;
-            drop(bytes);
-            encode_to_fit(image, orientation, bytes_max)
-        }
-        Picture::File(_) => Err(PictureError::UnknownFormat),
+        Picture::File(bytes) => match format_of(&bytes)? {
+            ImageFormat::Jpeg => prepare_jpeg(bytes, bounds),
+            format => encode_again(bytes, format, bounds),
+        },
     }
 }
 
-fn prepare_jpeg(bytes: Vec<u8>, bytes_max: usize) -> Result<Prepared, PictureError> {
+fn prepare_jpeg(bytes: Vec<u8>, bounds: FrameBounds) -> Result<Prepared, PictureError> {
     let header = jpeg::header(&bytes).ok_or(PictureError::BadHeader)?;
-    check_size(header.width, header.height, PASS_PIXELS_MAX, "")?;
+    check_size(header.width_px, header.height_px)?;
     if jpeg_is_cut_short(&bytes) {
         return Err(PictureError::CutShort);
     }
     let bytes = jpeg::with_huffman_tables(bytes);
-    if bytes.len() <= bytes_max {
+    if passes(&header, &bytes, bounds) {
         return Ok(Prepared { jpeg: bytes, reencoded: false, reshaped: false });
     }
-    // At the bound of that key it would be no way out.
-    let may_be_raised = (bytes_max as u64) < FRAME_BYTES_LIMIT;
-    let hint = if may_be_raised { ", or raise bytes-max in [frame] so that it passes as it is" } else { "" };
-    let (image, orientation) = decode(&bytes, ImageFormat::Jpeg, hint)?;
+    encode_again(bytes, ImageFormat::Jpeg, bounds)
+}
+
+fn encode_again(bytes: Vec<u8>, format: ImageFormat, bounds: FrameBounds) -> Result<Prepared, PictureError> {
+    let _alone = decoding_alone();
+    let (image, orientation) = decode(&bytes, format)?;
     drop(bytes);
-    encode_to_fit(image, orientation, bytes_max)
+    encode_to_fit(image, orientation, bounds)
+}
+
+/// Whether a JPEG is a frame as it is.
+fn passes(header: &jpeg::Header, bytes: &[u8], bounds: FrameBounds) -> bool {
+    bytes.len() <= bounds.bytes_max && u64::from(header.width_px) * u64::from(header.height_px) <= bounds.pixels_max
+}
+
+/// JPEG or PNG, as the first bytes say.
+fn format_of(bytes: &[u8]) -> Result<ImageFormat, PictureError> {
+    match bytes {
+        [] => Err(PictureError::Empty),
+        [0xff, 0xd8, ..] => Ok(ImageFormat::Jpeg),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Ok(ImageFormat::Png),
+        _ => Err(PictureError::UnknownFormat),
+    }
 }
 
 /// A small JPEG for dashboards, at most 640 pixels on its longer side; `None` if the frame cannot be decoded.
 pub fn small(jpeg: &[u8]) -> Option<Vec<u8>> {
     let small = surviving(|| {
-        let (mut image, orientation) = decode(jpeg, ImageFormat::Jpeg, "")?;
+        let _alone = decoding_alone();
+        let (mut image, orientation) = decode(jpeg, ImageFormat::Jpeg)?;
         if image.width().max(image.height()) > SMALL_SIDE_PIXELS {
             image = image.thumbnail(SMALL_SIDE_PIXELS, SMALL_SIDE_PIXELS);
         }
@@ -157,31 +203,55 @@ pub fn small(jpeg: &[u8]) -> Option<Vec<u8>> {
     small.ok()
 }
 
+/// Waits until no other thread has a picture in memory.
+fn decoding_alone() -> MutexGuard<'static, ()> {
+    DECODING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A decoder that panics has met a picture that it cannot decode; it would meet the same one after a restart.
 fn surviving<T>(work: impl FnOnce() -> Result<T, PictureError>) -> Result<T, PictureError> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(PictureError::Undecodable("the decoder has panicked".into())))
 }
 
-fn check_size(width: u32, height: u32, pixels_max: u64, hint: &'static str) -> Result<(), PictureError> {
+fn check_size(width: u32, height: u32) -> Result<(), PictureError> {
     if width.min(height) < SIDE_PIXELS_MIN {
         Err(PictureError::TooSmall { width, height })
-    } else if u64::from(width) * u64::from(height) > pixels_max {
-        Err(PictureError::TooLarge { width, height, pixels_max, hint })
+    } else if u64::from(width) * u64::from(height) > PIXELS_LIMIT {
+        Err(PictureError::TooLarge { width, height, pixels_max: PIXELS_LIMIT, hint: "" })
     } else {
         Ok(())
     }
 }
 
-/// The pixels, and how they are to be turned: what is encoded again has no EXIF to say so.
-fn decode(bytes: &[u8], format: ImageFormat, hint: &'static str) -> Result<(DynamicImage, Orientation), PictureError> {
+/// A decoder that has read the header, and the memory that decoding will take beside the file, bytes: within its bound.
+fn open(bytes: &[u8], format: ImageFormat) -> Result<(impl ImageDecoder, u64), PictureError> {
     let mut reader = ImageReader::with_format(std::io::Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODE_BYTES_MAX);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|_| PictureError::BadHeader)?;
+    let decoder = reader.into_decoder().map_err(|_| PictureError::BadHeader)?;
     let (width, height) = decoder.dimensions();
-    check_size(width, height, DECODE_PIXELS_MAX, hint)?;
+    check_size(width, height)?;
+    let pixels = u64::from(width) * u64::from(height);
+    let (decode_bytes, hint) = if format == ImageFormat::Jpeg {
+        (
+            jpeg_decode_bytes(bytes).ok_or(PictureError::BadHeader)?,
+            ", or save it as an ordinary JPEG, not a progressive one",
+        )
+    } else {
+        (decoder.total_bytes() + flat_pixel_bytes(decoder.color_type()) * pixels, ", or convert it to JPEG")
+    };
+    if decode_bytes > DECODE_BYTES_MAX {
+        let pixels_max = DECODE_BYTES_MAX * pixels / decode_bytes;
+        return Err(PictureError::TooLarge { width, height, pixels_max, hint });
+    }
+    Ok((decoder, decode_bytes))
+}
+
+/// The pixels, and how they are to be turned: what is encoded again has no EXIF to say so.
+fn decode(bytes: &[u8], format: ImageFormat) -> Result<(DynamicImage, Orientation), PictureError> {
+    let (mut decoder, _) = open(bytes, format)?;
     // A picture whose EXIF is damaged is shown as it is.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let image = if format == ImageFormat::Jpeg {
@@ -197,33 +267,6 @@ fn undecodable(error: impl std::fmt::Display) -> PictureError {
     PictureError::Undecodable(error.to_string())
 }
 
-/// Turns the picture upright; lowers quality, then size, until the bound holds.
-fn encode_to_fit(image: DynamicImage, orientation: Orientation, bytes_max: usize) -> Result<Prepared, PictureError> {
-    let mut image = flat(image);
-    image.apply_orientation(orientation);
-    let mut reshaped = orientation != Orientation::NoTransforms;
-    loop {
-        for quality in QUALITIES {
-            let jpeg = encode(&image, quality)?;
-            if jpeg.len() <= bytes_max {
-                return Ok(Prepared { jpeg, reencoded: true, reshaped });
-            }
-        }
-        let (width, height) = (image.width() * 3 / 4, image.height() * 3 / 4);
-        if width.min(height) < SIDE_PIXELS_MIN {
-            return Err(PictureError::CannotFit { bytes_max });
-        }
-        image = image.resize_exact(width, height, FilterType::Triangle);
-        reshaped = true;
-    }
-}
-
-fn encode(image: &DynamicImage, quality: u8) -> Result<Vec<u8>, PictureError> {
-    let mut jpeg = Vec::new();
-    image.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, quality)).map_err(undecodable)?;
-    Ok(jpeg)
-}
-
 /// Gray or RGB with 8 bits a value, as a JPEG has them. Transparent pixels are shown on white, as people see such pictures.
 fn flat(image: DynamicImage) -> DynamicImage {
     match image {
@@ -233,215 +276,14 @@ fn flat(image: DynamicImage) -> DynamicImage {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use image::{ImageBuffer, ImageEncoder, Luma, Rgba};
-
-    use super::*;
-    use crate::testing::{photo, photo_jpeg, photo_png, with_stray_bytes, without_huffman_tables};
-
-    const ROOMY: usize = 4 << 20;
-
-    fn file(bytes: Vec<u8>, bytes_max: usize) -> Result<Prepared, PictureError> {
-        prepare(Picture::File(bytes), bytes_max)
-    }
-
-    fn distance(a: &image::RgbImage, b: &image::RgbImage) -> f64 {
-        let sum: u64 = a.as_raw().iter().zip(b.as_raw()).map(|(&x, &y)| u64::from(x.abs_diff(y))).sum();
-        sum as f64 / a.as_raw().len() as f64
-    }
-
-    #[test]
-    fn a_jpeg_within_the_bound_keeps_its_bytes() {
-        let jpeg = photo_jpeg(320, 240, 1);
-        assert_eq!(file(jpeg.clone(), jpeg.len()), Ok(Prepared { jpeg, reencoded: false, reshaped: false }));
-    }
-
-    #[test]
-    fn a_jpeg_over_the_bound_is_reencoded_to_fit_and_stays_the_same_picture() {
-        let picture = photo(320, 240, 1);
-        let jpeg = photo_jpeg(320, 240, 1);
-        for part in [2, 8] {
-            let prepared = file(jpeg.clone(), jpeg.len() / part).unwrap();
-            assert!(prepared.reencoded && prepared.jpeg.len() <= jpeg.len() / part);
-            let seen = image::load_from_memory(&prepared.jpeg).unwrap();
-            assert!(seen.width() >= 60, "{}", seen.width());
-            assert_eq!(seen.width() * 3 / 4, seen.height(), "the proportions stay");
-        }
-        let close = file(jpeg.clone(), jpeg.len() - 1).unwrap();
-        assert!(distance(&image::load_from_memory(&close.jpeg).unwrap().to_rgb8(), &picture) < 16.0);
-    }
-
-    #[test]
-    fn a_bound_that_no_picture_meets_is_an_error_with_the_key() {
-        let error = file(photo_jpeg(320, 240, 1), 300).unwrap_err();
-        assert!(error.to_string().contains("bytes-max in [frame]"), "{error}");
-    }
-
-    #[test]
-    fn a_jpeg_that_is_cut_short_is_told_from_one_without_a_header() {
-        let jpeg = photo_jpeg(320, 240, 1);
-        for length in [jpeg.len() / 2, jpeg.len() - 1] {
-            assert_eq!(file(jpeg[..length].to_vec(), ROOMY), Err(PictureError::CutShort));
-        }
-        assert_eq!(file(jpeg[..100].to_vec(), ROOMY), Err(PictureError::BadHeader));
-    }
-
-    #[test]
-    fn a_jpeg_with_stray_bytes_between_its_segments_passes_if_it_is_whole() {
-        let jpeg = with_stray_bytes(&photo_jpeg(320, 240, 1), b"stray");
-        assert_eq!(file(jpeg[..jpeg.len() - 1].to_vec(), ROOMY), Err(PictureError::CutShort));
-        assert_eq!(file(jpeg.clone(), ROOMY), Ok(Prepared { jpeg, reencoded: false, reshaped: false }));
-    }
-
-    #[test]
-    fn what_can_be_no_picture_is_refused_with_a_remedy() {
-        assert_eq!(file(Vec::new(), ROOMY), Err(PictureError::Empty));
-        assert_eq!(file(b"GIF89a".to_vec(), ROOMY), Err(PictureError::UnknownFormat));
-        assert!(matches!(file(photo_jpeg(1, 1, 1), ROOMY), Err(PictureError::TooSmall { width: 1, height: 1 })));
-        let png = photo_png(&DynamicImage::ImageRgb8(photo(1, 1, 1)));
-        assert!(matches!(file(png, ROOMY), Err(PictureError::TooSmall { .. })));
-        let png = photo_png(&DynamicImage::ImageRgb8(photo(64, 64, 1)));
-        assert!(matches!(file(png[..png.len() / 2].to_vec(), ROOMY), Err(PictureError::Undecodable(_))));
-        // Data lost on the way, in a picture that has to be decoded here.
-        let jpeg = photo_jpeg(320, 240, 1);
-        let lost = [&jpeg[..jpeg.len() / 2], &[0xff, 0xd9]].concat();
-        assert!(matches!(file(lost, jpeg.len() / 4), Err(PictureError::Undecodable(_))));
-        assert_eq!(file(png[..20].to_vec(), ROOMY), Err(PictureError::BadHeader));
-    }
-
-    #[test]
-    fn fifty_megapixels_pass_as_a_jpeg_and_are_never_decoded_here() {
-        // Only the header is looked at: the size is written into a small picture's.
-        let mut jpeg = photo_jpeg(64, 64, 1);
-        let sof = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
-        jpeg[sof + 5..sof + 9].copy_from_slice(&[0x17, 0x00, 0x21, 0xff]);
-        let (width, height) = (0x21ff, 0x1700);
-        assert!(width * height > 50_000_000);
-        assert_eq!(file(jpeg.clone(), ROOMY), Ok(Prepared { jpeg: jpeg.clone(), reencoded: false, reshaped: false }));
-        let error = file(jpeg.clone(), jpeg.len() - 1).unwrap_err();
-        assert!(error.to_string().contains("24 megapixels") && error.to_string().contains("bytes-max"), "{error}");
-        jpeg[sof + 5..sof + 9].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
-        assert!(matches!(file(jpeg, ROOMY), Err(PictureError::TooLarge { .. })));
-    }
-
-    #[test]
-    fn nobody_is_told_to_raise_a_bound_that_cannot_be_raised() {
-        let limit = usize::try_from(FRAME_BYTES_LIMIT).unwrap();
-        let mut jpeg = photo_jpeg(64, 64, 1);
-        let sof = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
-        jpeg[sof + 5..sof + 9].copy_from_slice(&[0x17, 0x00, 0x21, 0xff]);
-        // Comments make it as long as it has to be.
-        let mut comment = vec![0xff, 0xfe, 0xff, 0xff];
-        comment.resize(65_537, b' ');
-        let comments = comment.repeat(limit / comment.len() + 1);
-        let long = [&jpeg[..2], &comments[..], &jpeg[2..]].concat();
-        let error = file(long.clone(), limit - 1).unwrap_err().to_string();
-        assert!(error.contains("24 megapixels, or raise bytes-max in [frame]"), "{error}");
-        let error = file(long, limit).unwrap_err().to_string();
-        assert!(error.ends_with("scale it down to at most 24 megapixels"), "{error}");
-    }
-
-    #[test]
-    fn a_png_of_fifty_megapixels_is_refused_by_its_header() {
-        let mut png = photo_png(&DynamicImage::ImageRgb8(photo(64, 64, 1)));
-        png[16..24].copy_from_slice(&[0, 0, 0x22, 0, 0, 0, 0x18, 0]);
-        // The header's checksum covers the size.
-        let sum = crc32(&png[12..29]).to_be_bytes();
-        png[29..33].copy_from_slice(&sum);
-        let error = file(png, ROOMY).unwrap_err();
-        assert!(error.to_string().contains("24 megapixels, or convert it to JPEG"), "{error}");
-    }
-
-    fn crc32(bytes: &[u8]) -> u32 {
-        !bytes.iter().fold(u32::MAX, |crc, &byte| {
-            (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
-        })
-    }
-
-    #[test]
-    fn every_colour_type_of_png_becomes_a_jpeg_of_the_same_picture() {
-        let rgb = photo(64, 48, 9);
-        let rgba = ImageBuffer::from_fn(64, 48, |x, y| {
-            let [r, g, b] = rgb.get_pixel(x, y).0;
-            Rgba([r, g, b, 255])
-        });
-        let wide = DynamicImage::ImageRgb8(rgb.clone()).to_rgb16();
-        for image in [
-            DynamicImage::ImageRgb8(rgb.clone()),
-            DynamicImage::ImageRgba8(rgba.clone()),
-            DynamicImage::ImageRgb16(wide),
-            DynamicImage::ImageRgba16(DynamicImage::ImageRgba8(rgba).to_rgba16()),
-        ] {
-            let prepared = file(photo_png(&image), ROOMY).unwrap();
-            assert!(prepared.reencoded);
-            let seen = image::load_from_memory_with_format(&prepared.jpeg, ImageFormat::Jpeg).unwrap().to_rgb8();
-            assert!(distance(&seen, &rgb) < 4.0, "{:?}: {}", image.color(), distance(&seen, &rgb));
-        }
-        let gray: ImageBuffer<Luma<u8>, Vec<u8>> = DynamicImage::ImageRgb8(rgb).to_luma8();
-        let prepared = file(photo_png(&DynamicImage::ImageLuma8(gray)), ROOMY).unwrap();
-        assert!(jpeg::header(&prepared.jpeg).is_some());
-    }
-
-    #[test]
-    fn transparent_pixels_turn_white() {
-        let clear = DynamicImage::ImageRgba8(ImageBuffer::from_pixel(32, 32, Rgba([10, 20, 30, 0])));
-        let prepared = file(photo_png(&clear), ROOMY).unwrap();
-        let seen = image::load_from_memory(&prepared.jpeg).unwrap().to_rgb8();
-        assert!(seen.pixels().all(|pixel| pixel.0.iter().all(|&value| value >= 253)));
-    }
-
-    /// The picture, bright on its left half, with an EXIF orientation.
-    fn turned_jpeg(width: u32, height: u32, orientation: u8) -> Vec<u8> {
-        let picture = RgbImage::from_fn(width, height, |x, _| image::Rgb([if x < width / 2 { 250 } else { 5 }; 3]));
-        let mut exif = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
-        exif.extend_from_slice(&[orientation, 0, 0, 0, 0, 0, 0, 0]);
-        let mut jpeg = Vec::new();
-        let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, 100);
-        encoder.set_exif_metadata(exif).unwrap();
-        encoder.encode_image(&picture).unwrap();
-        jpeg
-    }
-
-    #[test]
-    fn what_is_encoded_again_is_turned_upright_as_its_exif_says() {
-        let jpeg = turned_jpeg(640, 320, 6);
-        let prepared = file(jpeg.clone(), jpeg.len() - 1).unwrap();
-        assert!(prepared.reencoded && prepared.reshaped, "what moved in it stands elsewhere now");
-        let shown = small(&turned_jpeg(1280, 640, 6)).unwrap();
-        for upright in [prepared.jpeg, shown] {
-            let seen = image::load_from_memory(&upright).unwrap().to_rgb8();
-            assert_eq!(seen.dimensions(), (320, 640));
-            // 6: the camera was turned clockwise, so that the left side belongs on top.
-            assert!(seen.get_pixel(160, 10)[0] > 200 && seen.get_pixel(160, 630)[0] < 50);
-        }
-        let plain = turned_jpeg(640, 320, 1);
-        assert!(!file(plain.clone(), plain.len() - 1).unwrap().reshaped);
-    }
-
-    #[test]
-    fn a_picture_whose_decoder_panics_is_passed_over_with_a_reason() {
-        let error = surviving::<()>(|| panic!("a decoder is wrong")).unwrap_err();
-        assert!(error.to_string().contains("the decoder has panicked"), "{error}");
-    }
-
-    #[test]
-    fn raw_pixels_are_encoded() {
-        let rgb = photo(64, 48, 2);
-        let raw = Picture::Rgb { width: 64, height: 48, pixels: rgb.as_raw().clone() };
-        let prepared = prepare(raw, ROOMY).unwrap();
-        assert!(distance(&image::load_from_memory(&prepared.jpeg).unwrap().to_rgb8(), &rgb) < 4.0);
-        let short = Picture::Rgb { width: 64, height: 48, pixels: vec![0; 10] };
-        assert_eq!(prepare(short, ROOMY), Err(PictureError::BadHeader));
-    }
-
-    #[test]
-    fn the_picture_for_dashboards_is_small_and_keeps_its_proportions() {
-        let seen = image::load_from_memory(&small(&photo_jpeg(1280, 720, 1)).unwrap()).unwrap();
-        assert_eq!((seen.width(), seen.height()), (640, 360));
-        let seen = image::load_from_memory(&small(&photo_jpeg(100, 80, 1)).unwrap()).unwrap();
-        assert_eq!((seen.width(), seen.height()), (100, 80));
-        assert_eq!(small(b"no picture"), None);
-        assert!(small(&without_huffman_tables(&photo_jpeg(64, 64, 1))).is_none());
+/// What [`flat`] takes for a pixel beside the picture that it is given, bytes.
+fn flat_pixel_bytes(color: ColorType) -> u64 {
+    match color {
+        ColorType::L8 | ColorType::Rgb8 | ColorType::Rgba8 => 0,
+        color if color.has_alpha() => RGBA_BYTES,
+        _ => RGB_BYTES,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,13 +11,13 @@ use crate::agent::{Agent, CLOSE_TIMEOUT};
 use crate::config::{Config, SourceConfig};
 use crate::source::pump::{Opener, Pump, PumpConfig};
 use crate::source::{command, folder, v4l2};
-use crate::spool::clerk::Clerk;
+use crate::spool::thread::SpoolHandle;
 use crate::spool::{INPUTS_PAGE, Identity, Opened, Spool, SpoolError};
 
 /// With `--exit-when-done`, a finite command that failed so often in a row without a new picture is given up.
 const FAILURES_MAX: u32 = 3;
 
-/// How to run.
+/// How a run is to begin and to end, as its command line says.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// Forget the spool and start a new chain.
@@ -40,9 +40,9 @@ pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
     if input_ended {
         say_ended(&config, &spool);
     }
-    let clerk = Clerk::start(spool).map_err(RunError::system)?;
-    let pump = if input_ended { None } else { Some(start_pump(&config, options, &clerk)?) };
-    let mut agent = Agent::new(config, options, clerk, kept_aside)?;
+    let spool = SpoolHandle::start(spool).map_err(RunError::system)?;
+    let pump = if input_ended { None } else { Some(start_pump(&config, options, &spool)?) };
+    let mut agent = Agent::new(config, options, spool, kept_aside)?;
     // The events are kept until the end: without them the link would close before the last status is sent.
     let (link, mut events) = Link::start(agent.link_config()?);
     let outcome = if complete_before && options.exit_when_done {
@@ -57,7 +57,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), RunError> {
         pump.stop(CLOSE_TIMEOUT).await;
     }
     let damaged = matches!(outcome, Err(RunError::Damage(_))) || agent.is_damaged();
-    agent.clerk.close();
+    agent.spool.close();
     let noted = if damaged { last_end::note_damage(&state_dir) } else { last_end::note_clean_end(&state_dir) };
     if let Err(why) = noted {
         log::warn!("how this run ended cannot be noted, and the next start checks more than it needs to: {why}");
@@ -121,21 +121,22 @@ fn say_ended(config: &Config, spool: &Spool) {
     }
 }
 
-fn start_pump(config: &Config, options: Options, clerk: &Clerk) -> Result<Pump, RunError> {
+fn start_pump(config: &Config, options: Options, spool: &SpoolHandle) -> Result<Pump, RunError> {
     let source = config.source.clone();
-    let opener: Opener = Box::new(move |already, leash| match &source {
+    let opener: Opener = Box::new(move |already, killer| match &source {
         SourceConfig::Folder { path } => Ok(Box::new(folder::Folder::open(path, already)?)),
-        SourceConfig::Command(line) => Ok(Box::new(command::Stream::open(line, already, leash)?)),
+        SourceConfig::Command(line) => Ok(Box::new(command::Stream::open(line, already, killer)?)),
         SourceConfig::V4l2(wish) => v4l2::open(wish).map(|device| Box::new(device) as _),
     });
     let settings = PumpConfig {
-        frame_bytes_max: config.frame_bytes_max,
+        frame: config.frame_bounds(),
+        state_dir: config.state_dir.clone(),
         image_interval: (config.image_interval_s > 0).then(|| Duration::from_secs(config.image_interval_s)),
         finite: config.source.class() == ChainClass::Batch,
         failures_max: failures_max(&config.source, options),
         still_interval: (config.still_interval_s > 0).then(|| Duration::from_secs(config.still_interval_s)),
     };
-    Pump::start(opener, clerk.intake(), settings).map_err(RunError::system)
+    Pump::start(opener, spool.source_handle(), settings).map_err(RunError::system)
 }
 
 /// Whoever waits for the end of a job must learn that its command gives nothing. A folder that is away may come back.

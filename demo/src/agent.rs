@@ -90,12 +90,12 @@ pub struct Rig {
     pub private: Vec<PathBuf>,
 }
 
-/// A camera agent that plays a folder.
+/// A camera agent that is to be started, and plays a folder.
 #[derive(Debug, Clone)]
 pub struct CameraSetup {
-    /// The site.
+    /// The site that the agent belongs to.
     pub site: Name,
-    /// The camera.
+    /// The camera's name on the bus.
     pub camera: Name,
     /// The folder of pictures; only this agent sees it.
     pub photos: PathBuf,
@@ -105,14 +105,14 @@ pub struct CameraSetup {
     pub extra: Table,
 }
 
-/// An edge agent.
+/// An edge agent that is to be started.
 #[derive(Debug, Clone)]
 pub struct EdgeSetup {
-    /// The site.
+    /// The site that the agent belongs to.
     pub site: Name,
-    /// The node.
+    /// The node's name on the bus.
     pub node: Name,
-    /// The recognition models.
+    /// The folder of the recognition models.
     pub models: PathBuf,
     /// The limit of one step, ms.
     pub r_limit_ms: u64,
@@ -233,7 +233,7 @@ impl Agent {
         })
     }
 
-    /// Its configuration file.
+    /// Where the agent's configuration file is.
     pub fn config(&self) -> &Path {
         &self.config
     }

@@ -151,7 +151,7 @@ impl Broker {
         self.kind
     }
 
-    /// Its address.
+    /// Where the broker listens.
     pub fn url(&self) -> &BrokerUrl {
         &self.url
     }

@@ -9,7 +9,7 @@ pub enum Error {
     /// The folder of photos cannot be used.
     #[error("no photos in {}: {why}; give a folder with JPEG or PNG pictures (`--photos DIR`), or run `make setup` for the default ones", path.display())]
     Photos {
-        /// The folder.
+        /// The folder of photos.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -17,13 +17,13 @@ pub enum Error {
     /// A recognition model is not where it should be.
     #[error("the model {} is missing: run `make setup`", path.display())]
     Model {
-        /// The file.
+        /// The file that is missing.
         path: PathBuf,
     },
     /// A program of ours is not where it should be.
     #[error("the program {} is missing: run `make build`", path.display())]
     Binary {
-        /// The file.
+        /// The file that is missing.
         path: PathBuf,
     },
     /// A program of the system cannot be started.
@@ -33,19 +33,19 @@ pub enum Error {
         program: String,
         /// What the system says.
         why: String,
-        /// What to do.
+        /// What to do about it.
         remedy: String,
     },
     /// The port is taken.
     #[error("port {port} on 127.0.0.1 is in use: choose another with `--port`, or leave it out to take a free one")]
     Port {
-        /// The port.
+        /// The port that is taken.
         port: u16,
     },
     /// The broker's address cannot be used, or nobody answers there.
     #[error("broker {url:?}: {why}")]
     Broker {
-        /// The address.
+        /// The broker's address.
         url: String,
         /// What is wrong and what to do.
         why: String,
@@ -53,7 +53,7 @@ pub enum Error {
     /// A file or directory cannot be used.
     #[error("{}: {why}", path.display())]
     File {
-        /// Which.
+        /// The file or directory.
         path: PathBuf,
         /// What the system says, or what to do.
         why: String,
@@ -66,9 +66,9 @@ pub enum Error {
     /// A program ended that should have gone on.
     #[error("{label} ended unexpectedly ({status}); its last lines:\n{log}")]
     Exited {
-        /// Which.
+        /// The program that ended.
         label: String,
-        /// How.
+        /// How it ended, with its exit status or signal.
         status: String,
         /// The end of its log.
         log: String,
@@ -94,11 +94,11 @@ pub enum Error {
     /// A command of an agent failed.
     #[error("`{command}` failed ({status}): {message}")]
     Command {
-        /// The command line.
+        /// The command line that failed.
         command: String,
-        /// How it ended.
+        /// How the command ended.
         status: String,
-        /// What it printed.
+        /// What the command printed.
         message: String,
     },
     /// The run came to an end, and its result is wrong.
@@ -107,7 +107,7 @@ pub enum Error {
     /// Not one picture became a frame that could be searched.
     #[error("not one of {photos} in {} could be used: give a folder with sound JPEG or PNG pictures (`--photos DIR`){}", path.display(), listed(why))]
     NothingUsable {
-        /// The folder.
+        /// The folder of photos.
         path: PathBuf,
         /// How many it holds, in words.
         photos: String,
@@ -117,7 +117,7 @@ pub enum Error {
     /// Another demo uses the output folder.
     #[error("another demo is at work in {}: wait for its end, or choose another folder with `--out DIR`", path.display())]
     Busy {
-        /// The folder.
+        /// The output folder.
         path: PathBuf,
     },
     /// Ctrl-C, or a request to end.

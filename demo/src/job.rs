@@ -23,9 +23,9 @@ const NAMED_MAX: usize = 10;
 /// Below this limit a worker's CPU count (10 ms a tick) cannot tell whether it is inside a step.
 const CPU_CHECK_LIMIT_MS: u64 = 100;
 
-/// What a job stands on and shares with the rest of the run.
+/// What a job shares with the rest of the run.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ground<'a> {
+pub(crate) struct JobContext<'a> {
     pub rig: &'a Rig,
     pub broker: &'a Broker,
     /// Lists all processes, so that the next run can end those of a killed driver.
@@ -34,8 +34,8 @@ pub(crate) struct Ground<'a> {
     pub interrupted: &'a AtomicBool,
     /// When nothing has gone on for so long, the run gives up.
     pub timeout: Duration,
-    /// The same where every node says that a unit is too long for its limit.
-    pub hurdle: Duration,
+    /// The same where every node has found a unit too long for its limit.
+    pub too_slow_after: Duration,
 }
 
 /// A camera, its nodes, and what the bus says of them.
@@ -49,7 +49,7 @@ pub(crate) struct Job<'a> {
     pub aloud: bool,
     /// So many pictures that the camera passed over have been named; `None` if that is not to be done.
     pub named: Option<usize>,
-    ground: Ground<'a>,
+    context: JobContext<'a>,
     /// When something went on last.
     went_on_at: Instant,
     /// Whether the broker is away.
@@ -71,7 +71,7 @@ pub(crate) enum Kill {
     Away { node: Name, recovery: Option<Recovery>, back_at: Instant },
     /// Started again; not online yet.
     Returning { node: Name, recovery: Option<Recovery>, since_us: u64, boot_before: Option<Name> },
-    /// Online again.
+    /// The node is online again.
     Back(Option<Recovery>),
 }
 
@@ -87,7 +87,7 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// [`Error::File`] if it cannot be written down.
-    pub fn new(observer: Observer, camera: Agent, ground: Ground<'a>, aloud: bool) -> Result<Self, Error> {
+    pub fn new(observer: Observer, camera: Agent, context: JobContext<'a>, aloud: bool) -> Result<Self, Error> {
         let went_on_at = Instant::now();
         let (tally, edges) = (Tally::default(), Vec::new());
         let job = Self {
@@ -98,7 +98,7 @@ impl<'a> Job<'a> {
             refused: 0,
             aloud,
             named: Some(0),
-            ground,
+            context,
             went_on_at,
             is_lost: false,
         };
@@ -117,7 +117,7 @@ impl<'a> Job<'a> {
 
     /// Writes down every process of the run as it is now.
     fn record(&self) -> Result<(), Error> {
-        let Ground { rig, broker, dir, .. } = self.ground;
+        let JobContext { rig, broker, dir, .. } = self.context;
         let base = broker.pid().into_iter().chain(rig.walls.process().and_then(|process| process.pid()));
         let agents = self.edges.iter().flat_map(|(_, agent)| agent.pids());
         dir.record(base.chain(agents).chain(self.camera.pids()))
@@ -142,10 +142,10 @@ impl<'a> Job<'a> {
                 self.went_on();
             }
             let still = self.went_on_at.elapsed();
-            if still >= self.ground.hurdle && self.is_too_slow() {
+            if still >= self.context.too_slow_after && self.is_too_slow() {
                 return Err(Error::TooSlow { after_s: still.as_secs(), said: self.troubles() });
             }
-            if still >= self.ground.timeout {
+            if still >= self.context.timeout {
                 return Err(self.timeout(what));
             }
         }
@@ -158,7 +158,7 @@ impl<'a> Job<'a> {
 
     /// The next news, after at most [`LOOK`].
     fn next(&mut self) -> Result<Vec<News>, Error> {
-        if self.ground.interrupted.load(Ordering::Relaxed) {
+        if self.context.interrupted.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         let news = match self.observer.next(LOOK) {
@@ -170,7 +170,7 @@ impl<'a> Job<'a> {
             }
             Some(Report::Lost(why)) => {
                 self.is_lost = true;
-                self.say(&show::lost(&why, self.ground.broker.kind() == BrokerKind::External));
+                self.say(&show::lost(&why, self.context.broker.kind() == BrokerKind::External));
                 Vec::new()
             }
             Some(Report::Connected) => {
@@ -179,7 +179,7 @@ impl<'a> Job<'a> {
                 self.say(&show::deed("the broker is back"));
                 Vec::new()
             }
-            Some(Report::Denied(filter)) => return Err(denied(self.ground.broker.url(), &filter)),
+            Some(Report::Denied(filter)) => return Err(denied(self.context.broker.url(), &filter)),
             None => {
                 self.check_processes()?;
                 Vec::new()
@@ -214,8 +214,8 @@ impl<'a> Job<'a> {
 
     /// An agent that we killed has no process; a camera that has delivered everything may end.
     fn check_processes(&mut self) -> Result<(), Error> {
-        self.ground.broker.check()?;
-        self.ground.rig.walls.check()?;
+        self.context.broker.check()?;
+        self.context.rig.walls.check()?;
         for (_, agent) in &mut self.edges {
             agent.check_walls()?;
             agent.check_running()?;
@@ -248,7 +248,7 @@ impl<'a> Job<'a> {
                 agent.log_tail(8)
             );
         }
-        Error::Timeout { what: what.into(), after_s: self.ground.timeout.as_secs(), logs }
+        Error::Timeout { what: what.into(), after_s: self.context.timeout.as_secs(), logs }
     }
 
     /// Runs until the chain is done, everybody agrees, and a killed node is back. Returns the digest and the kill.
@@ -376,9 +376,9 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Whether every one of these nodes says that a unit is too long for its limit.
+/// Whether every one of these nodes has found a unit too long for its limit, and has ended none since.
 fn all_too_slow<'a>(tally: &Tally, mut nodes: impl Iterator<Item = &'a Name>) -> bool {
-    nodes.all(|node| tally.troubles().any(|(who, what)| who == node && show::is_about_limit(what)))
+    nodes.all(|node| tally.is_limit_too_short(node))
 }
 
 fn recovery(node: &Name, at_us: u64, front: Version, step: &Step, limits: Limits) -> Recovery {
@@ -406,18 +406,18 @@ mod tests {
     use crate::tally::tests::{name, seen};
 
     #[test]
-    fn a_limit_is_too_short_when_every_node_says_so_and_not_when_one_does() {
+    fn a_limit_is_too_short_when_every_node_counts_so_and_not_when_one_does() {
         let nodes = ["node-a", "node-b"].map(name);
         let mut tally = Tally::default();
-        let mut say = |node: &Name, trouble: &str| {
-            let status = NodeStatus { trouble: trouble.into(), ..NodeStatus::bare(node.clone(), name("b"), true) };
+        let mut say = |node: &Name, units: u64, too_large: u64| {
+            let counters = vec![("units".to_owned(), units), ("units-too-large".to_owned(), too_large)];
+            let status = NodeStatus { counters, ..NodeStatus::bare(node.clone(), name("b"), true) };
             tally.take(&seen(Note::NodeStatus(status)));
             all_too_slow(&tally, nodes.iter())
         };
-        let too_slow = "a unit was killed after 41 ms, which r-limit-ms = 10 does not hold: raise it, or leave the work to a faster node";
-        assert!(!say(&nodes[0], too_slow), "the other may do it");
-        assert!(!say(&nodes[1], "the disk is full"));
-        assert!(say(&nodes[1], too_slow));
-        assert!(!say(&nodes[0], ""), "a unit was done");
+        assert!(!say(&nodes[0], 0, 1), "the other may do it");
+        assert!(!say(&nodes[1], 0, 0));
+        assert!(say(&nodes[1], 0, 1));
+        assert!(!say(&nodes[0], 1, 1), "a unit was done");
     }
 }

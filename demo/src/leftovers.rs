@@ -67,7 +67,7 @@ impl RunDir {
         Ok((Self(path.to_path_buf()), ended))
     }
 
-    /// The directory.
+    /// Where the directory is.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -26,6 +26,7 @@ mod show;
 mod stillness;
 mod summary;
 mod tally;
+mod unit_limit;
 mod url;
 
 pub use agent::{Agent, CameraSetup, EdgeSetup, PROGRAMS_VARIABLE, Programs, Rig, downloads};

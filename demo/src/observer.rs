@@ -55,14 +55,14 @@ pub enum Report {
     Seen(Box<Seen>),
     /// A message on our topics that is not ours, or not sound.
     Refused {
-        /// Its topic.
+        /// The topic that it came on.
         topic: String,
         /// What is wrong with it.
         why: String,
     },
 }
 
-/// One message.
+/// A message of ours, as it was received.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Seen {
     /// When it came, µs of the machine's monotonic clock.
@@ -71,7 +71,7 @@ pub struct Seen {
     pub retained: bool,
     /// Where it was published.
     pub topic: Topic,
-    /// What it says.
+    /// What the message says.
     pub note: Note,
 }
 

@@ -105,7 +105,10 @@ impl Plan {
                 return Err(Error::Model { path });
             }
         }
-        std::fs::create_dir_all(&args.out).map_err(|e| Error::file(&args.out, e))?;
+        let no_out = |e: std::io::Error| {
+            Error::file(&args.out, format!("cannot be made ({e}): choose another folder with `--out DIR`"))
+        };
+        std::fs::create_dir_all(&args.out).map_err(no_out)?;
         let absolute = |path: &Path| path.canonicalize().map_err(|e| Error::file(path, e));
         Ok(Self {
             photos: absolute(&photos)?,
@@ -131,7 +134,7 @@ impl Plan {
 #[derive(Debug, Default)]
 struct Folder {
     pictures: u64,
-    /// By ending.
+    /// Files with another ending, by that ending.
     others: BTreeMap<&'static str, u64>,
     links: u64,
     unnameable: u64,
@@ -257,6 +260,12 @@ mod tests {
         assert_eq!(plan.photos_len, 3, "a link is not followed, as the camera agent does not");
         assert_eq!(plan.left_out, left_out);
         assert!(plan.photos.is_absolute() && plan.out.is_dir());
+        let nowhere = DemoArgs { out: "/proc/microlambda".into(), ..args(root) };
+        let error = Plan::new(&nowhere, programs.clone()).unwrap_err().to_string();
+        assert!(
+            error.contains("cannot be made") && error.contains("choose another folder with `--out DIR`"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) struct Outcome {
     pub lists: Vec<(Name, Vec<KnownFace>)>,
     /// What was set aside, as the first node's database tells it; `run` is empty.
     pub set_aside: Vec<SetAside>,
+    /// Frames that could not be read, each with the reason, as that database tells it.
+    pub unreadable_why: Vec<String>,
     pub memory: BTreeMap<String, Memory>,
     pub refused: u64,
     pub event_repeats: u64,
@@ -59,7 +61,9 @@ pub(crate) fn conclude(mut job: Job<'_>, digest: String, kill: Kill, begun: Inst
         memory.insert(node.to_string(), memory_of(agent));
     }
     // All nodes agree on the digest, so that one speaks for all.
-    let set_aside = job.edges.first().map_or(Ok(Vec::new()), |(_, agent)| units_set_aside(agent))?;
+    let status = |(_, agent): &(Name, Agent)| told(agent, &["status", "--json"]);
+    let report = job.edges.first().map_or_else(|| Ok(NodeReport::default()), status)?;
+    let (set_aside, unreadable_why) = (report.set_aside(), report.unreadable());
     if job.camera.exited().is_none() {
         memory.insert("camera".into(), memory_of(&job.camera));
     }
@@ -79,6 +83,7 @@ pub(crate) fn conclude(mut job: Job<'_>, digest: String, kill: Kill, begun: Inst
         wall_s,
         lists,
         set_aside,
+        unreadable_why,
         memory,
         refused: job.refused,
         event_repeats,
@@ -126,7 +131,7 @@ fn known_faces(agent: &Agent) -> Result<Vec<KnownFace>, Error> {
 }
 
 /// What is read of `edge-agent status --json`.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct NodeReport {
     chains: Vec<ChainReport>,
 }
@@ -135,11 +140,25 @@ struct NodeReport {
 struct ChainReport {
     #[serde(rename = "set-aside")]
     set_aside: Vec<SetAside>,
+    unreadable: Vec<UnreadableFrame>,
 }
 
-fn units_set_aside(agent: &Agent) -> Result<Vec<SetAside>, Error> {
-    let report: NodeReport = told(agent, &["status", "--json"])?;
-    Ok(report.chains.into_iter().flat_map(|chain| chain.set_aside).collect())
+/// A frame that could not be read.
+#[derive(Deserialize)]
+struct UnreadableFrame {
+    label: String,
+    why: String,
+}
+
+impl NodeReport {
+    fn set_aside(&self) -> Vec<SetAside> {
+        self.chains.iter().flat_map(|chain| chain.set_aside.clone()).collect()
+    }
+
+    fn unreadable(&self) -> Vec<String> {
+        let frames = self.chains.iter().flat_map(|chain| &chain.unreadable);
+        frames.map(|frame| format!("{}: {}", frame.label, frame.why)).collect()
+    }
 }
 
 fn memory_of(agent: &Agent) -> Memory {
@@ -229,6 +248,7 @@ mod tests {
             wall_s: 1.0,
             lists: vec![(name("a"), (0..people).map(id).map(known).collect())],
             set_aside: Vec::new(),
+            unreadable_why: Vec::new(),
             memory: BTreeMap::new(),
             refused: 0,
             event_repeats: 0,
@@ -289,11 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_set_aside_is_read_from_a_node_s_status() {
+    fn what_was_set_aside_or_could_not_be_read_is_read_from_a_node_s_status() {
         let json = r#"{"node":"a","running":true,"chains":[{"chain":"c","totals":{"frames":1},"set-aside":
-            [{"sequence":3,"label":"x.jpg","unit":"face 0","why":"a: 3 × killed"}],"failing":null}]}"#;
+            [{"sequence":3,"label":"x.jpg","unit":"face 0","why":"a: 3 × killed"}],"unreadable":
+            [{"sequence":4,"label":"y.jpg","why":"its data is damaged"}],"failing":null}]}"#;
         let report: NodeReport = serde_json::from_str(json).unwrap();
-        let unit = &report.chains[0].set_aside[0];
+        assert_eq!(report.unreadable(), ["y.jpg: its data is damaged"]);
+        let unit = &report.set_aside()[0];
         assert_eq!((unit.sequence, unit.label.as_str(), unit.unit.as_str()), (3, "x.jpg", "face 0"));
         assert_eq!((unit.run.as_str(), unit.why.as_str()), ("", "a: 3 × killed"));
     }

@@ -73,7 +73,7 @@ impl Process {
         Ok(())
     }
 
-    /// For messages.
+    /// What the program is called in messages.
     pub fn label(&self) -> &str {
         &self.label
     }

@@ -49,7 +49,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Connects.
+    /// Connects to the broker.
     ///
     /// # Errors
     /// What the system says.

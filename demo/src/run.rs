@@ -11,7 +11,7 @@ use microlambda_runtime::{counted, printable};
 use microlambda_wire::{CameraHead, Name};
 
 use crate::agent::covered;
-use crate::job::{Ground, Job, Kill, Limits, ms};
+use crate::job::{Job, JobContext, Kill, Limits, ms};
 use crate::leftovers::{OutLock, RunDir};
 use crate::options::{DemoArgs, Plan};
 use crate::outcome::{Outcome, conclude, digest_problem, problems};
@@ -31,7 +31,7 @@ const UNLIMITED_MS: u64 = 3_600_000;
 /// and a photo, encoded anew if it must be, takes less. Where one takes longer, the long run is only cut once more.
 const CAMERA_PATIENCE: Duration = Duration::from_secs(5);
 /// Nodes that find a unit too long for their limit try it again every 8 s and expect less each time: after so long it does not fit.
-const HURDLE_PATIENCE: Duration = Duration::from_secs(60);
+const TOO_SLOW_PATIENCE: Duration = Duration::from_secs(60);
 /// What the two runs are called.
 const SHORT_STEPS: &str = "short steps";
 const LONG_RUN: &str = "long run";
@@ -74,16 +74,16 @@ fn run_until(args: &DemoArgs, interrupted: &AtomicBool) -> Result<(), Error> {
     greet(&plan, &broker, &rig);
     let timeout = patience(plan.timeout, plan.r_limit_ms);
     // Each node is to be killed twice at least: the first time may be the computer's fault.
-    let hurdle = patience(HURDLE_PATIENCE, 2 * plan.r_limit_ms);
-    let ground = Ground { rig: &rig, broker: &broker, dir: &dir, interrupted, timeout, hurdle };
+    let too_slow_after = patience(TOO_SLOW_PATIENCE, 2 * plan.r_limit_ms);
+    let context = JobContext { rig: &rig, broker: &broker, dir: &dir, interrupted, timeout, too_slow_after };
 
     say!("\n{}", show::heading("The job in short steps"));
-    let outcome = short_steps(&plan, ground)?;
+    let outcome = short_steps(&plan, context)?;
     something_usable(&plan, &outcome)?;
     say!("\n{}", show::heading("The same photos in one long run, on an empty database"));
     // Its only step says nothing until it ends: about as long as all the short ones together took, on one node.
     let timeout = timeout.max(Duration::from_secs_f64(outcome.wall_s * 4.0));
-    let (long, in_parts) = long_run(&plan, Ground { timeout, ..ground })?;
+    let (long, in_parts) = long_run(&plan, JobContext { timeout, ..context })?;
 
     let summary = summarise(&plan, &rig, &broker, &outcome, (&long, in_parts));
     write_results(&plan, &summary, &outcome.tally)?;
@@ -130,6 +130,7 @@ fn something_usable(plan: &Plan, outcome: &Outcome) -> Result<(), Error> {
     let frames = outcome.tally.done.as_ref().map_or(0, |done| done.unreadable);
     if frames > 0 {
         why.push(format!("{} could be numbered, but not decoded", counted(frames, "picture")));
+        why.extend(outcome.unreadable_why.iter().map(printable));
     }
     Err(Error::NothingUsable { path: plan.photos.clone(), photos: counted(plan.photos_len, "photo"), why })
 }
@@ -205,14 +206,14 @@ fn fan_out(on: bool) -> toml::Table {
     toml::Table::from_iter([("fan-out".to_owned(), on.into())])
 }
 
-fn short_steps(plan: &Plan, ground: Ground<'_>) -> Result<Outcome, Error> {
-    let Ground { rig, broker, .. } = ground;
+fn short_steps(plan: &Plan, context: JobContext<'_>) -> Result<Outcome, Error> {
+    let JobContext { rig, broker, .. } = context;
     let site = site(plan, "")?;
     let _sweep = Sweep { broker, site: site.clone() };
     let observer = broker.observe(&site)?;
     let begun = Instant::now();
     let camera = rig.camera("camera", &camera_setup(plan, &site)?)?;
-    let mut job = Job::new(observer, camera, ground, true)?;
+    let mut job = Job::new(observer, camera, context, true)?;
     for letter in ('a'..='z').take(plan.nodes.into()) {
         let node = name(&format!("node-{letter}"))?;
         let agent = rig.edge(node.as_str(), &edge_setup(plan, &site, &node, plan.r_limit_ms))?;
@@ -227,13 +228,13 @@ fn short_steps(plan: &Plan, ground: Ground<'_>) -> Result<Outcome, Error> {
 /// One node whose limit is never reached. It starts when the spool is complete, so that nothing interrupts its step. A
 /// spool that is full before does not become complete by itself: then the node starts as well, and makes room with each
 /// of its commits. Says whether its run took several steps for that.
-fn long_run(plan: &Plan, ground: Ground<'_>) -> Result<(Outcome, bool), Error> {
-    let Ground { rig, broker, .. } = ground;
+fn long_run(plan: &Plan, context: JobContext<'_>) -> Result<(Outcome, bool), Error> {
+    let JobContext { rig, broker, .. } = context;
     let site = site(plan, "-long")?;
     let _sweep = Sweep { broker, site: site.clone() };
     let observer = broker.observe(&site)?;
     let camera = rig.camera("long-camera", &camera_setup(plan, &site)?)?;
-    let mut job = Job::new(observer, camera, ground, true)?;
+    let mut job = Job::new(observer, camera, context, true)?;
     job.named = None;
     let mut still = Stillness::new(CAMERA_PATIENCE);
     job.watch("the camera to read all photos", |job, _| {
@@ -286,6 +287,7 @@ fn summarise(plan: &Plan, rig: &Rig, broker: &Broker, outcome: &Outcome, long: (
         problems,
         frames: done.map_or(0, |done| done.frames),
         unreadable: done.map_or(0, |done| done.unreadable),
+        unreadable_why: outcome.unreadable_why.clone(),
         passed_over: outcome.passed_over,
         passed_over_why: outcome.passed_over_why.clone(),
         set_aside: [set_aside_in(outcome, SHORT_STEPS), set_aside_in(long, LONG_RUN)].concat(),

@@ -55,11 +55,8 @@ pub fn html(summary: &Summary, camera: &str, thumbnails: &BTreeMap<String, Vec<u
         page.push_str(&card(index + 1, person, thumbnails.get(&person.face)));
     }
     let _ = writeln!(page, "</ul>");
-    if summary.passed_over > 0 {
-        let count = plural(summary.passed_over, "picture", "pictures");
-        let list: String = summary.passed_over_why.iter().map(|why| format!("<li>{}</li>", escape(why))).collect();
-        let _ = writeln!(page, "<details><summary>{count} passed over</summary><ul>{list}</ul></details>");
-    }
+    page.push_str(&listed(summary.passed_over, "passed over", &summary.passed_over_why));
+    page.push_str(&listed(summary.unreadable, "unreadable", &summary.unreadable_why));
     let same = match (summary.digests_equal, summary.is_comparable()) {
         (true, _) => "the same as",
         (false, true) => "different from",
@@ -74,6 +71,16 @@ pub fn html(summary: &Summary, camera: &str, thumbnails: &BTreeMap<String, Vec<u
     page
 }
 
+/// So many pictures that were not searched, with the reasons; empty if there are none.
+fn listed(pictures: u64, what: &str, why: &[String]) -> String {
+    if pictures == 0 {
+        return String::new();
+    }
+    let count = plural(pictures, "picture", "pictures");
+    let list: String = why.iter().map(|why| format!("<li>{}</li>", escape(why))).collect();
+    format!("<details><summary>{count} {what}</summary><ul>{list}</ul></details>\n")
+}
+
 fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
     let nodes: Vec<String> = summary.steps_per_node.iter().map(|(node, steps)| format!("{node} {steps}")).collect();
     let mut facts = vec![
@@ -85,6 +92,9 @@ fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
     ];
     if summary.passed_over > 0 {
         facts.push(("Passed over", plural(summary.passed_over, "picture", "pictures")));
+    }
+    if summary.unreadable > 0 {
+        facts.push(("Unreadable", plural(summary.unreadable, "picture", "pictures")));
     }
     if let Some(kill) = &summary.kill {
         facts.push(("Went on after a kill", format!("{:.0} ms", kill.recovery_ms)));
@@ -165,10 +175,12 @@ mod tests {
 
     #[test]
     fn every_element_is_closed_in_order() {
-        let why = vec!["<a>.jpg: it is empty".to_string()];
-        let summary = Summary { passed_over: 1, passed_over_why: why, ..summary() };
+        let passed_over_why = vec!["<a>.jpg: it is empty".to_string()];
+        let unreadable_why = vec!["<b>.jpg: its data is damaged".to_string()];
+        let summary = Summary { passed_over: 1, passed_over_why, unreadable: 2, unreadable_why, ..summary() };
         let page = html(&summary, "folder", &BTreeMap::new());
         assert!(page.contains("1 picture passed over") && page.contains("&lt;a&gt;.jpg: it is empty"), "{page}");
+        assert!(page.contains("2 pictures unreadable") && page.contains("&lt;b&gt;.jpg: its data"), "{page}");
         let mut open: Vec<&str> = Vec::new();
         for tag in page.split('<').skip(1) {
             let (tag, _) = tag.split_once('>').unwrap();

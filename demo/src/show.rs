@@ -46,7 +46,7 @@ fn node(name: &str, width: usize) -> String {
     styled(NODES[letter % NODES.len()].on_default(), format!("{name:<width$}"))
 }
 
-/// A heading.
+/// The line that stands above a part of the output.
 pub fn heading(text: &str) -> String {
     styled(BOLD, text)
 }
@@ -174,11 +174,6 @@ pub fn trouble(what: &str) -> String {
     format!("{}{}", printable(what), here.unwrap_or_default())
 }
 
-/// Whether an agent says that a unit is too long for its limit.
-pub fn is_about_limit(what: &str) -> bool {
-    number_behind(LIMIT, what).is_some()
-}
-
 /// Twice the limit there was, or what the agent says is needed.
 fn larger_limit(what: &str) -> Option<String> {
     let least_ms = number_behind(LIMIT_LEAST, what).unwrap_or(DEFAULT_R_LIMIT_MS);
@@ -274,8 +269,8 @@ mod tests {
     fn trouble_with_the_length_of_frames_says_how_to_set_it_here() {
         let text = |bytes: &str| {
             trouble(&format!(
-                "the broker or the link ends the connection at {bytes}: raise the broker's limit for packets, or lower \
-                 bytes-max in [frame] and run once with --new-job"
+                "the broker or the link ends the connection at {bytes}: raise the broker's limit for packets; or lower \
+                 bytes-max in [frame], for new pictures, and give up those kept already (--new-job)"
             ))
         };
         let here = |bytes: u64| format!("; here: `--frame-bytes-max {bytes}`, or `make demo FRAME_BYTES_MAX={bytes}`");
@@ -297,11 +292,10 @@ mod tests {
         };
         let text = expected(10, "raise it to at least 90");
         assert!(text.starts_with("! a: searching a tile") && text.ends_with("R_LIMIT_MS=400`"), "{text}");
-        let text = expected(1000, "raise it to at least 5200, scale the picture down");
+        let text = expected(1000, "raise it to at least 5200, lower frame.pixels-max of its camera");
         assert!(text.ends_with("--r-limit-ms 5200`, or `make demo R_LIMIT_MS=5200`"), "{text}");
         let killed = "a unit was killed after 8034 ms, which r-limit-ms = 8000 does not hold: raise it, or leave the work to a \
                       faster node";
-        assert!(is_about_limit(killed) && !is_about_limit("the disk is full"));
         let text = line(killed);
         assert!(text.contains("--r-limit-ms 16000"), "{text}");
         assert_eq!(line("the disk is full"), "! a: the disk is full");

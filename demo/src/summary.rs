@@ -17,13 +17,13 @@ pub struct KnownFace {
     /// A name given by people, or empty.
     #[serde(default)]
     pub name: String,
-    /// Where first seen.
+    /// The camera that it was first seen by.
     pub camera: String,
-    /// In which chain.
+    /// The chain that it was first seen in.
     pub chain: String,
-    /// When first, ms since 1970.
+    /// When first seen, ms since 1970.
     pub first_seen_ms: u64,
-    /// When last, ms since 1970.
+    /// When last seen, ms since 1970.
     pub last_seen_ms: u64,
     /// The frames it was seen in.
     pub frames: Vec<FaceFrame>,
@@ -32,7 +32,7 @@ pub struct KnownFace {
 /// A frame that a face was seen in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FaceFrame {
-    /// Its number.
+    /// The frame's number in its chain.
     pub sequence: u64,
     /// What the camera calls it.
     pub label: String,
@@ -121,10 +121,12 @@ pub struct Summary {
     pub ok: bool,
     /// What did not, for people.
     pub problems: Vec<String>,
-    /// Frames searched.
+    /// Frames that were searched for faces.
     pub frames: u64,
     /// Frames that could not be read.
     pub unreadable: u64,
+    /// Why each of the newest of them could not, with what the camera calls it.
+    pub unreadable_why: Vec<String>,
     /// Pictures that the camera could not take in: they are not among the frames.
     pub passed_over: u64,
     /// The camera's reason for each of the first of them, with the file's name.
@@ -142,7 +144,7 @@ pub struct Summary {
     pub people: Vec<Person>,
     /// Steps of the chain.
     pub steps: u64,
-    /// Steps by node.
+    /// How many steps each node ran.
     pub steps_per_node: BTreeMap<String, u64>,
     /// Steps that ran on another node than the one before.
     pub migrations: u64,
@@ -180,9 +182,9 @@ pub struct Summary {
     pub event_repeats: u64,
     /// Messages on our topics that were not ours.
     pub refused_messages: u64,
-    /// Number of edge agents.
+    /// How many edge agents took part.
     pub nodes: u64,
-    /// Which broker.
+    /// The broker that carried the messages, for people.
     pub broker: String,
     /// What kept the agents apart.
     pub isolation: String,
@@ -199,6 +201,14 @@ impl Summary {
         };
         let unreadable = if self.unreadable > 0 { format!(", {} unreadable", self.unreadable) } else { String::new() };
         line("frames", format!("{}{unreadable}", self.frames));
+        let shown = self.unreadable_why.len().min(REASONS_MAX);
+        for why in &self.unreadable_why[..shown] {
+            line("", printable(why));
+        }
+        let more = self.unreadable.saturating_sub(shown as u64);
+        if shown > 0 && more > 0 {
+            line("", format!("and {more} more that could not be read"));
+        }
         if self.passed_over > 0 {
             line("passed over", format!("{} that the camera could not use", counted(self.passed_over, "picture")));
             for why in self.passed_over_why.iter().take(REASONS_MAX) {
@@ -298,6 +308,7 @@ pub(crate) mod tests {
             problems: Vec::new(),
             frames: 7,
             unreadable: 0,
+            unreadable_why: Vec::new(),
             passed_over: 0,
             passed_over_why: Vec::new(),
             set_aside: Vec::new(),
@@ -404,6 +415,16 @@ pub(crate) mod tests {
         assert!(text.contains("9.jpg: it is empty\\u{1b}") && text.contains("and 2 more"), "{text}");
         let one = Summary { passed_over: 1, faces_seen: 1, steps: 1, ..summary() }.text();
         assert!(one.contains("1 picture that") && one.contains("(1 face seen)") && one.contains("0 of 1 step "));
+    }
+
+    #[test]
+    fn frames_that_could_not_be_read_are_named_with_the_reason() {
+        assert!(summary().text().contains("frames            7\n"), "{}", summary().text());
+        let why = (0..12).map(|n| format!("{n}.jpg: its data is damaged\u{1b}")).collect();
+        let text = Summary { unreadable: 60, unreadable_why: why, ..summary() }.text();
+        assert!(text.contains("frames            7, 60 unreadable\n"), "{text}");
+        assert!(text.contains("  9.jpg: its data is damaged\\u{1b}\n") && !text.contains("10.jpg"), "{text}");
+        assert!(text.contains("and 50 more that could not be read"), "{text}");
     }
 
     #[test]

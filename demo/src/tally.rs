@@ -9,19 +9,20 @@ use microlambda_wire::{
 };
 
 use crate::observer::{Note, Seen};
+use crate::unit_limit::{UnitLimit, counter};
 
 /// One step whose result was announced.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// Counted from 1 in the order seen.
     pub number: u64,
-    /// Who ran it.
+    /// The node that ran the step.
     pub node: Name,
-    /// What it made.
+    /// The state that the step made.
     pub head: Head,
-    /// Its times.
+    /// What the step took, by its parts.
     pub timing: StepTiming,
-    /// Frames finished in it.
+    /// Frames that were finished in the step.
     pub frames: Vec<FrameSummary>,
     /// True if the step before ran on another node.
     pub moved: bool,
@@ -30,7 +31,7 @@ pub struct Step {
 /// A bid for a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimSeen {
-    /// Who bids.
+    /// The node that bids.
     pub node: Name,
     /// The state the step starts from.
     pub step: Version,
@@ -51,18 +52,18 @@ pub enum News {
     Step(Box<Step>),
     /// A node bids for a step whose claim by another node expired.
     TakeOver {
-        /// The bid.
+        /// The bid of the other node.
         claim: ClaimSeen,
-        /// Whose claim expired.
+        /// The node whose claim expired.
         from: Name,
     },
     /// A node tried a step and failed.
     Failed {
-        /// Which node.
+        /// The node that failed.
         node: Name,
-        /// At which state.
+        /// The state that the step starts from.
         step: Version,
-        /// What happened.
+        /// What happened, for people.
         why: String,
     },
     /// Somebody new, or somebody again.
@@ -75,9 +76,9 @@ pub enum News {
     NodeDown(Name),
     /// An agent says that something is wrong, and what to do.
     Trouble {
-        /// Which agent.
+        /// The name of the camera or node.
         who: Name,
-        /// What it says.
+        /// What is wrong and what to do, for people.
         what: String,
     },
     /// The chain is finished.
@@ -91,7 +92,7 @@ pub struct Tally {
     pub camera: Option<CameraHead>,
     /// All steps, in the order seen.
     pub steps: Vec<Step>,
-    /// The newest bid.
+    /// The newest bid for a step that was not given up.
     pub claim: Option<ClaimSeen>,
     /// Bids for steps whose former claim was another node's.
     pub takeovers: u64,
@@ -99,13 +100,14 @@ pub struct Tally {
     pub heads: BTreeMap<Name, Head>,
     /// The newest status of each node.
     pub nodes: BTreeMap<Name, NodeStatus>,
-    /// Every face announced.
+    /// Every face announced, by its id.
     pub faces: BTreeMap<Name, FaceNote>,
     /// Every event, by id.
     pub events: BTreeMap<Name, EventNote>,
     /// The chain's output.
     pub done: Option<DoneNote>,
     troubles: BTreeMap<Name, String>,
+    limits: BTreeMap<Name, UnitLimit>,
     sources: BTreeMap<(Name, Name), SourceCounters>,
     kills: BTreeMap<(Name, Name), u64>,
     /// The longest time beyond the limit that a node's status has told, that of killed workers included, µs.
@@ -204,6 +206,11 @@ impl Tally {
         self.troubles.iter().filter(|(_, what)| !what.is_empty()).map(|(who, what)| (who, what.as_str()))
     }
 
+    /// Whether a node has found a unit too long for its limit, and has ended none since.
+    pub fn is_limit_too_short(&self, node: &Name) -> bool {
+        self.limits.get(node).is_some_and(UnitLimit::is_too_short)
+    }
+
     /// The digest that all of `nodes` announce for the finished chain; `None` until they do.
     pub fn agreed<'a>(&self, nodes: impl IntoIterator<Item = &'a Name>) -> Option<Digest> {
         let done = self.done.as_ref()?.head;
@@ -275,11 +282,14 @@ impl Tally {
     }
 
     fn node_status(&mut self, status: &NodeStatus) -> Vec<News> {
-        let counter = |wanted: &str| status.counters.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
-        if let Some(kills) = counter("kills") {
+        if let Some(kills) = counter(status, "kills") {
             self.kills.insert((status.node.clone(), status.boot.clone()), kills);
         }
-        self.overrun_max_us = self.overrun_max_us.max(counter("overrun-max-us").unwrap_or(0));
+        self.overrun_max_us = self.overrun_max_us.max(counter(status, "overrun-max-us").unwrap_or(0));
+        let former = self.limits.remove(&status.node);
+        if let Some(limit) = UnitLimit::of(status, former.as_ref()) {
+            self.limits.insert(status.node.clone(), limit);
+        }
         let before = self.nodes.insert(status.node.clone(), status.clone());
         let was_online = before.as_ref().is_some_and(|before| before.online && before.boot == status.boot);
         let mut news = match (was_online, status.online) {

@@ -1,5 +1,6 @@
 //! The edge agent's configuration file.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use microlambda::placement::{Placement, Spread, Stay};
@@ -28,7 +29,7 @@ const MODELS: [&str; 2] = ["dlib_face_recognition_resnet_model_v1.dat", "shape_p
 /// A configuration with every default, commented, as `edge-agent example-config` prints it.
 pub const EXAMPLE: &str = include_str!("../edge.example.toml");
 
-/// The whole file.
+/// All settings of an edge agent, as its configuration file gives them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
@@ -52,10 +53,10 @@ pub struct Config {
     /// Memory the worker may use, MB.
     #[serde(default = "default_worker_memory_mb")]
     pub worker_memory_mb: u32,
-    /// The MQTT broker.
+    /// Where the MQTT broker is, and how to log in there.
     #[serde(default)]
     pub broker: BrokerConfig,
-    /// How chains run.
+    /// How chains run: limits, leases and who goes first.
     #[serde(default)]
     pub chain: ChainSettings,
     /// What decides an analysis; the same on all nodes of a site.
@@ -236,7 +237,7 @@ impl Config {
     /// The worker program.
     ///
     /// # Errors
-    /// [`ConfigError::Value`] if it is not there.
+    /// [`ConfigError::Value`] if it is not there, or no program.
     pub fn worker_program(&self) -> Result<PathBuf, ConfigError> {
         let program = self.worker.clone().unwrap_or_else(|| {
             let own = std::env::current_exe().unwrap_or_default();
@@ -245,10 +246,13 @@ impl Config {
             let inside = own.with_file_name("../libexec/microlambda/face-worker");
             if !beside.is_file() && inside.is_file() { inside } else { beside }
         });
-        if program.is_file() {
-            return Ok(program);
-        }
-        let why = format!("there is no program {}: install it, or set `worker` to its path", program.display());
+        let file = program.metadata().ok().filter(std::fs::Metadata::is_file);
+        let shown = program.display();
+        let why = match file.map(|file| file.permissions().mode() & 0o111 != 0) {
+            Some(true) => return Ok(program),
+            Some(false) => format!("nobody may execute {shown}: `chmod +x` it, or set `worker` to another program"),
+            None => format!("there is no program {shown}: install it, or set `worker` to its path"),
+        };
         Err(ConfigError::value("worker", why))
     }
 
@@ -390,6 +394,20 @@ mod tests {
         assert_eq!(found(), fetched);
         std::fs::create_dir(&installed).unwrap();
         assert_eq!(found(), installed);
+    }
+
+    #[test]
+    fn a_worker_that_is_missing_or_cannot_be_executed_is_named_with_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let worker = dir.path().join("face-worker");
+        let config = Config { worker: Some(worker.clone()), ..Config::defaults().unwrap() };
+        let error = || config.worker_program().unwrap_err().to_string();
+        assert!(error().contains("there is no program"), "{}", error());
+        std::fs::write(&worker, "").unwrap();
+        std::fs::set_permissions(&worker, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(error().starts_with("worker: ") && error().contains("`chmod +x` it"), "{}", error());
+        std::fs::set_permissions(&worker, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(config.worker_program().unwrap(), worker);
     }
 
     #[test]

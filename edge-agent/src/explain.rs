@@ -108,7 +108,7 @@ fn explanation(
     judgement: &Judgement,
     faces: usize,
 ) -> Explanation {
-    let id = |person: &Person| event_id(chain.as_str(), person.first_sequence, person.first_face_index);
+    let id = |person: &Person| event_id(chain.as_str(), person.first);
     let known = |person: usize| gallery.person(person).map(id);
     let mut nearest = match &face.outcome {
         FaceOutcome::Encoded(encoding) => gallery.distances(encoding).collect(),

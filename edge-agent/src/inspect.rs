@@ -234,7 +234,7 @@ fn picture_text(photo: &Path, analysis: &Analysis, params: FaceParams, encodings
             face.sharpness
         );
         if let (true, FaceOutcome::Encoded(encoding)) = (encodings, &face.outcome) {
-            let values: Vec<String> = encoding.iter().map(f32::to_string).collect();
+            let values: Vec<String> = encoding.values().iter().map(f32::to_string).collect();
             text += &format!("    {}\n", values.join(" "));
         }
     }
@@ -245,7 +245,7 @@ fn picture_text(photo: &Path, analysis: &Analysis, params: FaceParams, encodings
 mod tests {
     use std::fs::File;
 
-    use microlambda_faces::{Rect, SeenFace};
+    use microlambda_faces::{ENCODING_LEN, Encoding, Rect, SeenFace};
 
     use super::*;
 
@@ -268,6 +268,18 @@ mod tests {
             let value = picture_json(photo, &picture, params, false);
             assert_eq!((&value["crowded"], value["faces"].as_array().map(Vec::len)), (&json!(is_crowded), Some(faces)));
         }
+    }
+
+    #[test]
+    fn an_encoding_is_a_plain_list_of_numbers() {
+        let values: Vec<f32> = (0..ENCODING_LEN).map(|at| at as f32 / 8.0 - 9.0).collect();
+        let Analysis::Frame(mut frame) = picture_of(1) else { panic!("a frame") };
+        frame.faces[0].outcome = FaceOutcome::Encoded(Encoding::try_from(values.clone()).expect("an encoding"));
+        let picture = Analysis::Frame(frame);
+        let value = picture_json(Path::new("a.jpg"), &picture, FaceParams::default(), true);
+        assert_eq!(value["faces"][0]["encoding"], json!(values));
+        let text = picture_text(Path::new("a.jpg"), &picture, FaceParams::default(), true);
+        assert!(text.contains("\n    -9 -8.875 -8.75 "), "{text}");
     }
 
     #[test]

@@ -28,9 +28,9 @@ const END_PATIENCE: Duration = Duration::from_secs(1);
 /// How to start a worker.
 #[derive(Debug, Clone)]
 pub struct WorkerCommand {
-    /// The program.
+    /// The worker program's path.
     pub program: PathBuf,
-    /// Where the models are.
+    /// The folder of the recognition models.
     pub models_dir: PathBuf,
     /// Which code searches and encodes.
     pub engine: Engine,
@@ -41,7 +41,7 @@ pub struct WorkerCommand {
 /// What a worker says, or that it is gone; tagged with the incarnation given to [`Worker::spawn`].
 #[derive(Debug)]
 pub enum WorkerEvent {
-    /// A message.
+    /// A message from this incarnation.
     Said(u64, Box<FromWorker>),
     /// The socket is closed or carries something else: the process is dead or to be killed.
     Gone(u64, String),
@@ -128,7 +128,7 @@ impl Worker {
         }
     }
 
-    /// Its process id.
+    /// The process id of the worker.
     pub fn pid(&self) -> u32 {
         self.pid
     }

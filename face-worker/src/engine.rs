@@ -57,7 +57,8 @@ pub trait Engine {
     /// As [`Engine::search`].
     fn look_again(&mut self, pixels: &Pixels, rect: Rect, face: &Self::Aligned) -> Result<f32, EngineError>;
 
-    /// The encoding of an aligned face; its length and values are checked by the caller.
+    /// The values of an aligned face's encoding, unchecked: the caller makes a [`microlambda_faces::Encoding`] of them, if
+    /// they are one.
     ///
     /// # Errors
     /// As [`Engine::search`].

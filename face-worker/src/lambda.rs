@@ -5,7 +5,7 @@ use microlambda_faces::judge::CLEAR_SCORE_MIN;
 use microlambda_faces::plan::{NextUnit, Plan, TileArea};
 use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE, ENCODE_WORK, LOOK_WORK};
 use microlambda_faces::{
-    Analysis, Areas, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, Scene, SeenFace, Unusable,
+    Analysis, Areas, Encoding, Face, FaceOutcome, FaceParams, Partial, Rect, Scene, SeenFace, Unusable,
 };
 
 use crate::engine::{Engine, EngineError};
@@ -175,12 +175,11 @@ impl<'a, E: Engine, F: Frames> FaceLambda<'a, E, F> {
             self.ran_in_full = false;
             return Ok(unusable(seen, sharpness, Unusable::NoFace));
         }
-        let encoding = self.engine.encode(&decoded.opened, &face)?;
-        if encoding.len() != ENCODING_LEN || !encoding.iter().all(|value| value.is_finite()) {
+        let Ok(encoding) = Encoding::try_from(self.engine.encode(&decoded.opened, &face)?) else {
             return Ok(unusable(seen, sharpness, Unusable::NoEncoding));
-        }
+        };
         self.thumbnail = thumbnail::of_face(pixels, rect);
-        Ok(Face { seen, sharpness, outcome: FaceOutcome::Encoded(encoding.into_boxed_slice()) })
+        Ok(Face { seen, sharpness, outcome: FaceOutcome::Encoded(encoding) })
     }
 
     fn scene(&self) -> Option<Scene> {

@@ -40,7 +40,7 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// Another file, or a damaged one.
-    #[error("model {} has the sha256 {actual}, but {expected} is expected: the file is damaged or another version; remove it and run `make models`", path.display())]
+    #[error("model {} has the sha256 {actual:.12}…, but {expected:.12}… is expected: the file is damaged or another version; remove it and run `make models`", path.display())]
     WrongSum {
         /// Which file.
         path: PathBuf,

@@ -2,7 +2,7 @@
 
 use microlambda::CostClass;
 use microlambda_faces::proto::{CLASS_DETECT, CLASS_ENCODE, ENCODE_WORK};
-use microlambda_faces::{ENCODING_LEN, Rect};
+use microlambda_faces::{Encoding, Rect};
 
 use crate::engine::{Engine, EngineError};
 use crate::picture::Pixels;
@@ -42,8 +42,7 @@ pub fn try_out(engine: &mut impl Engine, monotonic_us: fn() -> u64) -> Result<Ve
     let last = SIDE_PX.cast_signed() * 3 / 4;
     let rect = Rect { left: last / 3, top: last / 3, right: last, bottom: last };
     let (face, _) = engine.align(&pixels, &picture, rect)?;
-    let encoding = engine.encode(&picture, &face)?;
-    let is_one = encoding.len() == ENCODING_LEN && encoding.iter().all(|value| value.is_finite());
+    let is_one = Encoding::try_from(engine.encode(&picture, &face)?).is_ok();
     let search = (CLASS_DETECT, u64::from(SIDE_PX * SIDE_PX), searched_us.saturating_sub(began_us));
     let encode = (CLASS_ENCODE, ENCODE_WORK, monotonic_us().saturating_sub(searched_us));
     if is_one { Ok(vec![search, encode]) } else { Err(TrialError::NoEncoding) }
@@ -51,6 +50,8 @@ pub fn try_out(engine: &mut impl Engine, monotonic_us: fn() -> u64) -> Result<Ve
 
 #[cfg(test)]
 mod tests {
+    use microlambda_faces::ENCODING_LEN;
+
     use super::*;
 
     /// An engine whose encodings are so many numbers.

@@ -8,7 +8,7 @@ use std::io::Cursor;
 use face_worker::{Dlib, Engine, Pixels, analyse, decode};
 use image::{ImageFormat, RgbImage};
 use microlambda_faces::plan::TILE_SIDE_PX_MAX;
-use microlambda_faces::{Analysis, ENCODING_LEN, FaceOutcome, FaceParams, Rect};
+use microlambda_faces::{Analysis, Encoding, FaceOutcome, FaceParams, Rect};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use support::{models, photo};
@@ -19,7 +19,7 @@ const DIFFERENCE_MAX: f32 = 1e-5;
 struct Case {
     name: String,
     pixels: Pixels,
-    faces: Vec<(Rect, Vec<f32>)>,
+    faces: Vec<(Rect, Encoding)>,
 }
 
 fn cases() -> Vec<Case> {
@@ -45,16 +45,14 @@ fn case(entry: &Value) -> Case {
             right: side(face, "right"),
             bottom: side(face, "bottom"),
         };
-        let encoding =
-            face["encoding"].as_array().expect("a list").iter().map(|v| v.as_f64().expect("a number") as f32);
-        (rect, encoding.collect())
+        let values = face["encoding"].as_array().expect("a list").iter().map(|v| v.as_f64().expect("a number") as f32);
+        (rect, Encoding::try_from(values.collect::<Vec<f32>>()).expect("an encoding"))
     });
     Case { name: format!("{name} halved {halvings} times"), faces: faces.collect(), pixels }
 }
 
-fn largest_difference(ours: &[f32], theirs: &[f32]) -> f32 {
-    assert_eq!((ours.len(), theirs.len()), (ENCODING_LEN, ENCODING_LEN));
-    ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+fn largest_difference(ours: &Encoding, theirs: &Encoding) -> f32 {
+    ours.values().iter().zip(theirs.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 #[test]
@@ -65,7 +63,8 @@ fn encodings_of_pythons_boxes_are_pythons_encodings() {
         let picture = engine.open(&pixels);
         for (rect, theirs) in faces {
             let (landmarks, _) = engine.align(&pixels, &picture, rect).expect("landmarks");
-            let ours = engine.encode(&picture, &landmarks).expect("an encoding");
+            let ours = engine.encode(&picture, &landmarks).expect("values");
+            let ours = Encoding::try_from(ours).expect("an encoding");
             let difference = largest_difference(&ours, &theirs);
             assert!(difference <= DIFFERENCE_MAX, "{name}, {rect:?}: {difference}");
             compared += 1;

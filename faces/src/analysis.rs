@@ -3,17 +3,11 @@
 use microlambda_wire::{Area, Areas};
 use serde::{Deserialize, Serialize};
 
-use crate::Scene;
 use crate::plan::{NextUnit, Plan};
-
-/// Values in one face encoding: the output layer of dlib's `dlib_face_recognition_resnet_model_v1`.
-pub const ENCODING_LEN: usize = 128;
+use crate::{Encoding, Scene};
 
 /// No picture has more faces: of more, the surest are taken.
 pub const FACES_MAX: usize = 256;
-
-/// A face encoding: 128 finite numbers, compared by Euclidean distance; one person's lie within about 0.6.
-pub type Encoding = Box<[f32]>;
 
 /// A rectangle in pixels of the upright picture; all four sides are inside it, as in dlib and Python's `face_recognition`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -141,7 +135,7 @@ pub enum Unusable {
 /// What became of a face.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FaceOutcome {
-    /// Usable; 128 finite values.
+    /// Usable.
     Encoded(Encoding),
     /// Seen, but not comparable.
     Unusable(Unusable),

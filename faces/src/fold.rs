@@ -8,9 +8,10 @@ use microlambda::{Digest, DigestBuilder, Head, Version};
 use microlambda_wire::{EventKind, Record};
 
 use crate::content::{ContentError, Delta, Entry, PartialEntry, to_bytes};
+use crate::encoding::ROUGH_ERROR;
 use crate::judge::{Judgement, Why, judge};
 use crate::recent::{Recent, Seen};
-use crate::{Analysis, Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis, Tile};
+use crate::{Analysis, Encoding, Face, FaceAt, FaceOutcome, FaceParams, FrameAnalysis, Tile};
 
 /// A chain compares faces with so many people, those it saw last: 4096 with five encodings each are 10 MB. Whoever comes back after so many others is new again.
 pub const PEOPLE_MAX: usize = 4_096;
@@ -20,21 +21,13 @@ pub const EXEMPLARS_MAX: usize = 5;
 const NOVELTY_MIN: f64 = 0.3;
 /// … and at most this part of the threshold away: near the threshold it may be somebody else's.
 pub(crate) const CONFIDENT_PART: f64 = 0.9;
-/// The rough sum of squares has so many parts, each of its own terms, for the processor to add side by side.
-const ROUGH_LANES: usize = 16;
-/// … and is off by less than this part of it: each of its terms and additions by 2^-24, some 30 of them one after the other.
-const ROUGH_ERROR: f64 = 1e-4;
-/// … if it is within these. Beyond them single precision has no numbers, and far below its terms would have too few digits.
-const ROUGH_KNOWN: std::ops::RangeInclusive<f32> = 1e-30..=f32::MAX;
 
 /// One kept encoding of a person.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exemplar {
-    /// The frame it is from.
-    pub sequence: u64,
-    /// The face in that frame.
-    pub face_index: u32,
-    /// 128 values.
+    /// The face it is of.
+    pub at: FaceAt,
+    /// How it looks there.
     pub encoding: Encoding,
 }
 
@@ -43,10 +36,8 @@ pub struct Exemplar {
 pub struct Person {
     /// How many were seen before: what digests name it by.
     pub number: usize,
-    /// The frame in which first seen.
-    pub first_sequence: u64,
-    /// The face in that frame.
-    pub first_face_index: u32,
+    /// Where first seen, which the face's id is made from.
+    pub first: FaceAt,
     /// When first seen, ms since 1970.
     pub first_seen_ms: u64,
     /// When last seen, ms since 1970.
@@ -77,8 +68,8 @@ pub struct Sighting {
     pub face_index: u32,
     /// [`Person::number`].
     pub person: usize,
-    /// Where that person was first seen, which the face's id is made from: frame, and face in it.
-    pub first: (u64, u32),
+    /// [`Person::first`].
+    pub first: FaceAt,
     /// Distance to that person's nearest kept encoding; 0 for somebody new.
     pub distance: f64,
     /// In how many frames that person was seen by then, this one counted.
@@ -100,8 +91,8 @@ pub struct Folded {
     pub sightings: Vec<Sighting>,
     /// Usable faces that are nobody's: too weak as evidence for somebody new, or waiting for further views.
     pub unassigned: u32,
-    /// Where people were first seen whom the gallery has forgotten with this entry: frame, and face in it.
-    pub forgotten: Vec<(u64, u32)>,
+    /// Where people were first seen whom the gallery has forgotten with this entry.
+    pub forgotten: Vec<FaceAt>,
     /// Whether the entry is the chain's end.
     pub done: bool,
 }
@@ -182,10 +173,9 @@ fn digest_after(
 }
 
 /// The id of an event, and of the face if it is the first of one: 32 hexadecimal digits.
-pub fn event_id(chain: &str, sequence: u64, face_index: u32) -> String {
-    let digest =
-        DigestBuilder::new("event").field(chain.as_bytes()).number(sequence).number(u64::from(face_index)).finish();
-    digest.short(32)
+pub fn event_id(chain: &str, at: FaceAt) -> String {
+    let digest = DigestBuilder::new("event").field(chain.as_bytes()).number(at.sequence);
+    digest.number(u64::from(at.face_index)).finish().short(32)
 }
 
 impl FoldState {
@@ -314,7 +304,8 @@ impl FoldState {
                 unassigned += 1;
                 continue;
             };
-            let exemplar = Exemplar { sequence, face_index: judgement.face_index, encoding: encoding.clone() };
+            let at = FaceAt { sequence, face_index: judgement.face_index };
+            let exemplar = Exemplar { at, encoding: encoding.clone() };
             if judgement.why.is_new() {
                 sightings.push(self.gallery.add(captured_at_ms, exemplar));
                 continue;
@@ -339,7 +330,7 @@ impl FoldState {
     ) -> Option<Sighting> {
         let place = self.gallery.place(person)?;
         let known = Arc::make_mut(&mut self.gallery.people[place]);
-        let (face_index, sequence) = (exemplar.face_index, exemplar.sequence);
+        let FaceAt { sequence, face_index } = exemplar.at;
         let distance = known.distance(&exemplar.encoding);
         let confident_max = self.params.distance_max * CONFIDENT_PART;
         let confident = match (judgement.why, judgement.followed) {
@@ -356,39 +347,33 @@ impl FoldState {
         known.frames += u64::from(!in_frame);
         let report = absent_ms >= self.params.absence_ms && !in_frame;
         let event = report.then_some(EventKind::Recognised);
-        let &mut Person { frames, last_seen_ms, .. } = known;
-        Some(Sighting { face_index, person, first: known.first(), distance, frames, last_seen_ms, kept, event })
+        let &mut Person { first, frames, last_seen_ms, .. } = known;
+        Some(Sighting { face_index, person, first, distance, frames, last_seen_ms, kept, event })
     }
 }
 
 impl Person {
-    /// Where first seen: frame, and face in it.
-    pub fn first(&self) -> (u64, u32) {
-        (self.first_sequence, self.first_face_index)
-    }
-
     /// Distance to the nearest kept encoding.
-    fn distance(&self, encoding: &[f32]) -> f64 {
-        self.exemplars.iter().map(|kept| distance(&kept.encoding, encoding)).fold(f64::INFINITY, f64::min)
+    fn distance(&self, encoding: &Encoding) -> f64 {
+        self.exemplars.iter().map(|kept| kept.encoding.distance(encoding)).fold(f64::INFINITY, f64::min)
     }
 }
 
 impl Gallery {
     fn add(&mut self, captured_at_ms: u64, exemplar: Exemplar) -> Sighting {
-        let (person, face_index, first) = (self.ever, exemplar.face_index, (exemplar.sequence, exemplar.face_index));
+        let (person, first) = (self.ever, exemplar.at);
         self.ever += 1;
         self.people.push(Arc::new(Person {
             number: person,
-            first_sequence: exemplar.sequence,
-            first_face_index: face_index,
+            first,
             first_seen_ms: captured_at_ms,
             last_seen_ms: captured_at_ms,
-            last_sequence: exemplar.sequence,
+            last_sequence: first.sequence,
             frames: 1,
             exemplars: vec![exemplar],
         }));
         Sighting {
-            face_index,
+            face_index: first.face_index,
             person,
             first,
             distance: 0.0,
@@ -401,13 +386,13 @@ impl Gallery {
 
     /// Forgets who is beyond [`PEOPLE_MAX`], and says where they were first seen. Who that is is a function of when each person was seen last, so that a
     /// store need not keep it.
-    fn forget(&mut self) -> Vec<(u64, u32)> {
+    fn forget(&mut self) -> Vec<FaceAt> {
         let Some(last) = self.people.len().checked_sub(PEOPLE_MAX + 1) else { return Vec::new() };
         let seen = |person: &Arc<Person>| (person.last_sequence, person.number);
         let mut order: Vec<(u64, usize)> = self.people.iter().map(seen).collect();
         let (_, forgotten, _) = order.select_nth_unstable(last);
         let forgotten = *forgotten;
-        self.people.extract_if(.., |person| seen(person) <= forgotten).map(|person| person.first()).collect()
+        self.people.extract_if(.., |person| seen(person) <= forgotten).map(|person| person.first).collect()
     }
 
     fn place(&self, number: usize) -> Option<usize> {
@@ -420,25 +405,25 @@ impl Gallery {
     }
 
     /// All people, each with the distance to the nearest kept encoding.
-    pub fn distances(&self, encoding: &[f32]) -> impl Iterator<Item = (&Person, f64)> {
+    pub fn distances(&self, encoding: &Encoding) -> impl Iterator<Item = (&Person, f64)> {
         self.people.iter().map(|known| (&**known, known.distance(encoding)))
     }
 
     /// The number of the person with the nearest kept encoding, and its distance. Of equal distances the person first seen wins.
     ///
     /// The same as the least of [`Gallery::distances`], to the bit.
-    pub fn nearest(&self, encoding: &[f32]) -> Option<(usize, f64)> {
+    pub fn nearest(&self, encoding: &Encoding) -> Option<(usize, f64)> {
         self.nearest_but(encoding, None)
     }
 
     /// The same among all people but one.
-    pub(crate) fn nearest_but(&self, encoding: &[f32], but: Option<usize>) -> Option<(usize, f64)> {
+    pub(crate) fn nearest_but(&self, encoding: &Encoding, but: Option<usize>) -> Option<(usize, f64)> {
         let mut nearest = None;
         // No distance above this is of interest any more.
         let mut square_max = f64::INFINITY;
         for known in self.people.iter().filter(|known| Some(known.number) != but) {
-            let may_be_nearer = |kept: &&Exemplar| square_at_least(&kept.encoding, encoding) <= square_max;
-            let far = known.exemplars.iter().filter(may_be_nearer).map(|kept| distance(&kept.encoding, encoding));
+            let may_be_nearer = |kept: &&Exemplar| kept.encoding.square_at_least(encoding) <= square_max;
+            let far = known.exemplars.iter().filter(may_be_nearer).map(|kept| kept.encoding.distance(encoding));
             let far = far.fold(f64::INFINITY, f64::min);
             if nearest.is_none_or(|(_, least)| far < least) {
                 nearest = Some((known.number, far));
@@ -447,26 +432,6 @@ impl Gallery {
         }
         nearest
     }
-}
-
-/// Euclidean distance, summed in order in double precision.
-pub fn distance(a: &[f32], b: &[f32]) -> f64 {
-    let differences = a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b));
-    differences.fold(0.0, |sum, difference| sum + difference * difference).sqrt()
-}
-
-/// A bound that the square of the distance does not fall below, several times as fast as the distance. It decides nothing but what need not be
-/// looked at, so that its own rounding is in no result.
-fn square_at_least(a: &[f32], b: &[f32]) -> f64 {
-    let (a, b) = (a.as_chunks::<ROUGH_LANES>().0, b.as_chunks::<ROUGH_LANES>().0);
-    let mut sums = [0.0_f32; ROUGH_LANES];
-    for (a, b) in a.iter().zip(b) {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += (a - b) * (a - b);
-        }
-    }
-    let sum: f32 = sums.iter().sum();
-    if ROUGH_KNOWN.contains(&sum) { f64::from(sum) * (1.0 - ROUGH_ERROR) } else { 0.0 }
 }
 
 fn units_set_aside(faces: &[Face], tiles_set_aside: &[Tile]) -> u32 {

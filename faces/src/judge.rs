@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::fold::{Gallery, distance};
+use crate::fold::Gallery;
 use crate::recent::VIEW_SLACK;
 use crate::{Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis};
 
@@ -122,7 +122,7 @@ pub(crate) fn judge(
             (judgement.views, judgement.moved) = (trail.views + 1, trail.moved);
         }
         let is_twin = |other: &(&Face, &Encoding)| {
-            let far = distance(other.1, encoding);
+            let far = other.1.distance(encoding);
             far <= params.distance_max && !are_two(params, far, other.0, face)
         };
         let twin = new.iter().position(is_twin);

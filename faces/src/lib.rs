@@ -10,6 +10,8 @@
 
 mod analysis;
 pub mod content;
+mod encoding;
+mod face_at;
 pub mod fold;
 pub mod judge;
 pub mod plan;
@@ -18,8 +20,9 @@ pub mod recent;
 mod scene;
 
 pub use analysis::{
-    Analysis, ENCODING_LEN, Encoding, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace,
-    Tile, Unusable,
+    Analysis, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace, Tile, Unusable,
 };
+pub use encoding::{ENCODING_LEN, Encoding, EncodingError};
+pub use face_at::{FaceAt, Thumbnail};
 pub use microlambda_wire::{Area, Areas};
 pub use scene::{SCENE_BLOCKS, Scene};

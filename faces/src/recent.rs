@@ -8,7 +8,7 @@ use std::sync::Arc;
 use microlambda_wire::{Areas, Record};
 
 use crate::content::Entry;
-use crate::fold::{CONFIDENT_PART, distance};
+use crate::fold::CONFIDENT_PART;
 use crate::{Analysis, Encoding, FaceOutcome, FaceParams, Rect, Scene};
 
 /// Frames that are remembered: more than a camera takes in `still-interval-s` at its default and 10 a second, for after that it has all of a
@@ -124,7 +124,7 @@ impl Recent {
     }
 
     /// Follows a face back through the frames: in each the most similar one that is near enough in place and view.
-    pub(crate) fn trail(&self, params: &FaceParams, captured_at_ms: u64, rect: Rect, encoding: &[f32]) -> Trail {
+    pub(crate) fn trail(&self, params: &FaceParams, captured_at_ms: u64, rect: Rect, encoding: &Encoding) -> Trail {
         let mut trail = Trail::default();
         let (first, mut at_ms, mut rect, mut encoding) = (rect, captured_at_ms, rect, encoding);
         let mut looked = 0;
@@ -135,7 +135,7 @@ impl Recent {
             }
             let near =
                 frame.faces.iter().filter(|face| in_reach(rect, face.rect, at_ms.abs_diff(frame.captured_at_ms)));
-            let views = near.map(|face| (face, distance(&face.encoding, encoding)));
+            let views = near.map(|face| (face, face.encoding.distance(encoding)));
             let nearest = views.min_by(|a, b| a.1.total_cmp(&b.1));
             let Some((face, far)) = nearest.filter(|(_, far)| *far <= params.distance_max - VIEW_SLACK) else {
                 continue;

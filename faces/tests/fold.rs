@@ -9,7 +9,10 @@ use microlambda_faces::fold::{
     EXEMPLARS_MAX, Exemplar, FoldError, FoldState, Folded, Gallery, Person, event_id, lambda_digest,
 };
 use microlambda_faces::proto::UnitOutcome;
-use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace, Unusable};
+use microlambda_faces::{
+    Analysis, ENCODING_LEN, Encoding, Face, FaceAt, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace,
+    Unusable,
+};
 use microlambda_wire::{EventKind, GapReason, Record};
 use proptest::prelude::*;
 
@@ -17,10 +20,11 @@ const RECT: Rect = Rect { left: 10, top: 10, right: 109, bottom: 109 };
 
 /// An encoding of `person` at `offset` from that person's centre; people are far apart.
 fn face(person: u8, offset: f32, score: f32) -> Face {
-    let mut encoding = vec![0.0; 128];
-    encoding[usize::from(person)] = 1.0;
-    encoding[127] = offset;
-    Face { seen: SeenFace { rect: RECT, score }, sharpness: 100.0, outcome: FaceOutcome::Encoded(encoding.into()) }
+    let mut values = vec![0.0_f32; ENCODING_LEN];
+    values[usize::from(person)] = 1.0;
+    values[127] = offset;
+    let outcome = FaceOutcome::Encoded(Encoding::try_from(values).unwrap());
+    Face { seen: SeenFace { rect: RECT, score }, sharpness: 100.0, outcome }
 }
 
 fn frame(sequence: u64, faces: Vec<Face>) -> Entry {
@@ -79,7 +83,7 @@ fn weak_evidence_recognises_somebody_known_but_introduces_nobody() {
     ]);
     assert_eq!(folded[0].unassigned, 1);
     assert_eq!(new_people(&folded), 1);
-    assert_eq!(state.gallery().people[0].first_sequence, 1);
+    assert_eq!(state.gallery().people[0].first.sequence, 1);
     assert_eq!(folded[2].sightings.len(), 1);
 }
 
@@ -146,9 +150,10 @@ fn other_settings_are_another_lambda() {
 
 #[test]
 fn an_event_id_is_the_same_on_every_node_and_differs_by_place() {
-    assert_eq!(event_id("door-1", 3, 0), event_id("door-1", 3, 0));
-    assert_ne!(event_id("door-1", 3, 0), event_id("door-1", 3, 1));
-    assert_eq!(event_id("door-1", 3, 0).len(), 32);
+    let id = |face_index| event_id("door-1", FaceAt { sequence: 3, face_index });
+    assert_eq!(id(0), id(0));
+    assert_ne!(id(0), id(1));
+    assert_eq!(id(0).len(), 32);
 }
 
 #[test]
@@ -164,12 +169,17 @@ fn content_that_was_changed_on_the_way_is_refused() {
 
 #[test]
 fn an_encoding_that_is_not_128_finite_numbers_never_reaches_the_fold() {
-    for encoding in [vec![0.0; 127], vec![f32::NAN; 128], vec![f32::INFINITY; 128]] {
-        let mut bad = face(1, 0.0, 1.0);
-        bad.outcome = FaceOutcome::Encoded(encoding.into());
-        let head = Head::genesis(Digest::default());
-        let delta = Delta { parent: head, entries: vec![frame(0, vec![bad])], partial: None, head };
-        assert_eq!(delta.check(), Err(ContentError::WrongAnalysis(0)));
+    let (last, head) = (0.123_f32, Head::genesis(Digest::default()));
+    let delta = Delta { parent: head, entries: vec![frame(0, vec![face(1, last, 1.0)])], partial: None, head };
+    let bytes = delta.to_bytes().unwrap();
+    assert_eq!(Delta::from_bytes(&bytes), Ok(delta));
+    let last_at = bytes.windows(4).position(|value| value == last.to_le_bytes()).unwrap();
+    let with = |value: f32| [&bytes[..last_at], &value.to_le_bytes(), &bytes[last_at + 4..]].concat();
+    let first_at = last_at + 4 - 4 * ENCODING_LEN;
+    // The length takes two bytes, a shorter one takes one.
+    let short = [&bytes[..first_at - 2], &[127], &bytes[first_at + 4..]].concat();
+    for bytes in [short, with(f32::NAN), with(f32::INFINITY)] {
+        assert!(matches!(Delta::from_bytes(&bytes), Err(ContentError::Malformed(_))));
     }
 }
 
@@ -184,12 +194,12 @@ fn stream() -> impl Strategy<Value = Vec<Entry>> {
 }
 
 /// People with the encodings given, each with up to `each` of them.
-fn gallery(encodings: Vec<Vec<f32>>, each: usize) -> Gallery {
-    let exemplar = |encoding: &Vec<f32>| Exemplar { sequence: 0, face_index: 0, encoding: encoding.clone().into() };
-    let person = |(number, kept): (usize, &[Vec<f32>])| Person {
+fn gallery(encodings: &[Encoding], each: usize) -> Gallery {
+    let at = FaceAt { sequence: 0, face_index: 0 };
+    let exemplar = |encoding: &Encoding| Exemplar { at, encoding: encoding.clone() };
+    let person = |(number, kept): (usize, &[Encoding])| Person {
         number,
-        first_sequence: 0,
-        first_face_index: 0,
+        first: at,
         first_seen_ms: 0,
         last_seen_ms: 0,
         last_sequence: 0,
@@ -211,12 +221,12 @@ proptest! {
     ) {
         let scaled = |base: &Vec<f32>| base.iter().map(|value| value * scale).collect::<Vec<f32>>();
         let changed = |(base, at, by): &(prop::sample::Index, usize, i8)| {
-            let mut encoding = scaled(base.get(&bases));
-            encoding[*at] *= 1.0 + f32::from(*by) * f32::EPSILON;
-            encoding
+            let mut values = scaled(base.get(&bases));
+            values[*at] *= 1.0 + f32::from(*by) * f32::EPSILON;
+            Encoding::try_from(values).unwrap()
         };
-        let gallery = gallery(changes.iter().map(changed).collect(), each);
-        let face = scaled(&bases[0]);
+        let gallery = gallery(&changes.iter().map(changed).collect::<Vec<_>>(), each);
+        let face = Encoding::try_from(scaled(&bases[0])).unwrap();
         let least = gallery.distances(&face).reduce(|least, other| if other.1 < least.1 { other } else { least });
         let bits = |found: Option<(usize, f64)>| found.map(|(person, far)| (person, far.to_bits()));
         prop_assert_eq!(bits(gallery.nearest(&face)), bits(least.map(|(person, far)| (person.number, far))));

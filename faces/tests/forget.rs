@@ -4,14 +4,16 @@
 use microlambda::Digest;
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, Folded, PEOPLE_MAX, Sighting};
-use microlambda_faces::{Analysis, Encoding, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Rect, SeenFace};
+use microlambda_faces::{
+    Analysis, Encoding, FACES_MAX, Face, FaceAt, FaceOutcome, FaceParams, FrameAnalysis, Rect, SeenFace,
+};
 use microlambda_wire::{EventKind, Record};
 
 /// Somebody's encoding: everybody is further than 0.9 from everybody else, as good as surely.
 fn encoding(person: usize) -> Encoding {
     let bytes = Digest::of(&person.to_le_bytes()).0;
     let values = bytes.iter().flat_map(|byte| [0, 2, 4, 6].map(|shift| f32::from(byte >> shift & 3) * 0.1));
-    values.collect::<Vec<f32>>().into()
+    Encoding::try_from(values.collect::<Vec<f32>>()).unwrap()
 }
 
 fn frame(sequence: u64, people: impl IntoIterator<Item = usize>) -> Entry {
@@ -71,13 +73,14 @@ fn who_comes_after_a_gallery_is_full_is_reported() {
 fn who_was_seen_longest_ago_is_forgotten_and_new_when_seen_again() {
     let mut stream = Stream::full();
     assert!(!is_new(&stream.see([0])[0]), "the first one is known still");
-    assert_eq!(stream.fold([PEOPLE_MAX, PEOPLE_MAX + 1]).forgotten, [(0, 1), (0, 2)]);
+    let forgotten = [1, 2].map(|face_index| FaceAt { sequence: 0, face_index });
+    assert_eq!(stream.fold([PEOPLE_MAX, PEOPLE_MAX + 1]).forgotten, forgotten);
     let gallery = stream.0.gallery();
     assert!(gallery.person(0).is_some() && gallery.person(3).is_some(), "seen since, or a place too late");
     assert!(gallery.person(1).is_none() && gallery.person(2).is_none(), "seen longest ago");
     let [sighting] = stream.see([1])[..] else { panic!("one face, one sighting") };
     assert!(is_new(&sighting) && sighting.person == PEOPLE_MAX + 2);
-    assert_eq!(sighting.first, (stream.0.head().version.sequence - 1, 0));
+    assert_eq!(sighting.first, FaceAt { sequence: stream.0.head().version.sequence - 1, face_index: 0 });
 }
 
 #[test]

@@ -6,7 +6,9 @@ use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, Gallery, Sighting};
 use microlambda_faces::judge::Why;
 use microlambda_faces::recent::{RECENT_FRAMES_MAX, Recent, Seen};
-use microlambda_faces::{Analysis, Face, FaceOutcome, FaceParams, FrameAnalysis, Rect, SCENE_BLOCKS, Scene, SeenFace};
+use microlambda_faces::{
+    Analysis, ENCODING_LEN, Encoding, Face, FaceOutcome, FaceParams, FrameAnalysis, Rect, SCENE_BLOCKS, Scene, SeenFace,
+};
 use microlambda_wire::{Area, Areas, EventKind, GapReason, Record};
 use proptest::prelude::*;
 
@@ -26,13 +28,14 @@ const CLEAR: View = View { person: 1, turned: 0.0, left_px: 100, side_px: 60, sc
 const POOR: View = View { score: 0.4, sharpness: 6.0, ..CLEAR };
 
 fn face(view: View) -> Face {
-    let mut encoding = vec![0.0; 128];
-    encoding[view.person] = 1.0;
-    encoding[64 + view.person] = view.turned;
+    let mut values = vec![0.0_f32; ENCODING_LEN];
+    values[view.person] = 1.0;
+    values[64 + view.person] = view.turned;
     let (right, bottom) = (view.left_px + view.side_px - 1, 100 + view.side_px - 1);
     let rect = Rect { left: view.left_px, top: 100, right, bottom };
     let seen = SeenFace { rect, score: view.score };
-    Face { seen, sharpness: view.sharpness, outcome: FaceOutcome::Encoded(encoding.into()) }
+    let outcome = FaceOutcome::Encoded(Encoding::try_from(values).unwrap());
+    Face { seen, sharpness: view.sharpness, outcome }
 }
 
 /// A frame, 200 ms behind the one before it, of the scene of that number.
@@ -104,7 +107,7 @@ fn a_person_like_somebody_known_who_is_never_seen_clearly_is_new_after_three_vie
     let alike = View { turned: 0.7, ..POOR };
     let (state, why) = judged(&[&[CLEAR], &[], &[alike], &[], &[alike], &[alike], &[alike]]);
     assert_eq!(why[2..], [vec![Why::Waiting], vec![], vec![Why::Waiting], vec![Why::NewByVote], vec![Why::Near]]);
-    assert_eq!(state.gallery().people[1].first_sequence, 5);
+    assert_eq!(state.gallery().people[1].first.sequence, 5);
 }
 
 #[test]

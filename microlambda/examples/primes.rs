@@ -19,6 +19,8 @@ use microlambda::{Budget, CostClass, Digest, DigestBuilder, Lambda, Next, StepLi
 
 /// Numbers tested in one unit.
 const UNIT_NUMBERS: u64 = 1_000;
+/// Steps in a row that may end before their first unit.
+const REFUSALS_MAX: u32 = 20;
 /// Testing numbers of one size costs about the same: a class per power of two.
 fn class_of(number: u64) -> CostClass {
     CostClass(u16::try_from(number.checked_ilog2().unwrap_or(0)).unwrap_or(u16::MAX))
@@ -92,13 +94,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     State::START.save(&checkpoint)?;
     let mut budgets = [Budget::default(), Budget::default()];
-    let (mut steps, mut overruns) = (0, 0);
+    let (mut steps, mut overruns, mut refusals) = (0, 0, 0);
     loop {
         // Every step starts from nothing but the file, on the other node.
         let node = steps % budgets.len();
         let mut state = State::load(&checkpoint)?;
-        let limit = StepLimit::new(r_limit_ms * 1_000);
-        let report = run_step(&mut CountPrimes { bound }, &mut state, &mut budgets[node], limit, &mut clock)?;
+        let (mut lambda, limit) = (CountPrimes { bound }, StepLimit::new(r_limit_ms * 1_000));
+        let report = run_step(&mut lambda, &mut state, &mut budgets[node], limit, &mut clock)?;
         state.save(&checkpoint)?;
         steps += 1;
         overruns += usize::from(report.used_us > limit.r_limit_us);
@@ -108,6 +110,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
         if report.stop == Stop::Done {
             break;
+        }
+        // After a freeze a unit seems too long, and only trying teaches better: a real node waits before it does.
+        refusals = if report.units == 0 { refusals + 1 } else { 0 };
+        if refusals > REFUSALS_MAX {
+            return Err(format!("no unit fits {r_limit_ms} ms: give more").into());
+        }
+        if let (Stop::TooLarge, Next::Unit(cost)) = (report.stop, lambda.next(&state)) {
+            budgets[node].relax(&cost);
         }
     }
     let chained = State::load(&checkpoint)?;

@@ -18,7 +18,8 @@ const NEW_CLASS_SAMPLES: u32 = 3;
 const RUNAWAY_FACTOR: u64 = 4;
 /// A class never seen is taken to need this part of `r_limit`: it may run where half of the limit is left.
 const UNKNOWN_PART: u64 = 2;
-/// Rates are kept in µs per 2^20 pieces of work, so that rates below 1 µs a piece keep their precision.
+/// Rates are kept in µs per 2^20 pieces of work, so that rates below 1 µs a piece keep their precision. They are
+/// rounded up: with a rate of 0 everything would fit.
 const RATE_SCALE: u128 = 1 << 20;
 
 /// What a node has measured of one class; rates in µs per 2^20 pieces of work.
@@ -62,7 +63,8 @@ impl Budget {
 
     /// Records that `work` pieces of `class` took `cost_us`.
     pub fn observe(&mut self, class: CostClass, work: u64, cost_us: u64) {
-        let rate = u64::try_from(u128::from(cost_us) * RATE_SCALE / u128::from(work.max(1))).unwrap_or(u64::MAX);
+        let rate = (u128::from(cost_us) * RATE_SCALE).div_ceil(u128::from(work.max(1)));
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
         self.classes
             .entry(class)
             .and_modify(|cost| {
@@ -222,6 +224,16 @@ mod tests {
         assert!(budget.is_runaway(CLASS, 1, 5_000));
         assert!(!budget.is_runaway(CLASS, 1, 3_000), "slow is not out of hand");
         assert!(!budget.is_runaway(CLASS, 10, 30_000), "ten times the work");
+    }
+
+    #[test]
+    fn a_unit_of_more_pieces_than_a_rate_can_tell_is_never_taken_to_cost_less_than_it_did() {
+        let mut budget = Budget::default();
+        for _ in 0..50 {
+            budget.observe(CLASS, 1 << 40, 90_000);
+        }
+        assert!(budget.expect_us(CLASS, 1 << 40).is_some_and(|expected_us| expected_us >= 90_000));
+        assert!(!budget.fits_first(&UnitCost::run(CLASS, 1 << 40), 0, 50_000));
     }
 
     #[test]

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::{Digest, DigestBuilder};
+use crate::rendezvous::draw;
 
 /// Nodes whose word is remembered at most; more work unnoticed, which wastes time at worst.
 const NODES_MAX: usize = 64;
@@ -77,8 +77,7 @@ impl Fanout {
 
     /// The node that works on a record, and until when at the longest, µs.
     pub fn taker(&self, record: u64, now_us: u64) -> Option<(&str, u64)> {
-        let takes = |taken: &Taken| taken.until_us > now_us && taken.records.contains(&record);
-        self.taken.iter().find(|(_, taken)| takes(taken)).map(|(node, taken)| (node.as_str(), taken.until_us))
+        self.takers(record, now_us).next()
     }
 
     /// When the next node's word becomes void, µs, after `now_us`.
@@ -92,8 +91,7 @@ impl Fanout {
         let nodes = outlook.nodes.len().max(1) as u64;
         let window = batch.saturating_mul(nodes).saturating_mul(PIECES_PER_NODE);
         let window_end = end.min(cursor.saturating_add(window));
-        let is_free =
-            |record: u64| !(outlook.closed)(record) && self.others_taker(outlook.node, record, now_us).is_none();
+        let is_free = |record: u64| !(outlook.closed)(record) && !self.is_others(outlook.node, record, now_us);
         let free: Vec<u64> = (cursor..window_end).filter(|record| is_free(*record)).collect();
         let left = (free.len() as u64).saturating_add(end.saturating_sub(window_end));
         let piece = batch.min(left.div_ceil(nodes.saturating_mul(SHARES_PER_NODE))).max(1);
@@ -109,10 +107,15 @@ impl Fanout {
         pieces(&free, piece).into_iter().nth(place)
     }
 
-    fn others_taker(&self, node: &str, record: u64, now_us: u64) -> Option<&str> {
-        let others = self.taken.iter().filter(|(other, _)| *other != node);
-        let mut takers = others.filter(|(_, taken)| taken.until_us > now_us && taken.records.contains(&record));
-        takers.next().map(|(other, _)| other.as_str())
+    fn takers(&self, record: u64, now_us: u64) -> impl Iterator<Item = (&str, u64)> {
+        let takers = self.taken.iter().map(|(node, taken)| (node.as_str(), taken));
+        let takers = takers.filter(move |(_, taken)| taken.until_us > now_us && taken.records.contains(&record));
+        takers.map(|(node, taken)| (node, taken.until_us))
+    }
+
+    /// Whether a node other than this one works on a record.
+    fn is_others(&self, node: &str, record: u64, now_us: u64) -> bool {
+        self.takers(record, now_us).any(|(taker, _)| taker != node)
     }
 
     fn is_at_work(&self, node: &str, now_us: u64) -> bool {
@@ -121,11 +124,11 @@ impl Fanout {
 
     /// How many other nodes that are free, too, stand before the asking one.
     fn place_in_queue(&self, outlook: &Outlook<'_>) -> usize {
-        let weight = |node: &str| (weight(outlook.chain, outlook.cursor, node), node.to_owned());
-        let own = weight(outlook.node);
+        let drawn = |node| draw("fan-out", outlook.chain, &[outlook.cursor], node);
+        let own = drawn(outlook.node);
         let is_free = |node: &str| outlook.claimer != Some(node) && !self.is_at_work(node, outlook.now_us);
-        let others = outlook.nodes.iter().filter(|node| **node != outlook.node && is_free(node));
-        others.filter(|node| weight(node) < own).count()
+        let others = outlook.nodes.iter().copied().filter(|node| *node != outlook.node && is_free(node));
+        others.map(drawn).filter(|other| *other < own).count()
     }
 }
 
@@ -139,11 +142,6 @@ fn pieces(free: &[u64], piece: u64) -> Vec<Range<u64>> {
         }
     }
     pieces
-}
-
-/// Highest random weight (rendezvous) hashing, as for [`crate::placement`].
-fn weight(chain: &str, cursor: u64, node: &str) -> Digest {
-    DigestBuilder::new("fan-out").field(chain.as_bytes()).number(cursor).field(node.as_bytes()).finish()
 }
 
 #[cfg(test)]
@@ -238,7 +236,7 @@ mod tests {
                 prop_assert!(next.start >= cursor && next.end <= cursor + length);
                 prop_assert!(next.end <= cursor + 2 * batch * count as u64);
                 for record in next {
-                    prop_assert!(!closed(record) && fanout.others_taker(nodes[0], record, 0).is_none());
+                    prop_assert!(!closed(record) && !fanout.is_others(nodes[0], record, 0));
                 }
             }
         }

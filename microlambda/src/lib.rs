@@ -36,6 +36,8 @@
 //!     let report = run_step(&mut lambda, &mut state, &mut budget, limit, &mut clock).unwrap();
 //!     steps += 1; // here a node would save `state`, and whoever sees it saved may run the next step
 //!     if report.stop == Stop::Done { break; }
+//!     // Else one freeze of the computer would silence it for ever. A node waits before it tries again.
+//!     if let (Stop::TooLarge, Next::Unit(cost)) = (report.stop, lambda.next(&state)) { budget.relax(&cost); }
 //! }
 //! assert_eq!(state.1, 50_005_000);
 //! assert!(steps > 1);
@@ -51,10 +53,12 @@ mod head;
 mod lambda;
 pub mod placement;
 mod protocol;
+mod rendezvous;
+#[doc(hidden)]
 pub mod sabotage;
 
 pub use budget::{Budget, ClassCost, CostTable};
-pub use chain::Chain;
+pub use chain::{Chain, REASON_BYTES_MAX};
 pub use digest::{Digest, DigestBuilder, ParseDigestError};
 pub use head::{Head, Version};
 pub use lambda::{Admission, CostClass, Lambda, Next, StepLimit, StepReport, StepRun, Stop, UnitCost, run_step};

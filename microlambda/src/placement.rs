@@ -3,7 +3,8 @@
 //! Placement is only a hint: two nodes that bid at once both run the step and agree on its result. So it needs no
 //! agreement on who is alive, and a wrong view costs time, never correctness.
 
-use crate::{Digest, DigestBuilder, Version};
+use crate::Version;
+use crate::rendezvous::draw;
 
 /// A node that may bid, as far as this node knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,10 +58,11 @@ impl Placement for Spread {
 
 /// Each node's place in the queue costs a slot, its load up to half a slot more; the node with the least waits 0.
 fn queue_delay_us(node: &str, open: &OpenStep<'_>, first: Option<&str>) -> u64 {
-    let mut ranked: Vec<(bool, Digest, &Peer)> =
-        open.peers.iter().map(|peer| (first != Some(peer.node.as_str()), weight(open, &peer.node), peer)).collect();
-    ranked.sort_by(|a, b| (a.0, a.1, &a.2.node).cmp(&(b.0, b.1, &b.2.node)));
-    let delays = ranked.iter().zip(0_u64..).map(|((_, _, peer), rank)| {
+    let place = [open.step.sequence, u64::from(open.step.unit)];
+    let drawn = |node| (first != Some(node), draw("placement", open.chain, &place, node));
+    let mut ranked: Vec<_> = open.peers.iter().map(|peer| (drawn(peer.node.as_str()), peer)).collect();
+    ranked.sort_by_key(|(drawn, _)| *drawn);
+    let delays = ranked.iter().zip(0_u64..).map(|((_, peer), rank)| {
         let load_us = open.slot_us.saturating_mul(u64::from(peer.load_permille.min(1_000))) / 1_000;
         (peer.node.as_str(), rank.saturating_mul(open.slot_us).saturating_add(load_us / 2))
     });
@@ -68,16 +70,6 @@ fn queue_delay_us(node: &str, open: &OpenStep<'_>, first: Option<&str>) -> u64 {
     let least_us = delays.iter().map(|(_, delay_us)| *delay_us).min().unwrap_or(0);
     let behind_all_us = open.slot_us.saturating_mul(delays.len() as u64);
     delays.iter().find(|(peer, _)| *peer == node).map_or(behind_all_us, |(_, delay_us)| delay_us - least_us)
-}
-
-/// Highest random weight (rendezvous) hashing, Thaler and Ravishankar 1998: the smallest digest stands first.
-fn weight(open: &OpenStep<'_>, node: &str) -> Digest {
-    DigestBuilder::new("placement")
-        .field(open.chain.as_bytes())
-        .number(open.step.sequence)
-        .number(u64::from(open.step.unit))
-        .field(node.as_bytes())
-        .finish()
 }
 
 #[cfg(test)]

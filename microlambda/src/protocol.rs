@@ -6,23 +6,28 @@ use std::hash::{Hash, Hasher};
 use serde::{Deserialize, Serialize};
 
 use crate::placement::{Peer, Placement};
-use crate::{Head, Version};
+use crate::{Head, Stop, Version};
 
 /// How a chain behaves on this node. Two are equal if they are of the same chain on the same node: settings do not change.
+///
+/// Times are meant to be so: `slot_us` far below `r_limit_us` and `announce_us`, `refusal_us` above `r_limit_us`.
+/// Others waste time and break nothing. Nodes of a chain may differ in them: none believes a lease beyond the longest
+/// of its own.
 pub struct ChainConfig {
-    /// This node.
+    /// This node: a name that no other node of the chain has.
     pub node: String,
     /// The chain.
     pub chain: String,
     /// Wall time from the receipt of the state to the end of the last unit, µs.
     pub r_limit_us: u64,
-    /// Added to `r_limit` in a lease, µs.
+    /// Added to `r_limit` in a lease, µs: for a unit that is killed late, and for a result to become durable and be
+    /// heard. Leases grow 16 times as long at most, and to 49 days.
     pub grace_us: u64,
-    /// The newest head is repeated this often, µs.
+    /// The newest head is repeated this often, µs; every 10 ms at most.
     pub announce_us: u64,
-    /// How long a claim needs to be heard by all, µs.
+    /// How long a claim needs to be heard by all, µs; more than 0. Each place in the queue of bidders costs one.
     pub slot_us: u64,
-    /// State that was asked for and did not come is asked for again after this, µs.
+    /// State that was asked for and did not come is asked for again after this, µs: longer than an answer takes.
     pub fetch_us: u64,
     /// A node that cannot run the next unit within `r_limit` tries again after a slot, then after this, µs; doubled
     /// each time, to four times as long at most.
@@ -81,7 +86,7 @@ pub enum StepMode {
 }
 
 /// A start that is made durable before it happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Attempt {
     /// The state it starts from.
     pub step: Head,
@@ -91,7 +96,8 @@ pub struct Attempt {
     pub mode: StepMode,
 }
 
-/// What the driver makes durable in one transaction.
+/// What the driver makes durable in one transaction. A chain's store holds one attempt at most: that of the last of
+/// these, or none if that had none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Commit {
     /// A start.
@@ -116,7 +122,7 @@ pub enum Commit {
     },
     /// The start at the head ended without a unit, and not because of one: nothing is to be held against what comes next.
     Withdraw,
-    /// A unit failed here.
+    /// A unit failed here. The attempt is deleted with it: left at the head, it would count as a start that vanished.
     Failure {
         /// Where.
         at: Version,
@@ -125,7 +131,10 @@ pub enum Commit {
         /// What happened.
         why: String,
     },
-    /// The unit at `at` is given up: recorded like a result, with its reason.
+    /// The unit at `at` is given up: recorded like a result of this node, with its reason. That leads to a head one
+    /// unit further, or one record if nothing is left of it, with one more in [`Head::set_aside`]. A driver that lacks
+    /// what it takes to write this down answers with the head as it is, and is asked again a slot later, then after each
+    /// [`ChainConfig::refusal_us`].
     SetAside {
         /// The state whose next unit is set aside.
         at: Head,
@@ -204,9 +213,10 @@ pub enum Event {
 /// How a step ended, as far as the chain cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepEnd {
-    /// By the limit, for lack of input, or at the end of the computation.
+    /// By the limit, for lack of input after some units, or at the end of the computation.
     Finished,
-    /// The next unit is predicted to take longer than a whole `r_limit` here.
+    /// The next unit is predicted to take longer than a whole `r_limit` here. The chain waits before it tries again.
+    /// The budget stays as it is: call [`Budget::relax`](crate::Budget::relax), or no step will ever run here.
     TooLarge,
     /// It got ready what the next unit needs, and no further: the next step here has the time for it.
     Prepared,
@@ -223,10 +233,23 @@ pub enum StepEnd {
     Abandoned,
 }
 
+impl StepEnd {
+    /// How a step ended that stopped by itself after so many units.
+    pub fn of(stop: Stop, units: u32) -> Self {
+        match stop {
+            Stop::Limit | Stop::UnitsMax | Stop::Done => Self::Finished,
+            Stop::Starved if units == 0 => Self::NoInput,
+            Stop::Starved => Self::Finished,
+            Stop::Prepared => Self::Prepared,
+            Stop::TooLarge => Self::TooLarge,
+        }
+    }
+}
+
 /// What the driver is to do, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Make durable, then feed [`Event::Committed`] before anything else.
+    /// Make durable, then feed [`Event::Committed`] before anything else; always the last effect of an event.
     Persist(Commit),
     /// Announce the head, with what the last step added.
     PublishHead {

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use microlambda::placement::{Peer, Spread, Stay};
 use microlambda::{
-    Attempt, Chain, ChainConfig, Claim, Commit, Context, Digest, Effect, Event, Head, Phase, StepEnd, StepMode,
-    TimerReason, Version,
+    Attempt, Chain, ChainConfig, Claim, Commit, Context, Digest, Effect, Event, Head, Phase, REASON_BYTES_MAX, StepEnd,
+    StepMode, TimerReason, Version,
 };
 
 const R_LIMIT_US: u64 = 1_000_000;
@@ -155,6 +155,15 @@ fn a_claim_of_a_peer_prevents_a_start_until_its_lease_ends() {
     assert_eq!(claim.epoch, 1, "with a higher epoch");
     assert_eq!(claim.lease_ms, 3_000, "and a lease twice as long");
     assert!(effects.contains(&Effect::CountTakeover { from: "b".into() }));
+}
+
+#[test]
+fn a_lease_of_less_than_a_millisecond_does_not_give_the_step_up() {
+    let mut bench = Bench::new();
+    let config = ChainConfig { r_limit_us: 300, grace_us: 200, ..config("a", false) };
+    bench.chain = Chain::open(config, head(0), false, None, 0);
+    bench.feed(Event::InputSeen { oldest: 0, next: 100 });
+    assert_eq!(claimed(&bench.at(2 * SLOT_US)).map(|claim| claim.lease_ms), Some(1));
 }
 
 #[test]
@@ -336,7 +345,8 @@ fn the_reason_of_a_unit_set_aside_is_bounded_whatever_peers_say() {
         _ => None,
     });
     let why = why.expect("a unit set aside");
-    assert!(why.starts_with("a: 1 × it ended; ") && (1_000..=1_024).contains(&why.len()), "{}: {why}", why.len());
+    let full = REASON_BYTES_MAX - 24..=REASON_BYTES_MAX;
+    assert!(why.starts_with("a: 1 × it ended; ") && full.contains(&why.len()), "{}: {why}", why.len());
 }
 
 #[test]
@@ -372,6 +382,26 @@ fn a_unit_that_fails_on_the_only_node_is_set_aside_after_three_tries() {
 }
 
 #[test]
+fn a_unit_whose_record_is_missing_is_set_aside_seldom_while_its_camera_is_away() {
+    let mut bench = Bench::new();
+    bench.peers.truncate(1);
+    bench.chain.restore_failures(3, "abort".into());
+    let mut tries_ms = Vec::new();
+    let mut event = Event::InputSeen { oldest: 0, next: 100 };
+    for ms in 0..60_000 {
+        bench.now_us = ms * 1_000;
+        let ctx = Context { now_us: bench.now_us, worker_free: true, peers: &bench.peers };
+        let effects = bench.chain.handle(std::mem::replace(&mut event, Event::Tick), &ctx);
+        if matches!(effects.last(), Some(Effect::Persist(Commit::SetAside { .. }))) {
+            tries_ms.push(ms);
+            let unchanged = Event::Committed { head: bench.chain.head(), attempt: None, done: false, holder: None };
+            bench.chain.handle(unchanged, &ctx);
+        }
+    }
+    assert_eq!(tries_ms, [0, 40, 10_040, 20_040, 30_040, 40_040, 50_040]);
+}
+
+#[test]
 fn a_start_that_ended_without_a_unit_is_withdrawn() {
     for end in [StepEnd::NoInput, StepEnd::Prepared, StepEnd::TooLarge, StepEnd::Overran, StepEnd::Abandoned] {
         let effects = running().ended(head(0), end);
@@ -399,6 +429,19 @@ fn a_step_that_only_prepared_is_followed_by_one_here_at_once_but_not_for_ever() 
         bench.at(ms * 1_000);
     }
     assert!((5..20).contains(&starts), "{starts} starts in 10 s");
+}
+
+#[test]
+fn a_unit_that_is_too_large_once_it_is_prepared_is_tried_again_a_slot_later() {
+    let mut bench = running();
+    for _ in 0..4 {
+        bench.ended(head(0), StepEnd::Prepared);
+        bench.at(bench.now_us + SLOT_US);
+    }
+    bench.ended(head(0), StepEnd::TooLarge);
+    assert_eq!(*bench.chain.phase(), Phase::Idle);
+    bench.at(bench.now_us + 2 * SLOT_US);
+    assert!(matches!(bench.chain.phase(), Phase::Running(_)), "it was refused for the first time");
 }
 
 #[test]
@@ -516,6 +559,20 @@ fn a_node_that_hears_a_claim_for_an_old_step_tells_the_claimer_its_head() {
     bench.ended(head(3), StepEnd::Finished);
     bench.claim_of_b(1, 0);
     assert!(bench.at(4 * SLOT_US).contains(&Effect::Reannounce));
+}
+
+#[test]
+fn a_head_is_repeated_a_hundred_times_a_second_at_most() {
+    let mut bench = Bench::new();
+    let config = ChainConfig { announce_us: 0, ..config("a", false) };
+    bench.chain = Chain::open(config, head(3), false, None, 0);
+    let mut said = 0;
+    for ms in 0..1_000 {
+        said += bench.at(ms * 1_000).iter().filter(|effect| **effect == Effect::Reannounce).count();
+        let ctx = Context { now_us: bench.now_us, worker_free: true, peers: &bench.peers };
+        assert!(bench.chain.next_timer(&ctx).0 > bench.now_us, "a timer that is always due");
+    }
+    assert_eq!(said, 100);
 }
 
 #[test]

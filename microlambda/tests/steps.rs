@@ -110,6 +110,55 @@ fn a_preparation_that_ended_early_teaches_nothing() {
     }
 }
 
+/// Units of 20 ms, until the computer stands still in one of them.
+struct Frozen<'a> {
+    now_us: &'a Cell<u64>,
+    freeze_at: u32,
+}
+
+impl Lambda for Frozen<'_> {
+    type State = u32;
+    type Error = std::convert::Infallible;
+
+    fn next(&mut self, state: &u32) -> Next {
+        if *state < 50 { Next::Unit(UnitCost::run(RUN, 1)) } else { Next::Done }
+    }
+
+    fn advance(&mut self, state: &mut u32) -> Result<(), Self::Error> {
+        let took_us = if *state == self.freeze_at { 1_000_000 } else { 20_000 };
+        self.now_us.set(self.now_us.get() + took_us);
+        *state += 1;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_budget_that_met_one_freeze_of_ten_limits_goes_on_once_it_is_relaxed() {
+    for freeze_at in [0, 30] {
+        let now_us = Cell::new(0);
+        let (mut lambda, mut state) = (Frozen { now_us: &now_us, freeze_at }, 0);
+        let mut budget = Budget::default();
+        let mut step = |lambda: &mut Frozen<'_>, budget: &mut Budget| {
+            let report = run_step(lambda, &mut state, budget, StepLimit::new(100_000), &mut || now_us.get());
+            (report.expect("no errors").stop, state)
+        };
+        let (at, cost) = (freeze_at + 1, UnitCost::run(RUN, 1));
+        while step(&mut lambda, &mut budget) != (Stop::TooLarge, at) {}
+        assert_eq!(step(&mut lambda, &mut budget), (Stop::TooLarge, at), "it does not forget by itself");
+        let mut relaxed = 0;
+        while step(&mut lambda, &mut budget).0 == Stop::TooLarge {
+            budget.relax(&cost);
+            relaxed += 1;
+        }
+        assert!((1..=5).contains(&relaxed), "{relaxed} times");
+        let mut steps = 0;
+        while step(&mut lambda, &mut budget).0 != Stop::Done {
+            steps += 1;
+            assert!(steps < 50, "it stands still");
+        }
+    }
+}
+
 #[test]
 fn a_unit_that_does_not_fit_even_alone_is_too_large() {
     let now_us = Cell::new(0);

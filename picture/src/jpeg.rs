@@ -1,10 +1,17 @@
-//! Where a JPEG ends (ITU-T T.81, annex B). Its end marker's two bytes also stand inside thumbnails, so that segments are walked.
+//! Where a JPEG ends, and what decoding it takes (ITU-T T.81, annex B). Its end marker's two bytes also stand inside
+//! thumbnails, so that segments are walked.
 
 const SOI: u8 = 0xd8;
 const EOI: u8 = 0xd9;
 const SOS: u8 = 0xda;
 /// Frames whose samples are whole in each scan: baseline, extended.
 const SOF_SEQUENTIAL: [u8; 2] = [0xc0, 0xc1];
+/// The first and the last frame that is decoded: baseline, extended, progressive.
+const SOF_DECODED: std::ops::RangeInclusive<u8> = 0xc0..=0xc2;
+/// Values of a block of 8 × 8 px.
+const BLOCK_VALUES: u64 = 64;
+/// A coefficient of a block in memory, bytes.
+const COEFFICIENT_BYTES: u64 = 2;
 /// Stray bytes before a marker are passed over up to so many: more than the rest of any segment whose length is wrong.
 const STRAY_BYTES_MAX: usize = 64 << 10;
 
@@ -30,6 +37,45 @@ pub(crate) fn is_in_separate_colours(jpeg: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// Memory that [`decode_jpeg`](crate::decode_jpeg) takes for this JPEG beside a copy of the file, bytes: its pixels, and
+/// all of its coefficients if they come in several scans, as those of a progressive one do. `None` if its header cannot be
+/// read, or is of a kind that is not decoded.
+pub fn jpeg_decode_bytes(jpeg: &[u8]) -> Option<u64> {
+    let side = |high: u8, low: u8| u64::from(u16::from_be_bytes([high, low]));
+    let mut frame = None;
+    for JpegSegment { code, body, .. } in jpeg_segments(jpeg) {
+        match (code, body) {
+            (code, [_, h1, h0, w1, w0, count, components @ ..]) if SOF_DECODED.contains(&code) => {
+                let (width_px, height_px) = (side(*w1, *w0), side(*h1, *h0));
+                let blocks = blocks((width_px, height_px), *count, components);
+                frame = Some((code, *count, width_px * height_px, blocks));
+            }
+            (SOS, [in_scan, ..]) => {
+                let (code, count, pixels, blocks) = frame?;
+                let pixel_bytes = if count == 1 { 1 } else { 3 };
+                let is_in_one_scan = SOF_SEQUENTIAL.contains(&code) && *in_scan >= count;
+                let coefficient_bytes = if is_in_one_scan { 0 } else { blocks * BLOCK_VALUES * COEFFICIENT_BYTES };
+                return Some(pixels * pixel_bytes + coefficient_bytes);
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// How many blocks the components of a frame have, each at its own resolution, with those that fill the picture up to whole
+/// units.
+fn blocks((width_px, height_px): (u64, u64), count: u8, components: &[u8]) -> u64 {
+    let factors = components.chunks_exact(3).take(usize::from(count)).map(|component| match count {
+        // One alone is not interleaved with others, whatever it says.
+        1 => (1, 1),
+        _ => (u64::from(component[1] >> 4), u64::from(component[1] & 0xf)),
+    });
+    let (across, down) = factors.clone().fold((1, 1), |most, (across, down)| (most.0.max(across), most.1.max(down)));
+    let units = width_px.div_ceil(8 * across) * height_px.div_ceil(8 * down);
+    units * factors.map(|(across, down)| across * down).sum::<u64>()
 }
 
 /// A segment of a JPEG.

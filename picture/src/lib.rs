@@ -1,6 +1,7 @@
 //! Pixels of picture files, as the camera agent and the worker both read them: what was lost is not filled with grey, and what lets something
 //! through is white.
 
+mod halve;
 mod jpeg;
 
 use std::borrow::Cow;
@@ -11,7 +12,8 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-pub use jpeg::{JpegScan, JpegScanner, JpegSegment, jpeg_is_cut_short, jpeg_segments};
+pub use halve::halved;
+pub use jpeg::{JpegScan, JpegScanner, JpegSegment, jpeg_decode_bytes, jpeg_is_cut_short, jpeg_segments};
 
 /// A side as JPEG can say it, px.
 const SIDE_PX_MAX: usize = 65_535;

@@ -2,7 +2,7 @@
 
 use image::{DynamicImage, GrayImage, RgbImage};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
-use microlambda_picture::{decode_jpeg, jpeg_is_cut_short};
+use microlambda_picture::{decode_jpeg, jpeg_decode_bytes, jpeg_is_cut_short};
 
 /// How a JPEG may be written.
 #[derive(Debug, Clone, Copy)]
@@ -150,4 +150,29 @@ fn a_picture_whose_colours_come_one_after_another_is_whole_or_refused() {
             assert!(why.to_string().contains("save it as an ordinary JPEG"), "{why}");
         }
     }
+}
+
+#[test]
+fn the_memory_that_decoding_takes_is_known_from_the_header() {
+    // Whole units of two by two blocks, so that nothing is filled up.
+    let size = (160, 96);
+    let (photo, pixels) = (photo(size), 160 * 96);
+    let gray: GrayImage = DynamicImage::from(photo.clone()).into_luma8();
+    for kind in kinds() {
+        let coefficients = match (kind.scans, kind.sampling) {
+            (None, _) => 0,
+            (_, SamplingFactor::F_1_1) => pixels * 3,
+            (_, SamplingFactor::F_2_2) => pixels * 3 / 2,
+            _ => pixels * 2,
+        };
+        let jpeg = encode(&photo, size, ColorType::Rgb, kind);
+        assert_eq!(jpeg_decode_bytes(&jpeg), Some(pixels * 3 + coefficients * 2), "{kind:?}");
+        let jpeg = encode(&gray, size, ColorType::Luma, kind);
+        let coefficients = if kind.scans.is_some() { pixels } else { 0 };
+        assert_eq!(jpeg_decode_bytes(&jpeg), Some(pixels + coefficients * 2), "gray {kind:?}");
+    }
+    let separate = in_separate_colours(&photo, SamplingFactor::F_1_1);
+    assert_eq!(jpeg_decode_bytes(&separate), Some(pixels * 3 + pixels * 3 * 2));
+    assert_eq!(jpeg_decode_bytes(b"no picture"), None);
+    assert_eq!(jpeg_decode_bytes(&separate[..40]), None);
 }

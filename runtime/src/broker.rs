@@ -21,7 +21,7 @@ const SECRET_BYTES_MAX: u64 = 1 << 20;
 pub struct BrokerUrl {
     /// Host name or address, IPv6 without brackets.
     pub host: String,
-    /// TCP port.
+    /// The broker's TCP port.
     pub port: u16,
     /// True for `mqtts://`.
     pub tls: bool,

@@ -21,7 +21,7 @@ pub enum ConfigError {
         path.display()
     )]
     Missing {
-        /// The file.
+        /// The configuration file.
         path: PathBuf,
         /// The program that wanted it.
         program: String,
@@ -29,7 +29,7 @@ pub enum ConfigError {
     /// It cannot be read.
     #[error("cannot read the configuration {}: {why}", path.display())]
     Unreadable {
-        /// The file.
+        /// The configuration file.
         path: PathBuf,
         /// What the system says, and what to do.
         why: String,
@@ -41,7 +41,7 @@ pub enum ConfigError {
         path.display()
     )]
     Wrong {
-        /// The file.
+        /// The configuration file.
         path: PathBuf,
         /// The line, from 1; 0 if the error belongs to the file as a whole.
         line: usize,

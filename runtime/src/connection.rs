@@ -25,8 +25,8 @@ use crate::broker::BrokerUrl;
 use crate::clock::monotonic_us;
 use crate::discovery::Brokers;
 use crate::link::{LinkConfig, LinkEvent, Outgoing, Shared, State};
+use crate::log_limiter::LogLimiter;
 use crate::remedy::{explain, is_oversized};
-use crate::seldom::Seldom;
 
 /// Requests in rumqttc's channel at most; the outbox is ours, so a few are enough.
 const CHANNEL_REQUESTS: usize = 8;
@@ -58,20 +58,29 @@ impl End {
     fn failed(why: String) -> Self {
         Self::Failed { why, absent: false, standing: false }
     }
+
+    /// The largest payload that may have been the reason; 0 if none was.
+    fn lost_bytes_max(&self, flight: &Flight) -> usize {
+        match self {
+            // The broker sent too much; what it was sent meanwhile is not to blame.
+            Self::Failed { standing: true, .. } => 0,
+            Self::Failed { standing: false, .. } | Self::Closed => flight.largest_bytes(),
+        }
+    }
 }
 
 /// What ends connection after connection until a person does something, and what the log was told of it.
 #[derive(Default)]
 struct Standing {
     why: String,
-    told: Seldom,
+    told: LogLimiter,
 }
 
 impl Standing {
     /// Whether the log is to be told: something else than before, or the same again once in an hour.
     fn is_news(&mut self, why: &str, now_us: u64) -> bool {
         if self.why != why {
-            *self = Self { why: why.to_owned(), told: Seldom::standing() };
+            *self = Self { why: why.to_owned(), told: LogLimiter::standing() };
         }
         self.told.is_due(now_us)
     }
@@ -192,14 +201,14 @@ async fn run_once(
     };
     let mut state = shared.lock();
     if state.up {
-        state.counters.lost_bytes_max = flight.largest_bytes();
+        state.counters.lost_bytes_max = end.lost_bytes_max(&flight);
     }
     end
 }
 
-/// Ends an attempt that has not connected when the link is closed.
+/// Ends an attempt that has not connected when the link is closed, and any connection when the link is abandoned.
 async fn close_idle(shared: &Shared) -> End {
-    shared.wait_until(|state| state.closing && !state.up).await;
+    shared.wait_until(State::ends_at_once).await;
     End::Closed
 }
 
@@ -245,7 +254,7 @@ fn tls_connector(ca_pem: Option<&[u8]>) -> Result<TlsConnector, native_tls::Erro
 struct Flight {
     /// Handed to rumqttc, no packet id yet, in order.
     handed: Mutex<VecDeque<usize>>,
-    /// By packet id.
+    /// Handed to rumqttc and not acknowledged, by packet id.
     unacknowledged: Mutex<BTreeMap<u16, usize>>,
 }
 
@@ -443,6 +452,15 @@ async fn poll_or(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_of_the_broker_that_is_too_long_is_not_blamed_on_what_was_under_way() {
+        let flight = Flight::default();
+        flight.hand(200_000);
+        assert_eq!(End::failed("reset".into()).lost_bytes_max(&flight), 200_000);
+        let oversized = End::Failed { why: "30 MB".into(), absent: false, standing: true };
+        assert_eq!(oversized.lost_bytes_max(&flight), 0);
+    }
 
     #[test]
     fn what_ends_every_connection_is_told_once_an_hour_and_something_else_at_once() {

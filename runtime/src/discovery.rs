@@ -33,7 +33,7 @@ const KNOWN_TRIES: u32 = 20;
 /// Where a link finds its broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BrokerAddress {
-    /// At this address.
+    /// At this address, which somebody has configured.
     At(BrokerUrl),
     /// On this computer or somewhere on the local network.
     Found {

@@ -20,9 +20,9 @@ pub const KEPT_MAX: u32 = 8;
 /// How the last run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastEnd {
-    /// There was none: no database was ever completed here.
+    /// There was no run: no database was ever completed here.
     Never,
-    /// In order.
+    /// The last run ended in order.
     Clean,
     /// By a power cut, a signal or an error. So many times in a row damage had been seen before, and the check had found none.
     Unclean(u32),
@@ -105,8 +105,22 @@ fn write_mark(folder: &Path, text: &str) -> io::Result<()> {
 
 /// How many damaged databases are kept in `folder`.
 pub fn kept_aside(folder: &Path) -> u32 {
-    let taken = (1..=KEPT_MAX).filter(|number| folder.join(format!("{KEPT}{number}")).exists());
-    u32::try_from(taken.count()).unwrap_or(KEPT_MAX)
+    kept_as(folder, KEPT, KEPT_MAX)
+}
+
+/// How many folders inside of `folder` are called `name` with a number behind, from 1 to `max`.
+pub fn kept_as(folder: &Path, name: &str, max: u32) -> u32 {
+    let taken = numbered(folder, name, max).filter(|place| place.exists());
+    u32::try_from(taken.count()).unwrap_or(max)
+}
+
+/// The first such folder that is not there yet.
+pub fn free_place(folder: &Path, name: &str, max: u32) -> Option<PathBuf> {
+    numbered(folder, name, max).find(|place| !place.exists())
+}
+
+fn numbered(folder: &Path, name: &str, max: u32) -> impl Iterator<Item = PathBuf> {
+    (1..=max).map(move |number| folder.join(format!("{name}{number}")))
 }
 
 /// Moves `database` and its log, which nobody has open, into a new folder inside of `folder`, and says which. Nothing is deleted:
@@ -115,8 +129,7 @@ pub fn kept_aside(folder: &Path) -> u32 {
 /// # Errors
 /// What the system says; [`io::ErrorKind::StorageFull`] if so many are kept already.
 pub fn keep_aside(folder: &Path, database: &str) -> io::Result<PathBuf> {
-    let place = (1..=KEPT_MAX).map(|number| folder.join(format!("{KEPT}{number}"))).find(|place| !place.exists());
-    let place = place.ok_or_else(|| {
+    let place = free_place(folder, KEPT, KEPT_MAX).ok_or_else(|| {
         let text = format!(
             "{KEPT_MAX} damaged databases are kept in {} already: replace this disk, or move them away",
             folder.display()

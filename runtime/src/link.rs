@@ -25,9 +25,9 @@ const INBOX_NOTICES: usize = 2;
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Topic.
+    /// The topic that it is published on.
     pub topic: String,
-    /// Payload.
+    /// The bytes that it carries.
     pub payload: Vec<u8>,
     /// Whether the broker keeps it for later subscribers.
     pub retain: bool,
@@ -86,7 +86,7 @@ impl LinkConfig {
 }
 
 impl std::fmt::Debug for LinkConfig {
-    /// Without the password.
+    /// Shows no password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LinkConfig")
             .field("broker", &self.broker)
@@ -104,12 +104,12 @@ pub enum LinkEvent {
     Connected,
     /// The connection is lost, or the first attempt failed; `why` says what to do. Sent once per outage.
     Disconnected {
-        /// For people.
+        /// What is wrong and what to do, for people.
         why: String,
     },
     /// A message arrived.
     Message {
-        /// Topic.
+        /// The topic that it came on.
         topic: String,
         /// Payload. Short ones own their bytes; long ones share the receive buffer, so copy what is kept for long.
         payload: Bytes,
@@ -131,9 +131,9 @@ pub enum PublishError {
     /// The payload exceeds the packet bound and would never pass.
     #[error("a payload of {bytes} bytes exceeds the bound of {bytes_max}")]
     TooLarge {
-        /// Its length.
+        /// The payload's length, bytes.
         bytes: usize,
-        /// The bound.
+        /// The longest payload that passes, bytes.
         bytes_max: usize,
     },
     /// The topic is empty, too long or has a wildcard.
@@ -144,7 +144,7 @@ pub enum PublishError {
 /// Counters since the start of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkCounters {
-    /// Connections made.
+    /// Connections made to a broker.
     pub connected: u64,
     /// Attempts that failed and connections that were lost.
     pub failures: u64,
@@ -160,16 +160,30 @@ pub struct LinkCounters {
     pub refused: u64,
     /// Messages taken and then lost with their connection.
     pub lost: u64,
-    /// The largest payload that was on its way to the broker when the last connection ended, bytes; 0 if none was.
+    /// The largest payload that was on its way to the broker when the last connection ended, bytes; 0 if none was, or
+    /// if the connection ended over a message from the broker that is too long.
     pub lost_bytes_max: usize,
+}
+
+impl LinkCounters {
+    /// The place of the newest message that was taken for publishing, among all that the broker may acknowledge.
+    pub fn newest_place(&self) -> u64 {
+        self.published - self.lost
+    }
+
+    /// Whether the broker has acknowledged the message with this place. Of one that was lost with its connection this
+    /// says nothing.
+    pub fn has_taken(&self, place: u64) -> bool {
+        self.acknowledged >= place
+    }
 }
 
 /// What waits for the broker: queued or unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Queued {
-    /// Messages.
+    /// How many messages wait.
     pub messages: usize,
-    /// Their payloads, bytes.
+    /// The length of their payloads together, bytes.
     pub bytes: usize,
 }
 
@@ -201,6 +215,8 @@ pub(crate) struct Outgoing {
 pub(crate) struct State {
     pub(crate) up: bool,
     pub(crate) closing: bool,
+    /// Nobody hears the link any more: it ends as if its process had died.
+    pub(crate) abandoned: bool,
     pub(crate) ended: bool,
     pub(crate) queued: Queued,
     pub(crate) counters: LinkCounters,
@@ -210,7 +226,12 @@ pub(crate) struct State {
 impl State {
     /// The link is to close, and the broker has acknowledged all that it took.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.closing && self.up && self.queued.messages == 0
+        self.closing && !self.abandoned && self.up && self.queued.messages == 0
+    }
+
+    /// The link is to close, and there is no good-bye to say: no connection, or nobody who would say it.
+    pub(crate) fn ends_at_once(&self) -> bool {
+        self.closing && (!self.up || self.abandoned)
     }
 }
 
@@ -336,7 +357,8 @@ impl Shared {
     }
 }
 
-/// What the link tells, in order. When it is dropped, the link closes.
+/// What the link tells, in order. Dropped before [`Link::close`], it ends the connection as the death of this process
+/// would, so that the broker publishes the will: an owner that fails has nobody else to say so.
 pub struct LinkEvents {
     inbox: mpsc::Receiver<LinkEvent>,
     shared: Arc<Shared>,
@@ -365,7 +387,11 @@ impl LinkEvents {
 
 impl Drop for LinkEvents {
     fn drop(&mut self) {
-        self.shared.lock().closing = true;
+        {
+            let mut state = self.shared.lock();
+            state.closing = true;
+            state.abandoned = true;
+        }
         self.shared.changed.notify_waiters();
     }
 }

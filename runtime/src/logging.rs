@@ -24,7 +24,7 @@ pub struct Verbosity {
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
-    /// What needs action.
+    /// Only what needs action.
     Quiet,
     /// What happens: starts, stops, new faces.
     #[default]

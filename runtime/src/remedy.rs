@@ -42,7 +42,8 @@ pub(crate) fn explain(error: &ConnectionError, answered: bool, broker: &BrokerUr
             )
         }
         ConnectionError::MqttState(StateError::ConnectionAborted) => format!(
-            "{broker} closed the connection: it stopped, or another client uses the id {:?} too",
+            "{broker} closed the connection: it stopped, or another client uses the id {:?} too: give each its \
+             own `node` or `camera`",
             config.client_id
         ),
         ConnectionError::MqttState(StateError::AwaitPingResp) => format!("{broker} has fallen silent"),
@@ -97,6 +98,7 @@ mod tests {
         }
         let aborted = ConnectionError::MqttState(StateError::ConnectionAborted);
         assert!(!is_oversized(&aborted) && told(&aborted).contains("another client"), "{}", told(&aborted));
+        assert!(told(&aborted).ends_with("give each its own `node` or `camera`"), "{}", told(&aborted));
     }
 
     #[test]

@@ -43,6 +43,20 @@ pub fn without_passwords(text: &str) -> String {
     shown + rest
 }
 
+/// `text` in at most `chars_max` characters: what is too much is taken out of its middle, as a message begins with what is wrong and ends with the remedy.
+pub fn shortened(text: &str, chars_max: usize) -> String {
+    const CUT: &str = " … ";
+    let chars = text.chars().count();
+    if chars <= chars_max {
+        return text.to_owned();
+    }
+    let kept = chars_max.saturating_sub(CUT.chars().count());
+    let (first, last) = (kept.div_ceil(2), kept / 2);
+    let text = text.chars();
+    let cut: String = text.clone().take(first).chain(CUT.chars()).chain(text.skip(chars - last)).collect();
+    cut.chars().take(chars_max).collect()
+}
+
 /// Line and paragraph separators, and marks of the direction of writing.
 fn is_invisible_mark(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -56,6 +70,15 @@ pub fn counted(count: u64, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_keeps_its_beginning_and_its_end() {
+        assert_eq!(shortened("all of it", 9), "all of it");
+        assert_eq!(shortened("what is wrong, and where; what to do", 17), "what is … t to do");
+        for chars_max in 0..12 {
+            assert!(shortened("ärger über ärger", chars_max).chars().count() <= chars_max, "{chars_max}");
+        }
+    }
 
     #[test]
     fn a_terminal_is_shown_what_it_would_obey() {

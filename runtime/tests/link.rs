@@ -176,6 +176,18 @@ async fn closing_flushes_and_leaves_no_will_while_a_dropped_link_of_a_dead_proce
 }
 
 #[tokio::test]
+async fn an_owner_that_ends_without_a_good_bye_leaves_its_will() {
+    let broker = Broker::start();
+    let (_reader, mut events) = connected(config(broker.port, "reader", &["t/#"])).await;
+    let mut with_will = config(broker.port, "willed", &[]);
+    with_will.will = Some(Message { topic: "t/will".into(), payload: b"gone".to_vec(), retain: false });
+    let (link, link_events) = connected(with_will).await;
+    drop(link_events);
+    assert_eq!(payload_of(next(&mut events).await), b"gone");
+    assert!(link.close(PATIENCE).await, "it has ended");
+}
+
+#[tokio::test]
 async fn a_link_that_never_connected_closes_at_once() {
     let (link, _events) = Link::start(config(free_port(), "nobody", &[]));
     assert!(link.close(PATIENCE).await);

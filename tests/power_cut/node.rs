@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use edge_agent::config::Config;
 use edge_agent::node::{Node, World};
-use edge_agent::store::{Depth, SqliteStore, Store};
+use edge_agent::store::{Depth, Room, SqliteStore, Store};
 use edge_agent::worker::WorkerEvent;
 use microlambda::sabotage::Sabotage;
 use microlambda_faces::FaceParams;
@@ -63,6 +63,10 @@ impl World for Tapped<'_> {
         Ok(())
     }
 
+    fn queued(&self) -> usize {
+        self.io.borrow().outbox.len()
+    }
+
     fn bus_counters(&self) -> LinkCounters {
         LinkCounters::default()
     }
@@ -75,6 +79,16 @@ impl World for Tapped<'_> {
     fn send_to_worker(&mut self, message: &ToWorker) -> bool {
         self.io.borrow_mut().orders.push(Order::Tell(Box::new(message.clone())));
         true
+    }
+
+    /// It has a processor of its own.
+    fn worker_waited_us(&self) -> u64 {
+        0
+    }
+
+    /// How full the disk is has no part in this.
+    fn room(&self) -> Option<Room> {
+        None
     }
 
     fn kill_worker(&mut self) {

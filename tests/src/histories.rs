@@ -3,12 +3,15 @@
 
 use std::path::Path;
 
-use edge_agent::store::{Advance, Store, StoreError};
+use edge_agent::store::{Advance, CHAINS_OPEN_MAX, Store, StoreError};
 use microlambda::{Attempt, Digest, Head, StepMode};
 use microlambda_faces::content::{Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded};
 use microlambda_faces::proto::UnitOutcome;
-use microlambda_faces::{Analysis, FACES_MAX, Face, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace};
+use microlambda_faces::{
+    Analysis, Encoding, FACES_MAX, Face, FaceAt, FaceOutcome, FaceParams, FrameAnalysis, Partial, Rect, SeenFace,
+    Thumbnail,
+};
 use microlambda_wire::{ChainClass, GapReason, Name, Record};
 
 use crate::name;
@@ -33,16 +36,19 @@ pub fn extend(store: &mut impl Store, chain: &Name, frames: u64) -> Result<(), S
 }
 
 /// Somebody, `turned` away from their first view by that distance. Everybody is further than 0.9 from everybody else, as good as surely.
+///
+/// # Panics
+/// `turned` is not finite.
 pub fn somebody(person: u64, place: i32, turned: f32) -> Face {
     let bytes = Digest::of(&person.to_le_bytes()).0;
     let values = bytes.iter().flat_map(|byte| [0, 2, 4, 6].map(|shift| f32::from(byte >> shift & 3) * 0.1));
-    let mut encoding: Vec<f32> = values.collect();
-    encoding[0] += turned;
+    let mut values: Vec<f32> = values.collect();
+    values[0] += turned;
     let left = 100 * place;
     Face {
         seen: SeenFace { rect: Rect { left, top: 10, right: left + 79, bottom: 89 }, score: 1.0 },
         sharpness: 100.0,
-        outcome: FaceOutcome::Encoded(encoding.into()),
+        outcome: FaceOutcome::Encoded(Encoding::try_from(values).expect("an encoding")),
     }
 }
 
@@ -137,7 +143,7 @@ pub struct Move {
     partial: Option<PartialEntry>,
     head: Head,
     fold: FoldState,
-    thumbnails: Vec<(u64, u32, Vec<u8>)>,
+    thumbnails: Vec<Thumbnail>,
     then: Option<Attempt>,
 }
 
@@ -267,8 +273,11 @@ impl History {
         let partial = self.partial(fold.head().version.sequence, kernel);
         let head = partial.as_ref().map_or(fold.head(), |partial| fold.partial_head(partial).expect("a state"));
         let attempt = Attempt { step: head, epoch: 1, mode: StepMode::OneUnit };
-        let thumbnails =
-            done.iter().map(|(entry, _)| (entry.sequence, 0, vec![7; 1 + entry.sequence as usize])).collect();
+        let thumbnail = |(entry, _): &(Entry, Folded)| Thumbnail {
+            at: FaceAt { sequence: entry.sequence, face_index: 0 },
+            jpeg: vec![7; 1 + entry.sequence as usize],
+        };
+        let thumbnails = done.iter().map(thumbnail).collect();
         let then = self.random.permille(500).then_some(attempt);
         Operation::Advance(Box::new(Move { chain, from_sequence, done, partial, head, fold, thumbnails, then }))
     }
@@ -292,7 +301,7 @@ impl History {
 /// # Errors
 /// What the store says.
 pub fn everything(store: &impl Store) -> Result<Vec<String>, StoreError> {
-    let chains = store.chains()?;
+    let chains = store.newest_chains(CHAINS_OPEN_MAX)?;
     let mut all = vec![
         format!("{:?}", store.events_not_on_bus()?),
         format!("{:?}", store.faces(None)?),

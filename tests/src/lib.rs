@@ -21,6 +21,7 @@ use microlambda::{Budget, Digest, Version};
 use microlambda_demo::{
     Agent, Broker, CameraSetup, EdgeSetup, Isolation, Note, Observer, Programs, Report, Rig, Seen, Tally, Walls,
 };
+use microlambda_faces::FaceAt;
 use microlambda_wire::{DoneNote, EventKind, Name, NodeStatus};
 use tempfile::TempDir;
 
@@ -39,8 +40,8 @@ pub struct Outcome {
     pub frames: u64,
     /// People first seen, in order, by the label of their frame.
     pub people: Vec<String>,
-    /// Every event as (sequence, face index).
-    pub events: BTreeSet<(u64, u32)>,
+    /// The face of every event.
+    pub events: BTreeSet<FaceAt>,
 }
 
 /// A running site.
@@ -338,7 +339,10 @@ impl Site {
             digest: done.head.digest,
             frames: done.frames,
             people: new.map(|event| event.label.clone()).collect(),
-            events: events.iter().map(|event| (event.sequence, event.face_index)).collect(),
+            events: events
+                .iter()
+                .map(|event| FaceAt { sequence: event.sequence, face_index: event.face_index })
+                .collect(),
         }
     }
 

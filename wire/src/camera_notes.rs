@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Name, Record};
 
+/// A want asks for at most so many records.
+pub const CREDIT_MAX: u32 = 4_096;
+
 /// Live chains never end and go first; batch chains have an end and use what is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -13,6 +16,21 @@ pub enum ChainClass {
     Live,
     /// A folder or a clip.
     Batch,
+}
+
+impl ChainClass {
+    /// The class as payloads and databases write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Batch => "batch",
+        }
+    }
+
+    /// The class that [`as_str`](Self::as_str) writes as `text`; `None` if there is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Live, Self::Batch].into_iter().find(|class| class.as_str() == text)
+    }
 }
 
 /// Counters of a camera's source and spool since its start.
@@ -107,7 +125,7 @@ pub struct Want {
     pub chain: Name,
     /// The first record wanted. A want replaces the node's former one; if it begins inside that one or at its end it extends it.
     pub cursor: u64,
-    /// At most so many records; 0 asks for none and only reports `committed`.
+    /// At most so many records, [`CREDIT_MAX`] of them; 0 asks for none and only reports `committed`.
     pub credit: u32,
     /// All records below this are committed in the node's store.
     pub committed: u64,

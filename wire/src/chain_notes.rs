@@ -7,6 +7,14 @@ use crate::{Blob, ChainClass, Name};
 
 /// A finished job names at most so many people.
 pub const DONE_PEOPLE_MAX: usize = 10_000;
+/// A continuation names at most so many frames.
+pub const CONTINUATION_FRAMES_MAX: usize = 64;
+/// A sync request names at most so many record boundaries.
+pub const LOCATOR_LEN_MAX: usize = 128;
+/// A node's status names at most so many chains.
+pub const STATUS_CHAINS_MAX: usize = 64;
+/// A node's status names at most so many units that were set aside.
+pub const STATUS_SET_ASIDE_MAX: usize = 8;
 
 /// Times of the step that led to a continuation, µs. The `…_at_us` are readings of the publishing machine's monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -82,7 +90,7 @@ pub struct Continuation {
     /// What the step did, absent in repetitions.
     #[serde(default)]
     pub timing: Option<StepTiming>,
-    /// Frames finished in the step, at most 64.
+    /// Frames finished in the step, the first [`CONTINUATION_FRAMES_MAX`] of them.
     #[serde(default)]
     pub frames: Vec<FrameSummary>,
 }
@@ -160,7 +168,8 @@ pub struct SyncWant {
     pub node: Name,
     /// Of which chain.
     pub chain: Name,
-    /// Record boundaries that the asker holds, newest first, at growing distances; ends with sequence 0.
+    /// Record boundaries that the asker holds, newest first, at growing distances, at most [`LOCATOR_LEN_MAX`]; ends
+    /// with sequence 0.
     pub locator: Vec<(u64, Digest)>,
 }
 
@@ -192,6 +201,21 @@ pub enum EventKind {
     NewFace,
     /// Somebody known was seen again after an absence.
     Recognised,
+}
+
+impl EventKind {
+    /// The kind as payloads and databases write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NewFace => "new-face",
+            Self::Recognised => "recognised",
+        }
+    }
+
+    /// The kind that [`as_str`](Self::as_str) writes as `text`; `None` if there is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::NewFace, Self::Recognised].into_iter().find(|kind| kind.as_str() == text)
+    }
 }
 
 /// `event`: one per new or recognised face; the same event always has the same id.
@@ -296,13 +320,13 @@ pub struct NodeStatus {
     /// What units cost here.
     #[serde(default)]
     pub costs: CostTable,
-    /// Its chains, at most 64.
+    /// Its chains, at most [`STATUS_CHAINS_MAX`].
     #[serde(default)]
     pub chains: Vec<ChainLag>,
     /// Everything it counts, by name.
     #[serde(default)]
     pub counters: Vec<(String, u64)>,
-    /// Units that it set aside since its start, the newest last, at most 8.
+    /// Units that it set aside since its start, the newest last, at most [`STATUS_SET_ASIDE_MAX`].
     #[serde(default)]
     pub set_aside: Vec<SetAsideNote>,
     /// What is wrong at the moment and what to do, or empty.

@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AheadNote, CameraHead, CameraStatus, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventNote, FaceNote,
-    NodeStatus, Record, RecordNote, SEQUENCE_MAX, SyncHave, SyncWant, TIME_MS_MAX, Want,
+    AheadNote, CONTINUATION_FRAMES_MAX, CREDIT_MAX, CameraHead, CameraStatus, ClaimNote, Continuation, DONE_PEOPLE_MAX,
+    DoneNote, EventNote, FaceNote, LOCATOR_LEN_MAX, NodeStatus, Record, RecordNote, SEQUENCE_MAX, STATUS_CHAINS_MAX,
+    STATUS_SET_ASIDE_MAX, SyncHave, SyncWant, TIME_MS_MAX, Want,
 };
 
 /// Events named in an answer to a sync request at most.
@@ -21,7 +22,7 @@ const LIST_LEN_MAX: usize = 1_024;
 /// Records that a node may take ahead at once.
 const AHEAD_COUNT_MAX: u32 = 1_024;
 /// Longest text field, bytes.
-const TEXT_BYTES_MAX: usize = 1_024;
+pub const TEXT_BYTES_MAX: usize = 1_024;
 
 /// A payload type: its bound, and the checks that its types alone cannot make.
 pub trait Payload: Serialize + DeserializeOwned {
@@ -165,8 +166,8 @@ payload!(CameraHead, "camera head", 4 << 10, |v| {
     }
 });
 payload!(Want, "want", 4 << 10, |v| {
-    if v.credit > 4_096 {
-        Err(format!("a credit of {} exceeds 4096", v.credit))
+    if v.credit > CREDIT_MAX {
+        Err(format!("a credit of {} exceeds {CREDIT_MAX}", v.credit))
     } else {
         bounded_sequence(v.cursor.max(v.committed))
     }
@@ -178,13 +179,14 @@ payload!(RecordNote, "record", 4 << 10, |v| match &v.record {
     Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } =>
         bounded_sequence(v.sequence.saturating_add(v.record.span())),
 });
-payload!(Continuation, "continuation", 128 << 10, |v| bounded_list("frames", &v.frames, 64).and_then(|()| {
-    if v.parent.version > v.head.version {
-        Err("the parent is newer than the head".into())
-    } else {
-        bounded_sequence(v.parent.version.sequence.max(v.head.version.sequence))
-    }
-}));
+payload!(Continuation, "continuation", 128 << 10, |v| bounded_list("frames", &v.frames, CONTINUATION_FRAMES_MAX)
+    .and_then(|()| {
+        if v.parent.version > v.head.version {
+            Err("the parent is newer than the head".into())
+        } else {
+            bounded_sequence(v.parent.version.sequence.max(v.head.version.sequence))
+        }
+    }));
 payload!(ClaimNote, "claim", 8 << 10, |v| bounded_sequence(v.claim.step.sequence).and_then(|()| {
     let Some(failed) = &v.failed else { return Ok(()) };
     bounded_sequence(failed.version.sequence).and_then(|()| bounded_text("why", &failed.why))
@@ -197,7 +199,7 @@ payload!(AheadNote, "ahead", 512 << 10, |v| if v.count > AHEAD_COUNT_MAX {
 payload!(DoneNote, "done", 1 << 20, |v| bounded_list("people", &v.people, DONE_PEOPLE_MAX)
     .and_then(|()| bounded_sequence(v.head.version.sequence)));
 // The store is asked for these.
-payload!(SyncWant, "sync want", 32 << 10, |v| bounded_list("locator", &v.locator, 128)
+payload!(SyncWant, "sync want", 32 << 10, |v| bounded_list("locator", &v.locator, LOCATOR_LEN_MAX)
     .and_then(|()| v.locator.iter().try_for_each(|(sequence, _)| bounded_sequence(*sequence))));
 payload!(SyncHave, "sync have", 512 << 10, |v| bounded_list("unpublished", &v.unpublished, UNPUBLISHED_LEN_MAX)
     .and_then(|()| bounded_sequence(v.base.0.max(v.newest.version.sequence))));
@@ -208,11 +210,11 @@ payload!(FaceNote, "face", 32 << 10, |v| bounded_text("name", &v.name)
     .and_then(|()| bounded_text("label", &v.label))
     .and_then(|()| bounded_sequence(v.first_sequence))
     .and_then(|()| bounded_time(v.first_seen_ms.max(v.last_seen_ms))));
-payload!(NodeStatus, "node status", 64 << 10, |v| bounded_list("chains", &v.chains, 64)
+payload!(NodeStatus, "node status", 64 << 10, |v| bounded_list("chains", &v.chains, STATUS_CHAINS_MAX)
     .and_then(|()| bounded_list("costs", &v.costs, LIST_LEN_MAX))
     .and_then(|()| bounded_list("counters", &v.counters, LIST_LEN_MAX))
     .and_then(|()| v.chains.iter().try_for_each(|chain| bounded_sequence(chain.version.sequence)))
-    .and_then(|()| bounded_list("set_aside", &v.set_aside, 8))
+    .and_then(|()| bounded_list("set_aside", &v.set_aside, STATUS_SET_ASIDE_MAX))
     .and_then(|()| v
         .set_aside
         .iter()

@@ -3,10 +3,11 @@
 
 use microlambda::{Claim, Digest, Head, Version};
 use microlambda_wire::{
-    AheadNote, Areas, Blob, CameraHead, CameraStatus, ChainClass, ClaimNote, Continuation, DoneNote, EventNote,
-    FaceNote, FrameError, FrameMeta, NAME_LEN_MAX, Name, NodeStatus, Payload, PayloadError, Record, RecordNote,
-    SyncHave, SyncWant, Topic, TopicError, TopicPrefix, UNPUBLISHED_LEN_MAX, Want, from_payload, read_frame_meta,
-    strip_frame_meta, to_payload, write_frame_meta,
+    AheadNote, Areas, Blob, CREDIT_MAX, CameraHead, CameraStatus, ChainClass, ChainLag, ClaimNote, Continuation,
+    DoneNote, EventKind, EventNote, FaceNote, FrameError, FrameMeta, LOCATOR_LEN_MAX, NAME_LEN_MAX, Name, NodeStatus,
+    Payload, PayloadError, Record, RecordNote, SEQUENCE_MAX, STATUS_CHAINS_MAX, STATUS_SET_ASIDE_MAX, SetAsideNote,
+    SyncHave, SyncWant, TEXT_BYTES_MAX, Topic, TopicError, TopicPrefix, UNPUBLISHED_LEN_MAX, Want, from_payload,
+    read_frame_meta, strip_frame_meta, to_payload, write_frame_meta,
 };
 use proptest::prelude::*;
 
@@ -134,6 +135,21 @@ fn a_payload_of_another_format_version_is_refused_by_name() {
 }
 
 #[test]
+fn a_class_and_a_kind_of_event_are_written_as_in_payloads_and_no_other_text_is_one() {
+    for class in [ChainClass::Live, ChainClass::Batch] {
+        assert_eq!(serde_json::to_value(class).unwrap(), class.as_str());
+        assert_eq!(ChainClass::parse(class.as_str()), Some(class));
+    }
+    for kind in [EventKind::NewFace, EventKind::Recognised] {
+        assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        assert_eq!(EventKind::parse(kind.as_str()), Some(kind));
+    }
+    for text in ["", "Live", "live ", "new_face", "recognized"] {
+        assert_eq!((ChainClass::parse(text), EventKind::parse(text)), (None, None), "{text:?}");
+    }
+}
+
+#[test]
 fn payloads_out_of_bounds_are_refused() {
     let head = r#"{"v":1,"camera":"door","chain":"door-1","class":"live","oldest":6,"next":5}"#;
     assert!(refused::<CameraHead>(head).to_string().contains("oldest 6"));
@@ -150,6 +166,35 @@ fn payloads_out_of_bounds_are_refused() {
     assert!(refused::<Want>(far).to_string().contains("exceeds"));
     let long = format!("{}{}", head, " ".repeat(5_000));
     assert!(matches!(refused::<CameraHead>(&long), PayloadError::TooLong { bytes_max: 4_096, .. }));
+}
+
+#[test]
+fn what_is_exactly_at_its_bound_is_taken_and_one_more_is_refused() {
+    let want = |credit: u32| Want {
+        node: name("a"),
+        boot: name("b"),
+        chain: name("c"),
+        cursor: 0,
+        credit,
+        committed: 0,
+        expires_ms: 1,
+    };
+    assert!(to_payload(&want(CREDIT_MAX)).is_ok() && to_payload(&want(CREDIT_MAX + 1)).is_err());
+    let ask = |len: usize| SyncWant { node: name("a"), chain: name("c"), locator: vec![(0, Digest::default()); len] };
+    assert!(to_payload(&ask(LOCATOR_LEN_MAX)).is_ok() && to_payload(&ask(LOCATOR_LEN_MAX + 1)).is_err());
+    // Each with the longest text, as a status has them all.
+    let status = |chains: usize, set_aside: usize, bytes: usize| {
+        let (chain, version, why) = (name(&"c".repeat(NAME_LEN_MAX)), Version::at(SEQUENCE_MAX), "x".repeat(bytes));
+        let unit = SetAsideNote { chain: chain.clone(), version, why: why.clone() };
+        let lag = ChainLag { chain, class: ChainClass::Live, version, lag: SEQUENCE_MAX, waits_for: "x".repeat(200) };
+        let bare = NodeStatus::bare(name("a"), name("b"), true);
+        NodeStatus { chains: vec![lag; chains], set_aside: vec![unit; set_aside], trouble: why, ..bare }
+    };
+    let (chains, units, bytes) = (STATUS_CHAINS_MAX, STATUS_SET_ASIDE_MAX, TEXT_BYTES_MAX);
+    assert_eq!(to_payload(&status(chains, units, bytes)).err(), None);
+    for (chains, units, bytes) in [(chains + 1, 0, 0), (0, units + 1, 0), (0, 0, bytes + 1)] {
+        assert!(matches!(to_payload(&status(chains, units, bytes)), Err(PayloadError::Malformed { .. })));
+    }
 }
 
 #[test]

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use microlambda_runtime::{Link, PublishError, counted, monotonic_us};
-use microlambda_wire::{CameraHead, CameraStatus, ChainClass, SourceCounters, Topic, to_payload};
+use microlambda_runtime::{Link, PublishError, counted, monotonic_us, notify, printable, shortened};
+use microlambda_wire::{CameraHead, CameraStatus, ChainClass, SourceCounters, TEXT_BYTES_MAX, Topic, to_payload};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Agent, CLOSE_TIMEOUT, TICK, now_ms};
 use crate::source::pump::{Phase, Report};
+
+/// Characters of a text in the status, of at most four bytes each.
+const TEXT_CHARS_MAX: usize = TEXT_BYTES_MAX / 4;
 
 /// The head is repeated this often for those who missed it.
 const HEAD_EVERY: Duration = Duration::from_secs(5);
@@ -43,9 +46,10 @@ impl Agent {
         if !link.is_connected() {
             return wake;
         }
+        self.look_for_withheld(link);
         let pause = match self.config.source.class() {
             // Nodes try anew with each head, and what they want is not sent.
-            _ if !self.hurdle.lets_pass(now) => HEAD_EVERY,
+            _ if !self.oversize_backoff.lets_pass(now) => HEAD_EVERY,
             ChainClass::Live => Duration::ZERO,
             ChainClass::Batch => HEAD_PAUSE,
         };
@@ -66,9 +70,33 @@ impl Agent {
         wake
     }
 
+    /// Tells the service manager how source and broker are, if that is news.
+    pub(super) fn tell_manager(&mut self, is_connected: bool, report: &Report) {
+        let line = self.service_line(is_connected, report);
+        if line != self.told {
+            notify::status(&line);
+            self.told = line;
+        }
+    }
+
+    /// For `systemctl status` and the login message: without counters, so that it changes seldom.
+    fn service_line(&self, is_connected: bool, report: &Report) -> String {
+        let status = self.status_now(report);
+        let broker = if is_connected { "connected" } else { "no connection to the broker" };
+        let doing = match report.phase {
+            _ if !status.trouble.is_empty() => status.trouble.as_str(),
+            Phase::Starting => "the source is being opened",
+            Phase::Running if report.frames == 0 && report.still == 0 => "no picture yet",
+            Phase::Running => "pictures come",
+            Phase::Ended => "the input has ended",
+            Phase::Trouble(_) | Phase::Failed(_) => "the source fails",
+        };
+        printable(format!("{}: {}, {broker}: {doing}", status.camera, status.source))
+    }
+
     pub(super) fn head_now(&self) -> CameraHead {
-        let desk = self.desk.borrow();
-        let view = &desk.view;
+        let spool_status = self.spool_status.borrow();
+        let view = &spool_status.view;
         CameraHead {
             camera: self.config.camera.clone(),
             chain: view.chain.clone(),
@@ -80,7 +108,7 @@ impl Agent {
     }
 
     pub(super) fn status_now(&self, report: &Report) -> CameraStatus {
-        let desk = self.desk.borrow();
+        let spool_status = self.spool_status.borrow();
         let trouble = match &report.phase {
             Phase::Trouble(why) | Phase::Failed(why) => why.clone(),
             Phase::Running
@@ -88,41 +116,44 @@ impl Agent {
             {
                 format!("no picture for {} s: check the camera", silent_us(report) / 10_000_000 * 10)
             }
-            Phase::Starting | Phase::Running | Phase::Ended if !desk.trouble.is_empty() => desk.trouble.clone(),
-            Phase::Starting | Phase::Running | Phase::Ended => match self.hurdle.trouble() {
-                hurdle if hurdle.is_empty() && self.unheard => self.nobody_takes_frames(),
-                hurdle if hurdle.is_empty() => self.kept_aside.1.clone(),
-                hurdle => hurdle,
-            },
+            Phase::Starting | Phase::Running | Phase::Ended if !spool_status.trouble.is_empty() => {
+                spool_status.trouble.clone()
+            }
+            Phase::Starting | Phase::Running | Phase::Ended => {
+                let oversize = Some(self.oversize_backoff.trouble()).filter(|oversize| !oversize.is_empty());
+                let unheard = || self.unheard.then(|| self.nobody_takes_frames());
+                let trouble = oversize.or_else(|| self.withheld(spool_status.view.oldest)).or_else(unheard);
+                trouble.unwrap_or_else(|| self.kept_aside.1.clone())
+            }
         };
         CameraStatus {
             camera: self.config.camera.clone(),
             boot: self.boot.clone(),
             online: true,
-            source: clipped(self.config.source.describe()),
-            trouble: clipped(trouble),
+            source: shortened(&self.config.source.describe(), TEXT_CHARS_MAX),
+            trouble: shortened(&trouble, TEXT_CHARS_MAX),
             counters: SourceCounters {
                 frames: report.frames,
                 unreadable: report.unreadable,
                 still: report.still,
                 reencoded: report.reencoded,
-                dropped: desk.dropped,
+                dropped: spool_status.dropped,
                 freed_on_one: self.freed_on_one,
                 reopened: report.reopened,
                 refused_messages: self.refused_messages,
                 bus_connections: self.bus_connections,
                 spools_kept_aside: u64::from(self.kept_aside.0),
                 begun_anew: self.begun_anew,
-                lost: desk.lost,
+                lost: spool_status.lost,
             },
         }
     }
 
     /// What came of the finished job, in words; an error if nothing did. `report` is of its source, if this run has one.
     pub(crate) fn verdict(&self, report: Option<&Report>) -> Result<String, String> {
-        let desk = self.desk.borrow();
-        let frames = desk.view.end.map_or(0, |end| end.count);
-        let passed_over = desk.view.passed_over + report.map_or(0, |report| report.garbage);
+        let spool_status = self.spool_status.borrow();
+        let frames = spool_status.view.end.map_or(0, |end| end.count);
+        let passed_over = spool_status.view.passed_over + report.map_or(0, |report| report.garbage);
         let said = if report.is_some() { "above" } else { "the log of the run that read them says why" };
         let pictures = counted(passed_over, "picture");
         match (frames, passed_over) {
@@ -148,8 +179,8 @@ impl Agent {
     /// Frames that nobody takes would wait for ever without a word. While there is no broker, that is told.
     pub(super) fn listen_for_nodes(&mut self, link: &Link) {
         let waiting = {
-            let desk = self.desk.borrow();
-            desk.view.oldest < desk.view.next
+            let spool_status = self.spool_status.borrow();
+            spool_status.view.oldest < spool_status.view.next
         };
         let unheard_ms = self.audience.unheard_ms(now_ms());
         self.unheard = waiting && link.is_connected() && unheard_ms.is_some_and(|ms| ms >= UNHEARD_MS);
@@ -158,6 +189,21 @@ impl Agent {
         }
         if unheard_ms.is_none() && std::mem::take(&mut self.unheard_said) {
             log::info!("an edge node of the site is there");
+        }
+    }
+
+    /// What the broker takes and does not pass on, in words; `oldest` is the oldest record held.
+    fn withheld(&self, oldest: u64) -> Option<String> {
+        let echo = self.echo.trouble("camera", &self.config.site, monotonic_us());
+        echo.or_else(|| Some(self.undelivered.trouble(oldest, now_ms())).filter(|trouble| !trouble.is_empty()))
+    }
+
+    /// Looks for what the broker takes and does not pass on: without a word everything would stand still.
+    fn look_for_withheld(&mut self, link: &Link) {
+        self.echo.look(link.counters(), monotonic_us());
+        let oldest = self.spool_status.borrow().view.oldest;
+        if let Some(trouble) = self.withheld(oldest).filter(|_| self.withheld_told.is_due(monotonic_us())) {
+            log::warn!("{trouble}");
         }
     }
 
@@ -173,6 +219,7 @@ impl Agent {
         let head = self.head_now();
         let topic = Topic::CameraHead { camera: self.config.camera.clone() };
         if self.publish(link, &topic, to_payload(&head)) {
+            self.echo.on_said(link.counters());
             self.head.last = Some((head, Instant::now()));
         }
     }
@@ -229,14 +276,6 @@ fn of_source(counters: SourceCounters) -> [u64; 4] {
     [counters.frames, counters.unreadable, counters.reencoded, counters.reopened]
 }
 
-/// Text for a payload field, within its bound.
-fn clipped(text: String) -> String {
-    match text.char_indices().nth(250) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -244,18 +283,23 @@ mod tests {
     use super::*;
     use crate::config::{Config, SILENT_US};
     use crate::run::Options;
-    use crate::spool::clerk::Clerk;
+    use crate::spool::thread::SpoolHandle;
     use crate::spool::{Identity, Spool};
 
-    /// What an agent with this source says is wrong when it has been silent for `silent_us`.
-    fn trouble(source: &str, silent_us: u64) -> String {
+    /// An agent with this source, and the folder of its spool.
+    fn agent(source: &str) -> (Agent, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let config =
             Config::parse(&format!("camera = \"door\"\n[source]\n{source}"), Path::new("camera.toml")).unwrap();
         let identity =
             Identity { camera: config.camera.clone(), class: config.source.class(), source: config.source.describe() };
-        let clerk = Clerk::start(Spool::open(folder.path(), &identity, config.spool, 0).unwrap()).unwrap();
-        let agent = Agent::new(config, Options::default(), clerk, (0, String::new())).unwrap();
+        let spool = SpoolHandle::start(Spool::open(folder.path(), &identity, config.spool, 0).unwrap()).unwrap();
+        (Agent::new(config, Options::default(), spool, (0, String::new())).unwrap(), folder)
+    }
+
+    /// What an agent with this source says is wrong when it has been silent for `silent_us`.
+    fn trouble(source: &str, silent_us: u64) -> String {
+        let (agent, _folder) = agent(source);
         let quiet_since_us = monotonic_us() - silent_us;
         agent.status_now(&Report { phase: Phase::Running, quiet_since_us, ..Report::default() }).trouble
     }
@@ -274,6 +318,28 @@ mod tests {
         assert_eq!(trouble(&patient, 310_000_000), "no picture for 310 s: check the camera");
         for silent in ["silence-s = 0\n", "finite = true\n"] {
             assert_eq!(trouble(&format!("{LIVE}{silent}"), SILENT_US * 2), "");
+        }
+    }
+
+    #[test]
+    fn the_service_manager_is_told_how_source_and_broker_are() {
+        let (agent, _folder) = agent("kind = \"v4l2\"\ndevice = \"/dev/video0\"\n");
+        let running = Report { phase: Phase::Running, quiet_since_us: monotonic_us(), ..Report::default() };
+        for (is_connected, report, line) in [
+            (
+                false,
+                Report::default(),
+                "door: camera /dev/video0, no connection to the broker: the source is being opened",
+            ),
+            (true, running.clone(), "door: camera /dev/video0, connected: no picture yet"),
+            (true, Report { still: 1, ..running.clone() }, "door: camera /dev/video0, connected: pictures come"),
+            (
+                true,
+                Report { phase: Phase::Trouble("unplugged\n".into()), ..running },
+                "door: camera /dev/video0, connected: unplugged\\n",
+            ),
+        ] {
+            assert_eq!(agent.service_line(is_connected, &report), line);
         }
     }
 }

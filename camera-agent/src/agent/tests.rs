@@ -12,8 +12,8 @@ fn client_id(site: &str, camera: &str) -> String {
     let config = Config::parse(&text, Path::new("camera.toml")).unwrap();
     let identity =
         Identity { camera: config.camera.clone(), class: config.source.class(), source: config.source.describe() };
-    let clerk = Clerk::start(Spool::open(folder.path(), &identity, config.spool, 0).unwrap()).unwrap();
-    let agent = Agent::new(config, Options::default(), clerk, (0, String::new())).unwrap();
+    let spool = SpoolHandle::start(Spool::open(folder.path(), &identity, config.spool, 0).unwrap()).unwrap();
+    let agent = Agent::new(config, Options::default(), spool, (0, String::new())).unwrap();
     agent.link_config().unwrap().client_id
 }
 

@@ -14,7 +14,7 @@ fn the_example_is_valid_and_shows_the_defaults() {
     assert_eq!(config.source.class(), ChainClass::Live);
     let bare = parse("[source]\nkind = \"v4l2\"\n").unwrap();
     assert_eq!(config.source, bare.source);
-    assert_eq!((config.spool, config.frame_bytes_max), (bare.spool, bare.frame_bytes_max));
+    assert_eq!((config.spool, config.frame_bounds()), (bare.spool, bare.frame_bounds()));
     assert_eq!((config.image_interval_s, config.still_interval_s), (bare.image_interval_s, bare.still_interval_s));
     assert_eq!((config.state_dir, config.site, config.broker), (bare.state_dir, bare.site, bare.broker));
 }
@@ -91,6 +91,7 @@ fn what_is_reported_as_valid_is_the_configuration_with_its_defaults() {
     let report = parse(FOLDER).unwrap().report();
     assert_eq!((&report["valid"], &report["class"]), (&json!(true), &json!("batch")));
     assert_eq!(report["config"]["spool"]["frames-max"], 10_000);
+    assert_eq!(report["config"]["frame"]["pixels-max"], 16_000_000);
     assert_eq!(report["config"]["source"], json!({ "kind": "folder", "path": "/srv/pictures" }));
     let again = parse(&toml_of(&report["config"])).unwrap();
     assert_eq!(again.report(), report, "it reads back as itself");
@@ -134,10 +135,17 @@ fn unknown_and_missing_keys_are_named_with_the_remedy() {
             vec!["source.silence-s", "at most 86400", "0 waits for ever"],
         ),
         (format!("site = \"My Home\"\n{FOLDER}"), vec!["camera.toml:1", "a-z"]),
-        (format!("camera = \"{}\"\n{FOLDER}", "c".repeat(60)), vec!["camera", "55"]),
+        (format!("camera = \"{}\"\n{FOLDER}", "c".repeat(60)), vec!["camera.toml:1", "1 to 55 characters"]),
+        (format!("camera = \"{}\"\n{FOLDER}", "c".repeat(70)), vec!["camera.toml:1", "1 to 55 characters"]),
+        (format!("camera = \"Door\"\n{FOLDER}"), vec!["\"Door\" is no camera's name", "1 to 55 characters"]),
         (format!("{FOLDER}[broker]\nurl = \"broker:1883\"\n"), vec!["camera.toml:5", "mqtt://host:1883"]),
         (format!("{FOLDER}[frame]\nbytes-max = 33554432\n"), vec!["frame.bytes-max", "16777216"]),
         (format!("{FOLDER}[frame]\nbytes-max = 1\n"), vec!["frame.bytes-max", "16384"]),
+        (
+            format!("{FOLDER}[frame]\npixels-max = 999999\n"),
+            vec!["camera.toml: frame.pixels-max", "1000000 to 100000000"],
+        ),
+        (format!("{FOLDER}[frame]\npixels-max = 100000001\n"), vec!["frame.pixels-max", "1000000 to 100000000"]),
         (format!("{FOLDER}[spool]\nbytes-max = 1000000\n"), vec!["spool.bytes-max", "16777216"]),
         (format!("{FOLDER}[spool]\nframes-max = 1\n"), vec!["camera.toml: spool.frames-max", "at least 8"]),
         (format!("state-dir = \"~/state\"\n{FOLDER}"), vec!["camera.toml: state-dir", "the whole path"]),

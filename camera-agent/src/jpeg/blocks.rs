@@ -15,11 +15,11 @@ const LOOK_BITS: u32 = 9;
 /// Means of 8×8 pixels, 0 to 255, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocks {
-    /// Blocks in a row.
+    /// Width of the picture, blocks; the last one of a row may reach beyond it.
     pub width: u32,
-    /// Rows.
+    /// Height of the picture, blocks; the last row may reach beyond it.
     pub height: u32,
-    /// `width × height`.
+    /// The mean of each block, `width × height` of them.
     pub means: Vec<u8>,
 }
 
@@ -34,7 +34,7 @@ pub fn luma_blocks(jpeg: &[u8]) -> Option<Blocks> {
     }
     // A component alone in its scan comes block by block.
     let (across, down) = if tables.components.len() == 1 { (1, 1) } else { (across, down) };
-    let (width, height) = (tables.width.div_ceil(8), tables.height.div_ceil(8));
+    let (width, height) = (tables.width_px.div_ceil(8), tables.height_px.div_ceil(8));
     let (columns, rows) = (width.div_ceil(across), height.div_ceil(down));
     let mut means = vec![0; (width * height) as usize];
     let mut bits = Bits { bytes: jpeg, at: tables.data_at, ..Bits::default() };
@@ -74,8 +74,8 @@ struct Component {
 /// What the segments before the scan say.
 #[derive(Debug, Default)]
 struct Tables {
-    width: u32,
-    height: u32,
+    width_px: u32,
+    height_px: u32,
     components: Vec<Component>,
     restart_units: u32,
     data_at: usize,
@@ -107,8 +107,8 @@ impl Tables {
 
     fn read_frame(&mut self, segment: &[u8]) -> Option<()> {
         let [8, high, low, wide, narrow, count, components @ ..] = segment else { return None };
-        self.height = u16::from_be_bytes([*high, *low]).into();
-        self.width = u16::from_be_bytes([*wide, *narrow]).into();
+        self.height_px = u16::from_be_bytes([*high, *low]).into();
+        self.width_px = u16::from_be_bytes([*wide, *narrow]).into();
         let components = components.get(..3 * usize::from(*count))?.chunks_exact(3);
         self.components = components
             .map(|one| Component {
@@ -123,7 +123,7 @@ impl Tables {
             .collect();
         let sound = |one: &Component| (1..=4).contains(&one.across) && (1..=4).contains(&one.down);
         let is_sound = (1..=4).contains(&self.components.len()) && self.components.iter().all(sound);
-        (is_sound && self.width > 0 && self.height > 0).then_some(())
+        (is_sound && self.width_px > 0 && self.height_px > 0).then_some(())
     }
 
     fn read_scan(&mut self, segment: &[u8], steps: &[i32; 4], codes: &[[Huffman; 4]; 2]) -> Option<()> {

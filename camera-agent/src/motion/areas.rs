@@ -10,11 +10,11 @@ const GROUPS_MAX: usize = 32;
 /// When something moved in a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Moved {
-    /// Long ago.
+    /// In none of the last pictures.
     Not,
     /// In one of the last pictures.
     Lately,
-    /// In this one.
+    /// In the newest picture.
     Now,
 }
 

@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
-use super::pump::Leash;
+use super::pump::ProcessGroupKiller;
 use super::{Captured, Given, Next, Source, SourceError, input_of};
 use crate::mjpeg::Splitter;
 use crate::picture::Picture;
@@ -35,7 +35,7 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How to run a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
-    /// Program and arguments.
+    /// The program, by name or path, and its arguments.
     pub argv: Vec<String>,
     /// Exit status 0 is the end of the input; else the program is started again.
     pub finite: bool,
@@ -50,7 +50,7 @@ impl CommandLine {
     }
 }
 
-/// A running program.
+/// A running program as a source of pictures.
 pub struct Stream {
     line: CommandLine,
     child: Running,
@@ -77,14 +77,14 @@ struct End {
     by_itself: bool,
 }
 
-/// A child that dies with its owner, or when the leash is pulled.
+/// A child that dies with its owner, or when its group is killed through `killer`.
 #[derive(Debug)]
 struct Running {
     child: Child,
     last_words: Arc<Mutex<String>>,
     /// Closed once all of standard error was read.
     all_heard: mpsc::Receiver<()>,
-    leash: Arc<Leash>,
+    killer: Arc<ProcessGroupKiller>,
 }
 
 impl Running {
@@ -93,7 +93,7 @@ impl Running {
         let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
         let by_itself = is_ready_by(&pidfd, Some(Instant::now() + END_TIMEOUT))?;
         // The group can be killed until its number is free, which is when the program is waited for.
-        self.leash.kill();
+        self.killer.kill();
         Ok(End { status: self.child.wait()?, by_itself })
     }
 }
@@ -101,18 +101,18 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Empty once the child was waited for: its number may then be another's.
-        self.leash.kill();
+        self.killer.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Stream {
     /// Starts the program. Of a finite input, `already` is what an earlier run gave: the program is expected to give
-    /// the same again first, which is checked and passed by. `leash` can kill the program while it is read.
+    /// the same again first, which is checked and passed by. `killer` can kill the program while it is read.
     ///
     /// # Errors
     /// [`SourceError::Fatal`] if there is no such program.
-    pub fn open(line: &CommandLine, already: Given, leash: &Arc<Leash>) -> Result<Self, SourceError> {
+    pub fn open(line: &CommandLine, already: Given, killer: &Arc<ProcessGroupKiller>) -> Result<Self, SourceError> {
         let program = line.argv.first().map(String::as_str).unwrap_or_default();
         let mut command = Command::new(program);
         command
@@ -131,9 +131,9 @@ impl Stream {
         })?;
         let stdout = child.stdout.take();
         let stderr = child.stderr.take();
-        leash.hold(Some(Pid::from_child(&child)));
+        killer.hold(Some(Pid::from_child(&child)));
         let (hears, all_heard) = mpsc::channel();
-        let running = Running { child, last_words: Arc::default(), all_heard, leash: leash.clone() };
+        let running = Running { child, last_words: Arc::default(), all_heard, killer: killer.clone() };
         let last_words = running.last_words.clone();
         let listener = std::thread::Builder::new().name("command-stderr".into());
         let listening = stderr.map(|stderr| {

@@ -26,7 +26,7 @@ pub const SETTLED_AFTER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// Of all pictures, sorted.
+    /// The names of all pictures, sorted.
     names: Vec<String>,
     /// So many of them were read.
     read: usize,

@@ -1,6 +1,8 @@
 //! Where pictures come from.
 
 pub mod command;
+mod crash_guard;
+mod dashboard;
 pub mod folder;
 pub mod pump;
 pub mod v4l2;
@@ -29,11 +31,11 @@ pub struct Captured {
 /// What a source gives next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// A picture.
+    /// The next picture.
     Frame(Captured),
     /// A piece of the input that can be no picture; `why` names it and the remedy.
     PassedOver {
-        /// For people.
+        /// What is wrong with it and what to do, for people.
         why: String,
         /// For finite sources: what was read.
         input: Option<Input>,
@@ -61,7 +63,7 @@ pub enum SourceError {
 
 /// A source of pictures. `next` blocks until there is one; it is opened, used and dropped on one thread of its own.
 pub trait Source {
-    /// The next picture.
+    /// Waits for the next picture.
     ///
     /// # Errors
     /// [`SourceError::Trouble`]: drop this source and open another; [`SourceError::Fatal`]: give up.

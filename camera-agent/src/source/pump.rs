@@ -1,47 +1,53 @@
 //! The source's thread: take a picture, make it a frame, hand it to the spool; open the source again when it fails.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::mpsc as blocking;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use microlambda_runtime::{Seldom, monotonic_us};
+use microlambda_runtime::{LogLimiter, monotonic_us};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::{oneshot, watch};
 
+use super::crash_guard::CrashGuard;
+use super::dashboard::Dashboard;
 use super::{Captured, Given, Next, Source, SourceError};
 use crate::luma::Cells;
 use crate::motion::{Gate, Verdict};
-use crate::picture::{self, Picture};
-use crate::spool::clerk::{Intake, Outcome};
+use crate::picture::{self, FrameBounds, ORDINARY_BYTES_MAX, Picture, Prepared};
+use crate::spool::thread::{Outcome, SourceHandle};
 use crate::spool::{Input, NewFrame};
 
 /// A source that has not begun for so long is in trouble, µs.
 const NOT_YET_TOLD_US: u64 = 60_000_000;
 /// The first pause before a failed source is opened again; it doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
-/// The longest pause.
+/// The longest pause before a failed source is opened again.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Said of a picture at which this program has ended again and again.
+const TOO_MUCH_MEMORY: &str = "it took more memory than there is, and ended this program twice in a row: scale it down, or \
+     raise MemoryMax of the service (`systemctl edit camera-agent`) and read the input again with --new-job";
 
 /// Opens the source; gets what a finite one has given already.
-pub type Opener = Box<dyn FnMut(Given, &Arc<Leash>) -> Result<Box<dyn Source>, SourceError> + Send>;
+pub type Opener = Box<dyn FnMut(Given, &Arc<ProcessGroupKiller>) -> Result<Box<dyn Source>, SourceError> + Send>;
 
 /// How the source is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
-    /// What it is doing.
+    /// What the source is doing.
     pub phase: Phase,
     /// Frames taken into the spool.
     pub frames: u64,
-    /// Pictures passed over.
+    /// Pictures passed over, for they could not be used.
     pub unreadable: u64,
     /// Of those, what was no picture at all in this reading of a finite input: the spool does not remember it.
     pub garbage: u64,
     /// Pictures left out because nothing moved in them.
     pub still: u64,
-    /// Frames re-encoded.
+    /// Frames that are not the source's own bytes, for they were encoded again.
     pub reencoded: u64,
     /// Times it failed and was opened again.
     pub reopened: u64,
@@ -59,26 +65,26 @@ impl Report {
 /// What a source is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Phase {
-    /// Not opened yet.
+    /// The source was not opened yet.
     #[default]
     Starting,
-    /// Giving pictures.
+    /// The source is open and gives pictures.
     Running,
-    /// Failed, to be opened again.
+    /// The source failed, for this reason, and is to be opened again.
     Trouble(String),
-    /// At its end; the end record is written.
+    /// The source is at its end, and the end record is written.
     Ended,
-    /// It will not work until somebody acts.
+    /// The source will not work until somebody does what the text says.
     Failed(String),
 }
 
 /// The process group of a running command, so that it can be killed while its reader waits for it.
 #[derive(Debug, Default)]
-pub struct Leash {
+pub struct ProcessGroupKiller {
     group: Mutex<Option<Pid>>,
 }
 
-impl Leash {
+impl ProcessGroupKiller {
     /// Holds `group`, or nothing.
     pub fn hold(&self, group: Option<Pid>) {
         *self.group.lock().unwrap_or_else(PoisonError::into_inner) = group;
@@ -95,8 +101,10 @@ impl Leash {
 
 /// Settings of a pump.
 pub struct PumpConfig {
-    /// No frame is longer, bytes.
-    pub frame_bytes_max: usize,
+    /// What a frame may be at most.
+    pub frame: FrameBounds,
+    /// Where a large picture that is being prepared is noted.
+    pub state_dir: PathBuf,
     /// How often a small picture for dashboards is made; `None` for never.
     pub image_interval: Option<Duration>,
     /// Whether the source has an end.
@@ -115,38 +123,42 @@ pub struct Pump {
     pub image: watch::Receiver<Option<Vec<u8>>>,
     ended: oneshot::Receiver<()>,
     stop: blocking::Sender<()>,
-    leash: Arc<Leash>,
+    killer: Arc<ProcessGroupKiller>,
+    guard: CrashGuard,
 }
 
 impl Pump {
-    /// Starts the thread. `intake` says what a finite source has given already, also after later failures.
+    /// Starts the thread. `spool` says what a finite source has given already, also after later failures.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(opener: Opener, intake: Intake, config: PumpConfig) -> std::io::Result<Self> {
+    pub fn start(opener: Opener, spool: SourceHandle, config: PumpConfig) -> std::io::Result<Self> {
         let (report_out, report) = watch::channel(Report::default());
         let (image_out, image) = watch::channel(None);
         let (stop, stopped) = blocking::channel();
         let (at_end, ended) = oneshot::channel();
-        let leash = Arc::new(Leash::default());
+        let killer = Arc::new(ProcessGroupKiller::default());
         let gate = config.still_interval.filter(|_| !config.finite).map(|interval| {
             log::info!(still_interval_s = interval.as_secs(); "pictures in which nothing moves are left out but for one an interval, and counted");
             Gate::new(u64::try_from(interval.as_micros()).unwrap_or(u64::MAX))
         });
+        let start_dashboard = |interval| Dashboard::start(interval, config.frame, image_out);
+        let dashboard = config.image_interval.map(start_dashboard).transpose()?;
+        let guard = CrashGuard::new(&config.state_dir);
         let mut worker = Worker {
             opener,
-            intake,
+            spool,
             config,
             report: report_out,
-            image: image_out,
+            dashboard,
             stopped,
-            leash: leash.clone(),
-            next_image: Instant::now(),
-            warnings: Seldom::default(),
+            killer: killer.clone(),
+            guard: guard.clone(),
+            warnings: LogLimiter::default(),
             unsaid: 0,
             fruitless: 0,
             failure: None,
-            failures: Seldom::standing(),
+            failures: LogLimiter::standing(),
             gate,
         };
         std::thread::Builder::new().name("source".into()).spawn(move || {
@@ -157,30 +169,32 @@ impl Pump {
             }
             drop(at_end);
         })?;
-        Ok(Self { report, image, ended, stop, leash })
+        Ok(Self { report, image, ended, stop, killer, guard })
     }
 
     /// Stops the source and kills its command; waits up to `timeout` for the thread to end.
     pub async fn stop(self, timeout: Duration) {
         drop(self.stop);
-        self.leash.kill();
+        self.killer.kill();
         if tokio::time::timeout(timeout, self.ended).await.is_err() {
             log::debug!("the source still waits for its device; it ends with this program");
         }
+        // A picture that is stopped at has not ended the program.
+        self.guard.end();
     }
 }
 
 struct Worker {
     opener: Opener,
-    intake: Intake,
+    spool: SourceHandle,
     config: PumpConfig,
     report: watch::Sender<Report>,
-    image: watch::Sender<Option<Vec<u8>>>,
+    dashboard: Option<Dashboard>,
     stopped: blocking::Receiver<()>,
-    leash: Arc<Leash>,
-    next_image: Instant,
+    killer: Arc<ProcessGroupKiller>,
+    guard: CrashGuard,
     /// Pictures of a live source that are passed over, as the log tells them.
-    warnings: Seldom,
+    warnings: LogLimiter,
     /// Pictures passed over without a word since the last warning.
     unsaid: u64,
     /// How often in a row the source failed without a new picture.
@@ -188,7 +202,7 @@ struct Worker {
     /// Why the source failed last, if it has given nothing since.
     failure: Option<String>,
     /// The same reason again and again, as the log tells it: a camera may be missing for months.
-    failures: Seldom,
+    failures: LogLimiter,
     /// For live sources, unless it is switched off.
     gate: Option<Gate>,
 }
@@ -207,7 +221,10 @@ impl Worker {
             match self.session() {
                 Ok(Finished::Stopped) => return,
                 Ok(Finished::End) => {
-                    if let Some((end, passed_over)) = self.intake.finish() {
+                    if let Some(dashboard) = self.dashboard.take() {
+                        dashboard.finish();
+                    }
+                    if let Some((end, passed_over)) = self.spool.finish() {
                         let passed_over = passed_over + self.report.borrow().garbage;
                         log::info!(count = end.count, passed_over, manifest:% = end.manifest.short(16); "the input has ended");
                         self.report.send_modify(|report| report.phase = Phase::Ended);
@@ -243,7 +260,7 @@ impl Worker {
 
     fn tell_failure(&mut self, why: String, pause: Duration) {
         if self.failure.as_ref() != Some(&why) {
-            self.failures = Seldom::standing();
+            self.failures = LogLimiter::standing();
         }
         if self.failures.is_due(monotonic_us()) {
             log::warn!(why = why.as_str(), pause_ms = pause.as_millis() as u64; "the source failed and will be opened again");
@@ -266,8 +283,8 @@ impl Worker {
 
     fn session(&mut self) -> Result<Finished, SourceError> {
         let already: Given =
-            if self.config.finite { Box::new(self.intake.inputs()) } else { Box::new(std::iter::empty()) };
-        let mut source = (self.opener)(already, &self.leash)?;
+            if self.config.finite { Box::new(self.spool.inputs()) } else { Box::new(std::iter::empty()) };
+        let mut source = (self.opener)(already, &self.killer)?;
         self.report.send_modify(|report| {
             report.phase = Phase::Running;
             report.garbage = 0;
@@ -320,17 +337,20 @@ impl Worker {
             self.leave_out(picture);
             return true;
         }
-        let prepared = match picture::prepare(picture, self.config.frame_bytes_max) {
+        let prepared = match self.prepare(picture, input.as_ref()) {
             Ok(prepared) => prepared,
-            Err(error) => {
+            Err(why) => {
                 let what = if label.is_empty() { "a picture" } else { label.as_str() };
-                return self.pass_over(&format!("{what}: {error}"), input);
+                let goes_on = self.pass_over(&format!("{what}: {why}"), input);
+                // Not before the spool remembers it.
+                self.guard.end();
+                return goes_on;
             }
         };
-        let for_image = self.is_image_due().then(|| prepared.jpeg.clone());
+        let for_dashboard = self.dashboard.as_ref().map(|_| prepared.jpeg.clone());
         let moved = self.gate.as_ref().and_then(Gate::moved).filter(|_| !prepared.reshaped);
         let frame = NewFrame { jpeg: prepared.jpeg, captured_at_ms, label, moved, input };
-        let outcome = self.intake.append(frame);
+        let outcome = self.spool.append(frame);
         if let Some(gate) = self.gate.as_mut().filter(|_| outcome == Outcome::Kept) {
             gate.kept();
         }
@@ -340,10 +360,32 @@ impl Worker {
             report.reencoded += u64::from(prepared.reencoded && outcome == Outcome::Kept);
             report.phase = Phase::Running;
         });
-        if let Some(small) = for_image.and_then(|jpeg| picture::small(&jpeg)) {
-            self.image.send_replace(Some(small));
+        if let Some((dashboard, jpeg)) = self.dashboard.as_ref().zip(for_dashboard) {
+            dashboard.show(Picture::File(jpeg));
         }
         outcome != Outcome::Closed
+    }
+
+    /// Makes a frame of a picture, or says why it can be none.
+    fn prepare(&self, picture: Picture, input: Option<&Input>) -> Result<Prepared, String> {
+        // What a live source gave does not come again after a restart, and for ordinary pictures nothing is synced.
+        let is_tried = |_: &&Input| picture::prepare_bytes(&picture, self.config.frame) > ORDINARY_BYTES_MAX;
+        let tried = input.filter(is_tried);
+        if let Some(input) = tried {
+            match self.guard.begin(input.digest) {
+                Ok(true) => {}
+                Ok(false) => return Err(TOO_MUCH_MEMORY.into()),
+                // Without a note it is tried at each start, as long as that ends the program.
+                Err(error) => {
+                    log::warn!(why:% = error; "a large picture cannot be noted in the state directory: check the disk");
+                }
+            }
+        }
+        let prepared = picture::prepare(picture, self.config.frame);
+        if tried.is_some() {
+            self.guard.end();
+        }
+        prepared.map_err(|error| error.to_string())
     }
 
     /// Nothing moved in this picture: it gets no number, and dashboards see it all the same.
@@ -353,11 +395,8 @@ impl Worker {
             report.still += 1;
             report.phase = Phase::Running;
         });
-        if self.is_image_due() {
-            let prepared = picture::prepare(picture, self.config.frame_bytes_max);
-            if let Some(small) = prepared.ok().and_then(|prepared| picture::small(&prepared.jpeg)) {
-                self.image.send_replace(Some(small));
-            }
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.show(picture);
         }
     }
 
@@ -374,16 +413,7 @@ impl Worker {
         } else {
             self.unsaid += 1;
         }
-        input.is_none_or(|input| self.intake.pass_over(input))
-    }
-
-    fn is_image_due(&mut self) -> bool {
-        let Some(interval) = self.config.image_interval else { return false };
-        let due = Instant::now() >= self.next_image;
-        if due {
-            self.next_image = Instant::now() + interval;
-        }
-        due
+        input.is_none_or(|input| self.spool.pass_over(input))
     }
 
     fn is_stopped_within(&self, time: Duration) -> bool {
@@ -395,83 +425,4 @@ impl Worker {
 }
 
 #[cfg(test)]
-mod tests {
-    use microlambda_wire::{ChainClass, Name};
-
-    use super::*;
-    use crate::spool::clerk::Clerk;
-    use crate::spool::{Identity, Limits, Spool};
-    use crate::testing::photo_jpeg;
-
-    /// Starts a pump, waits until its report is as it must be, and gives that report.
-    async fn reported(opener: Opener, failures_max: Option<u32>, is_there: impl FnMut(&Report) -> bool) -> Report {
-        let folder = tempfile::tempdir().unwrap();
-        let camera = Name::new("door").unwrap();
-        let identity = Identity { camera, class: ChainClass::Live, source: String::new() };
-        let spool = Spool::open(folder.path(), &identity, Limits { bytes_max: 1 << 20, frames_max: 10 }, 0).unwrap();
-        let clerk = Clerk::start(spool).unwrap();
-        let config = PumpConfig {
-            frame_bytes_max: 1 << 16,
-            image_interval: None,
-            finite: false,
-            failures_max,
-            still_interval: None,
-        };
-        let mut pump = Pump::start(opener, clerk.intake(), config).unwrap();
-        let report = tokio::time::timeout(Duration::from_secs(30), pump.report.wait_for(is_there)).await;
-        report.unwrap().unwrap().clone()
-    }
-
-    #[tokio::test]
-    async fn a_source_that_panics_has_failed_and_does_not_merely_fall_silent() {
-        let opener: Opener = Box::new(|_, _| panic!("a driver's library is wrong"));
-        reported(opener, None, |report| matches!(report.phase, Phase::Failed(_))).await;
-    }
-
-    /// A source that gives what is left here, and then fails.
-    struct Brittle(Vec<Next>);
-
-    impl Source for Brittle {
-        fn next(&mut self) -> Result<Next, SourceError> {
-            self.0.pop().ok_or_else(|| SourceError::Trouble("no such clip".into()))
-        }
-    }
-
-    #[tokio::test]
-    async fn a_source_that_fails_again_and_again_without_a_picture_is_given_up_if_that_was_asked_for() {
-        let opener: Opener = Box::new(|_, _| Ok(Box::new(Brittle(Vec::new()))));
-        let report = reported(opener, Some(3), |report| matches!(report.phase, Phase::Failed(_))).await;
-        assert_eq!(report.reopened, 2);
-        let Phase::Failed(why) = report.phase else { panic!("{report:?}") };
-        assert!(why.starts_with("no such clip. ") && why.contains("failed 3 times in a row"), "{why}");
-    }
-
-    #[tokio::test]
-    async fn a_source_that_gives_a_picture_between_its_failures_is_opened_again() {
-        let mut opened = 0;
-        let opener: Opener = Box::new(move |_, _| {
-            opened += 1;
-            let picture = Picture::File(photo_jpeg(64, 48, 1));
-            let frame = Next::Frame(Captured { picture, captured_at_ms: 1, label: String::new(), input: None });
-            Ok(Box::new(Brittle(if opened == 3 { vec![frame] } else { Vec::new() })))
-        });
-        let report = reported(opener, Some(3), |report| report.reopened >= 5).await;
-        assert_eq!(report.frames, 1);
-    }
-
-    #[tokio::test]
-    async fn the_silence_of_a_source_counts_from_when_it_was_opened() {
-        struct Silent(blocking::Receiver<Next>);
-        impl Source for Silent {
-            fn next(&mut self) -> Result<Next, SourceError> {
-                self.0.recv().map_err(|error| SourceError::Fatal(error.to_string()))
-            }
-        }
-        let (_held, silence) = blocking::channel();
-        let mut silence = Some(silence);
-        let opener: Opener = Box::new(move |_, _| Ok(Box::new(Silent(silence.take().unwrap()))));
-        let began_us = monotonic_us();
-        let report = reported(opener, None, |report| report.phase == Phase::Running).await;
-        assert!((began_us..=monotonic_us()).contains(&report.quiet_since_us));
-    }
-}
+mod tests;

@@ -1,9 +1,9 @@
 //! A live spool that was set back to an older copy, and begins a new chain.
 
-use rusqlite::{OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{TransactionBehavior, params};
 
 use super::recover::{Marks, write_marks};
-use super::rows::{self, FRAME_BYTES_AT, RECORD_COLUMNS, digest_of, number, sql};
+use super::rows::{self, FRAME_BYTES_AT, RECORD_COLUMNS, digest_at, integer, unsigned, unsigned_if_any};
 use super::{Spool, SpoolError, empty_manifest, next_manifest};
 
 impl Spool {
@@ -17,27 +17,24 @@ impl Spool {
         let (next, opened_at) = (self.view.next, self.opened_at);
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // A gap may reach over the mark; what it stands for was never held.
-        let first = transaction
-            .query_row("SELECT min(sequence) FROM record WHERE sequence >= ?1", params![sql(opened_at)], |row| {
-                row.get::<_, Option<i64>>(0)
-            })
-            .optional()?
-            .flatten()
-            .map_or(next, number);
+        let query = "SELECT min(sequence) FROM record WHERE sequence >= ?1";
+        let first = transaction.query_row(query, params![integer(opened_at)?], |row| unsigned_if_any(row, 0))?;
+        let first = first.unwrap_or(next);
+        let first_row = integer(first)?;
         let records = {
             let mut statement = transaction
                 .prepare(&format!("SELECT {RECORD_COLUMNS} FROM record WHERE sequence >= ?1 ORDER BY sequence"))?;
-            let mut found = statement.query(params![sql(first)])?;
+            let mut found = statement.query(params![first_row])?;
             let mut records = Vec::new();
             while let Some(row) = found.next()? {
                 let (sequence, record) = rows::sealed(row)?;
-                records.push((sequence - first, record, number(row.get(FRAME_BYTES_AT)?)));
+                records.push((sequence - first, record, unsigned(row, FRAME_BYTES_AT)?));
             }
             records
         };
-        transaction.execute("DELETE FROM frame WHERE sequence < ?1", params![sql(first)])?;
+        transaction.execute("DELETE FROM frame WHERE sequence < ?1", params![first_row])?;
         // Below zero first: so no row ever gets the number of one that is still to be moved.
-        transaction.execute("UPDATE frame SET sequence = ?1 - 1 - sequence", params![sql(first)])?;
+        transaction.execute("UPDATE frame SET sequence = ?1 - 1 - sequence", params![first_row])?;
         transaction.execute("UPDATE frame SET sequence = -1 - sequence", [])?;
         transaction.execute("DELETE FROM record", [])?;
         for (sequence, record, frame_bytes) in &records {
@@ -49,14 +46,14 @@ impl Spool {
         {
             let mut digests =
                 transaction.prepare("SELECT digest FROM record WHERE kind = 'frame' ORDER BY sequence")?;
-            for digest in digests.query_map([], |row| row.get::<_, Vec<u8>>(0))? {
-                manifest = next_manifest(manifest, digest_of(&digest?));
+            for digest in digests.query_map([], |row| digest_at(row, 0))? {
+                manifest = next_manifest(manifest, digest?);
             }
         }
-        let (frames, bytes): (i64, i64) = transaction.query_row(
+        let (frames, bytes) = transaction.query_row(
             "SELECT count(*), coalesce(sum(frame_bytes), 0) FROM record WHERE kind = 'frame'",
             [],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)),
         )?;
         let identity = super::open::rename_chain(&transaction, &chain)?;
         let marks = Marks { next: next - first, sent_mark: 0, manifest, end_count: None, generation: self.generation };
@@ -65,7 +62,7 @@ impl Spool {
         self.identity = identity;
         self.view.chain = chain;
         self.view.next = next - first;
-        (self.view.frames, self.view.bytes) = (number(frames), number(bytes));
+        (self.view.frames, self.view.bytes) = (frames, bytes);
         (self.manifest, self.sent_mark, self.last_read, self.opened_at) = (manifest, 0, None, 0);
         self.refresh_oldest()
     }

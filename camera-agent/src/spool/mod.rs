@@ -1,13 +1,13 @@
 //! The spool: the camera's own durable, bounded store of records, and the only sequencer of its chain.
 //!
 //! A record and its number are on disk before anyone hears of them (SQLite, WAL, `synchronous = FULL`), so that a number
-//! is never used twice. The functions here block; [`clerk`] runs them on a thread of their own.
+//! is never used twice. The functions here block; [`thread`] runs them on a thread of their own.
 
 mod anew;
-pub mod clerk;
 mod open;
 mod recover;
 mod rows;
+pub mod thread;
 
 use std::fs::File;
 
@@ -20,7 +20,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 pub use open::{FOLDER_PREFIX, Identity, replace};
 pub use recover::Opened;
 use recover::{Marks, write_marks};
-use rows::{digest_of, number, sql};
+use rows::{integer, unsigned};
 
 /// The sent mark is raised by so many numbers at a time at most: one sync for as many frames sent.
 const SENT_BLOCK_MAX: u64 = 64;
@@ -32,9 +32,9 @@ pub const INPUTS_PAGE: usize = 512;
 /// How much the spool holds at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// JPEG bytes.
+    /// All JPEGs held together are no longer, bytes.
     pub bytes_max: u64,
-    /// Frames.
+    /// No more frames are held.
     pub frames_max: u64,
 }
 
@@ -53,7 +53,7 @@ pub enum SpoolError {
         "the spool in {folder} belongs to {holds}, and the configuration asks for {asked}: correct the configuration, set another `state-dir`, or start anew: with `camera-agent run --new-job`, or, as a service, without {folder}/spool.sqlite* (stop it, remove these, start it)"
     )]
     Other {
-        /// Where.
+        /// The folder of the spool.
         folder: String,
         /// What it was made for.
         holds: String,
@@ -65,17 +65,17 @@ pub enum SpoolError {
     /// A newer program made it.
     #[error("the spool in {folder} has format {found}, this program knows {known}: install the newer program again")]
     Newer {
-        /// Where.
+        /// The folder of the spool.
         folder: String,
-        /// Its format.
+        /// The format that it has.
         found: i64,
-        /// Ours.
+        /// The newest format that this program knows.
         known: i64,
     },
     /// The folder cannot be used.
     #[error("cannot use the folder {folder}: {why}; check that it exists, is writable and has room")]
     Folder {
-        /// Where.
+        /// The folder that cannot be used.
         folder: String,
         /// What the system says.
         why: String,
@@ -151,7 +151,7 @@ impl From<rusqlite::Error> for SpoolError {
 /// A frame to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFrame {
-    /// The picture.
+    /// The picture, a whole JPEG.
     pub jpeg: Vec<u8>,
     /// When it was taken, ms since 1970.
     pub captured_at_ms: u64,
@@ -172,7 +172,7 @@ pub struct Input {
     pub digest: Digest,
     /// A file's modification time, ms since 1970; 0 otherwise.
     pub modified_at_ms: u64,
-    /// Its length.
+    /// How long what was read is, bytes.
     pub input_bytes: u64,
 }
 
@@ -182,7 +182,7 @@ pub enum Appended {
     /// Durable under this number; so many older ones, never sent, became a gap. Those that had found no room before it stand in
     /// a gap right before it.
     Kept {
-        /// Its number.
+        /// The number that the frame has got.
         sequence: u64,
         /// Older frames dropped for it.
         dropped: u64,
@@ -194,20 +194,20 @@ pub enum Appended {
 /// A record as it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// Its number.
+    /// The record's number in its chain: the first one if it covers more.
     pub sequence: u64,
-    /// What it says.
+    /// What the record says.
     pub record: Record,
-    /// The picture of a frame.
+    /// The picture, if it is a frame.
     pub jpeg: Option<Vec<u8>>,
 }
 
 /// What the spool holds, at a glance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
-    /// The chain.
+    /// The chain that the records are of.
     pub chain: Name,
-    /// Live or with an end.
+    /// Whether the chain is live or has an end.
     pub class: ChainClass,
     /// The oldest record held; `next` if none is.
     pub oldest: u64,
@@ -217,9 +217,9 @@ pub struct View {
     pub next: u64,
     /// Set once the input has ended.
     pub end: Option<EndMark>,
-    /// Frames held.
+    /// How many frames are held.
     pub frames: u64,
-    /// Their bytes.
+    /// The length of all JPEGs held, bytes.
     pub bytes: u64,
     /// Pieces of a finite input, of this run and those before it, that could be no picture.
     pub passed_over: u64,
@@ -252,7 +252,7 @@ pub struct Spool {
     view: View,
     sent_mark: u64,
     manifest: Digest,
-    /// Of the newest restart.
+    /// Generation of the newest restart; 0 before the first.
     generation: u32,
     /// Digest of what never changes in the row of marks.
     identity: Digest,
@@ -267,7 +267,7 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// What it holds.
+    /// What the spool holds now.
     pub fn view(&self) -> &View {
         &self.view
     }
@@ -314,7 +314,7 @@ impl Spool {
         rows::insert(&transaction, sequence, &record, frame_bytes)?;
         transaction
             .prepare_cached("INSERT INTO frame (sequence, jpeg) VALUES (?1, ?2)")?
-            .execute(params![sql(sequence), frame.jpeg])?;
+            .execute(params![integer(sequence)?, frame.jpeg])?;
         if let Some(dropped) = newest_dropped {
             rows::search_all_from(&transaction, dropped + 1)?;
         }
@@ -460,7 +460,7 @@ impl Spool {
         let oldest = self
             .db
             .prepare_cached("SELECT sequence, sequence + span FROM record ORDER BY sequence LIMIT 1")?
-            .query_row([], |row| Ok((number(row.get(0)?), number(row.get(1)?))))
+            .query_row([], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))
             .optional()?;
         (self.view.oldest, self.view.oldest_end) = oldest.unwrap_or((self.view.next, self.view.next));
         Ok(())

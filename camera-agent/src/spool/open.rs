@@ -10,8 +10,8 @@ use microlambda_wire::{ChainClass, EndMark, Name};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::recover::{Marks, identity_of, own_schema, schema_of, seal_of_marks};
-use super::rows::{number, sql};
-use super::{Limits, Spool, SpoolError, View, digest_of, empty_manifest};
+use super::rows::{digest_at, integer, unsigned, unsigned_if_any};
+use super::{Limits, Spool, SpoolError, View, empty_manifest};
 
 pub(super) const SCHEMA: &str = include_str!("schema.sql");
 /// `user_version` of the schema above.
@@ -26,9 +26,9 @@ const CACHE_KIB: i64 = 512;
 /// What a spool is made for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The camera.
+    /// The camera whose spool it is.
     pub camera: Name,
-    /// Live or with an end.
+    /// Whether the camera's chain is live or has an end.
     pub class: ChainClass,
     /// What a finite input is read from.
     pub source: String,
@@ -45,13 +45,6 @@ impl Identity {
                 format!("the job of camera {} over {}", self.camera, without_passwords(&self.source))
             }
         }
-    }
-}
-
-fn class_text(class: ChainClass) -> &'static str {
-    match class {
-        ChainClass::Live => "live",
-        ChainClass::Batch => "batch",
     }
 }
 
@@ -169,10 +162,9 @@ fn connect(folder: &Path) -> Result<Connection, SpoolError> {
 
 fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), SpoolError> {
     let chain = draw_chain(&identity.camera)?;
-    let class = class_text(identity.class);
-    let created_at_ms = sql(now_ms);
+    let class = identity.class.as_str();
     let marks = Marks { next: 0, sent_mark: 0, manifest: empty_manifest(), end_count: None, generation: 0 };
-    let seal = seal_of_marks(identity_of(chain.as_str(), identity, class, created_at_ms), &marks);
+    let seal = seal_of_marks(identity_of(chain.as_str(), identity, class, now_ms), &marks);
     let transaction = db.transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.execute(
@@ -183,7 +175,7 @@ fn create(db: &mut Connection, identity: &Identity, now_ms: u64) -> Result<(), S
             identity.camera.as_str(),
             class,
             identity.source,
-            created_at_ms,
+            integer(now_ms)?,
             marks.manifest.0.as_slice(),
             seal.0.as_slice()
         ],
@@ -225,8 +217,8 @@ pub(super) fn draw_chain(camera: &Name) -> Result<Name, SpoolError> {
 pub(super) fn rename_chain(db: &Connection, chain: &Name) -> Result<Digest, SpoolError> {
     db.execute("UPDATE spool SET chain = ?1", [chain.as_str()])?;
     let held = held_identity(db)?;
-    let created_at_ms = db.query_row("SELECT created_at_ms FROM spool", [], |row| row.get(0))?;
-    Ok(identity_of(chain.as_str(), &held, class_text(held.class), created_at_ms))
+    let created_at_ms = db.query_row("SELECT created_at_ms FROM spool", [], |row| unsigned(row, 0))?;
+    Ok(identity_of(chain.as_str(), &held, held.class.as_str(), created_at_ms))
 }
 
 fn held_identity(db: &Connection) -> Result<Identity, SpoolError> {
@@ -234,43 +226,47 @@ fn held_identity(db: &Connection) -> Result<Identity, SpoolError> {
         .query_row("SELECT camera, class, source FROM spool", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let (camera, class, source) = held.ok_or_else(|| SpoolError::damaged("the row of its marks, which is missing,"))?;
-    let class = if class == "live" { ChainClass::Live } else { ChainClass::Batch };
+    let class =
+        ChainClass::parse(&class).ok_or_else(|| SpoolError::damaged(format!("the class {class:?} of its chain")))?;
     Ok(Identity { camera: name(camera)?, class, source })
 }
 
 fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<Spool, SpoolError> {
-    type Row = (String, i64, i64, Vec<u8>, Option<i64>, u32, i64, Vec<u8>);
-    let (chain, next, sent_mark, manifest, end_count, generation, created_at_ms, seal): Row = db.query_row(
+    let (chain, marks, created_at_ms, seal) = db.query_row(
         "SELECT chain, next, sent_mark, manifest, end_count, generation, created_at_ms, seal FROM spool",
         [],
         |row| {
-            let head = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-            Ok((head.0, head.1, head.2, head.3, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
+            let marks = Marks {
+                next: unsigned(row, 1)?,
+                sent_mark: unsigned(row, 2)?,
+                manifest: digest_at(row, 3)?,
+                end_count: unsigned_if_any(row, 4)?,
+                generation: row.get(5)?,
+            };
+            Ok((row.get::<_, String>(0)?, marks, unsigned(row, 6)?, digest_at(row, 7)?))
         },
     )?;
-    let (next, sent_mark, end_count) = (number(next), number(sent_mark), end_count.map(number));
-    let marks = Marks { next, sent_mark, manifest: digest_of(&manifest), end_count, generation };
-    let identity = identity_of(&chain, held, class_text(held.class), created_at_ms);
-    if digest_of(&seal) != seal_of_marks(identity, &marks) {
+    let identity = identity_of(&chain, held, held.class.as_str(), created_at_ms);
+    if seal != seal_of_marks(identity, &marks) {
         return Err(SpoolError::damaged("the row of its marks"));
     }
-    let (frames, bytes): (i64, i64) = db
+    let (frames, bytes) = db
         .query_row("SELECT count(*), coalesce(sum(frame_bytes), 0) FROM record WHERE kind = 'frame'", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
+            Ok((unsigned(row, 0)?, unsigned(row, 1)?))
         })
         .optional()?
         .unwrap_or_default();
-    let passed_over: i64 = db.query_row("SELECT count(*) FROM input WHERE spooled = 0", [], |row| row.get(0))?;
+    let passed_over = db.query_row("SELECT count(*) FROM input WHERE spooled = 0", [], |row| unsigned(row, 0))?;
     let view = View {
         chain: name(chain)?,
         class: held.class,
-        oldest: next,
-        oldest_end: next,
-        next,
-        end: end_count.map(|count| EndMark { count, manifest: marks.manifest }),
-        frames: number(frames),
-        bytes: number(bytes),
-        passed_over: number(passed_over),
+        oldest: marks.next,
+        oldest_end: marks.next,
+        next: marks.next,
+        end: marks.end_count.map(|count| EndMark { count, manifest: marks.manifest }),
+        frames,
+        bytes,
+        passed_over,
     };
     let mut spool = Spool {
         db,
@@ -278,9 +274,9 @@ fn load(db: Connection, lock: File, limits: Limits, held: &Identity) -> Result<S
         limits,
         opened_at: view.next,
         view,
-        sent_mark,
+        sent_mark: marks.sent_mark,
         manifest: marks.manifest,
-        generation,
+        generation: marks.generation,
         identity,
         camera: held.camera.clone(),
         missed: 0,

@@ -14,7 +14,7 @@ use microlambda_runtime::last_end::{self, LastEnd, is_gone, is_removed, keep_asi
 use rusqlite::{Connection, ErrorCode};
 
 use super::open::{DATABASE, SCHEMA, lock};
-use super::rows::{self, BEHIND_RECORD, RECORD_COLUMNS, digest_of, number, sql};
+use super::rows::{self, BEHIND_RECORD, RECORD_COLUMNS, digest_at, integer};
 use super::{Identity, Limits, Spool, SpoolError};
 
 /// How long a start is held up to check pictures, ms.
@@ -25,7 +25,7 @@ const DAMAGES_BELIEVED: u32 = 2;
 /// A spool, as good as it could be had.
 #[derive(Debug)]
 pub struct Opened {
-    /// It.
+    /// The spool, open and locked.
     pub spool: Spool,
     /// The one that it replaces, if that was found damaged now: the folder it is in, and what is wrong with it.
     pub damaged: Option<(PathBuf, String)>,
@@ -105,13 +105,13 @@ impl Spool {
         let query = "SELECT record.sequence, digest, jpeg FROM record JOIN frame USING (sequence)
             WHERE record.sequence > ?1 ORDER BY record.sequence LIMIT 1";
         let mut statement = self.db.prepare(query)?;
-        let mut at = -1;
+        let mut at = -1_i64;
         loop {
             let mut pictures = statement.query([at])?;
             let Some(row) = pictures.next()? else { return Ok(true) };
             at = row.get(0)?;
-            if Digest::of(row.get_ref(2)?.as_blob()?) != digest_of(row.get_ref(1)?.as_blob()?) {
-                return Err(SpoolError::damaged(format!("the picture of frame {}", number(at))));
+            if Digest::of(row.get_ref(2)?.as_blob()?) != digest_at(row, 1)? {
+                return Err(SpoolError::damaged(format!("the picture of frame {at}")));
             }
             if until.is_some_and(|until| Instant::now() >= until) {
                 return Ok(false);
@@ -198,7 +198,7 @@ pub(super) struct Marks {
     pub sent_mark: u64,
     pub manifest: Digest,
     pub end_count: Option<u64>,
-    /// Of the newest restart; 0 before the first.
+    /// Generation of the newest restart; 0 before the first.
     pub generation: u32,
 }
 
@@ -215,13 +215,13 @@ pub(super) fn seal_of_marks(identity: Digest, marks: &Marks) -> Digest {
 }
 
 /// The digest over what never changes in that row.
-pub(super) fn identity_of(chain: &str, held: &Identity, class: &str, created_at_ms: i64) -> Digest {
+pub(super) fn identity_of(chain: &str, held: &Identity, class: &str, created_at_ms: u64) -> Digest {
     microlambda::DigestBuilder::new("spool identity")
         .field(chain.as_bytes())
         .field(held.camera.as_str().as_bytes())
         .field(class.as_bytes())
         .field(held.source.as_bytes())
-        .number(number(created_at_ms))
+        .number(created_at_ms)
         .finish()
 }
 
@@ -231,10 +231,10 @@ pub(super) fn write_marks(db: &Connection, identity: Digest, marks: &Marks) -> r
         "UPDATE spool SET next = ?1, sent_mark = ?2, manifest = ?3, end_count = ?4, generation = ?5, seal = ?6",
     )?
     .execute(rusqlite::params![
-        sql(marks.next),
-        sql(marks.sent_mark),
+        integer(marks.next)?,
+        integer(marks.sent_mark)?,
         marks.manifest.0.as_slice(),
-        marks.end_count.map(sql),
+        marks.end_count.map(integer).transpose()?,
         marks.generation,
         seal_of_marks(identity, marks).0.as_slice()
     ])?;

@@ -392,10 +392,10 @@ fn any_number_of_inputs_is_read_page_by_page() {
     }
     transaction.commit().unwrap();
     assert_eq!(spool.inputs(0).unwrap().len(), INPUTS_PAGE);
-    let clerk = clerk::Clerk::start(spool).unwrap();
-    let labels: Vec<String> = clerk.intake().inputs().map(|(input, _)| input.label).collect();
+    let spool = thread::SpoolHandle::start(spool).unwrap();
+    let labels: Vec<String> = spool.source_handle().inputs().map(|(input, _)| input.label).collect();
     assert_eq!(labels, (0..count).map(|n| n.to_string()).collect::<Vec<_>>());
-    clerk.close();
+    spool.close();
 }
 
 #[test]

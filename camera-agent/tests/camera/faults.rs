@@ -7,6 +7,9 @@ use microlambda_wire::{CameraStatus, ChainClass, Record, Topic, from_payload};
 
 const FOLDER: &str = "kind = \"folder\"\npath = \"FOLDER/pictures\"\n[image]\ninterval-s = 0";
 
+/// With `max_queued_messages 0`, which the other tests use, mosquitto 2.0.11 ends a connection instead of dropping what it denies.
+const BOUNDED_QUEUE: &str = "max_queued_messages 1000\n";
+
 /// The pictures of some tests are all the same.
 const EVERY_PICTURE: &str = "[motion]\nstill-interval-s = 0";
 
@@ -370,6 +373,49 @@ async fn a_frame_that_the_broker_does_not_take_is_told_of_and_not_sent_without_e
     observer.want("n1", 0, 1, 0);
     observer.head(|_| true).await;
     assert_eq!(ends(), ends_before);
+}
+
+#[tokio::test]
+async fn a_frame_that_the_broker_takes_and_does_not_pass_on_is_told_of() {
+    let broker = Broker::start_with(free_port(), &format!("{BOUNDED_QUEUE}message_size_limit 100000\n"));
+    let setup = Setup::new(broker.port, FOLDER);
+    setup.pictures(&[("a.jpg", jpeg(1280, 960, 1))]);
+    let agent = setup.run(&[]);
+    let mut observer = Observer::new(broker.port).await;
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    let told = loop {
+        assert!(std::time::Instant::now() < until, "nothing was told: {}", agent.log());
+        // A node that waits asks again and again.
+        let said = observer.until(|topic, payload| match topic {
+            Topic::CameraHead { .. } => Some(String::new()),
+            Topic::CameraStatus { .. } => Some(from_payload::<CameraStatus>(payload).unwrap().trouble),
+            _ => None,
+        });
+        let trouble = said.await;
+        if trouble.contains("message_size_limit") {
+            break trouble;
+        }
+        if observer.chain.is_some() {
+            observer.want("n1", 0, 1, 0);
+        }
+    };
+    assert!(told.contains("took frame 0 (") && told.contains("n1 did not get it"), "{told}");
+    agent.wait_for_line("n1 did not get it");
+}
+
+#[test]
+fn a_broker_that_takes_what_the_camera_says_and_drops_it_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("acl");
+    std::fs::write(&rules, "topic read #\n").unwrap();
+    // Started by root it would become another user, who may not read the rules.
+    let settings = format!("{BOUNDED_QUEUE}user root\nacl_file {}\n", rules.display());
+    let broker = Broker::start_with(free_port(), &settings);
+    let setup = Setup::new(broker.port, FOLDER);
+    put(&setup, &numbered(2));
+    let agent = setup.run(&[]);
+    agent.wait_for_line("what this camera publishes does not come back");
+    assert!(agent.log().contains("`microlambda/test/#`"), "{}", agent.log());
 }
 
 #[tokio::test]

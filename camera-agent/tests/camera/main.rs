@@ -3,6 +3,7 @@
 
 mod blocks;
 mod command_line;
+mod dashboard;
 mod faults;
 mod jobs;
 mod memory;

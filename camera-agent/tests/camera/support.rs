@@ -87,7 +87,7 @@ impl Broker {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mosquitto.conf");
         let settings = format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n{extra}");
-        std::fs::write(&path, settings).unwrap();
+        std::fs::write(&path, &settings).unwrap();
         let is_there =
             |path: &&str| Command::new(path).arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
         let mosquitto = ["/usr/sbin/mosquitto", "mosquitto"]
@@ -95,10 +95,13 @@ impl Broker {
             .find(is_there)
             .expect("this test needs mosquitto: install the Debian package mosquitto");
         let child = Command::new(mosquitto).arg("-c").arg(&path).stderr(Stdio::null()).spawn().unwrap();
+        let mut broker = Self { child, port, _folder: folder };
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = broker.child.try_wait().unwrap();
+            assert!(ended.is_none(), "mosquitto has ended ({ended:?}) with these settings:\n{settings}");
             std::thread::yield_now();
         }
-        Self { child, port, _folder: folder }
+        broker
     }
 }
 
@@ -156,13 +159,19 @@ impl Setup {
     }
 
     pub fn run(&self, arguments: &[&str]) -> Agent {
-        let mut child = Command::new(program())
-            .args(["run", "--config"])
-            .arg(&self.config)
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        self.spawn(Command::new(program()), arguments)
+    }
+
+    /// The same with at most so much memory of its own, KiB.
+    pub fn run_within(&self, memory_kib: u64, arguments: &[&str]) -> Agent {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "ulimit -d \"$0\" && exec \"$@\"", &memory_kib.to_string()]).arg(program());
+        self.spawn(shell, arguments)
+    }
+
+    fn spawn(&self, mut command: Command, arguments: &[&str]) -> Agent {
+        let mut child =
+            command.args(["run", "--config"]).arg(&self.config).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::<Mutex<Vec<String>>>::default();
         let (lines, stderr) = (log.clone(), child.stderr.take().unwrap());
         let reader = std::thread::spawn(move || {
@@ -318,6 +327,13 @@ impl Observer {
         .await
     }
 
+    /// Waits until this is the picture for dashboards.
+    pub async fn image(&mut self, jpeg: &[u8]) {
+        let is_it = |topic: &Topic, payload: &Bytes| matches!(topic, Topic::CameraImage { .. }) && payload == jpeg;
+        let shown = self.until(|topic, payload| is_it(topic, payload).then_some(()));
+        tokio::time::timeout(PATIENCE, shown).await.expect("the picture in time");
+    }
+
     /// The next record for any node.
     pub async fn record(&mut self) -> Got {
         self.until(|topic, payload| match topic {
@@ -423,4 +439,10 @@ impl Lens {
     pub fn try_show(&mut self, jpeg: &[u8]) -> bool {
         self.pipe.write_all(jpeg).is_ok()
     }
+}
+
+#[test]
+#[should_panic(expected = "mosquitto has ended")]
+fn a_broker_that_cannot_start_fails_its_test_at_once() {
+    Broker::start_with(free_port(), "there_is_no_such_setting true\n");
 }

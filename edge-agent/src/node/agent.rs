@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use microlambda_faces::FaceParams;
-use microlambda_runtime::{Link, LinkEvent, LinkEvents, Watchdog, boot_id, monotonic_us, notify};
+use microlambda_runtime::{Link, LinkEvent, LinkEvents, Message, Watchdog, boot_id, monotonic_us, notify};
 use microlambda_wire::{Topic, TopicPrefix};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -38,7 +38,7 @@ pub async fn run(
     bus: &Handle,
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
-    let Opened { store, damaged, kept, rest } = opened;
+    let Opened { store, damaged, kept, copies, rest } = opened;
     store.need_room(ROOM_BYTES_MIN)?;
     let mut stop = std::pin::pin!(stop);
     let (store, gone) = tokio::select! {
@@ -63,18 +63,32 @@ pub async fn run(
         memory_mb: config.worker_memory_mb,
     };
     let (worker_events, worker_rx) = mpsc::channel(HEARD_MAX);
-    let (link, link_events) = {
+    let (link, mut link_events) = {
         let _on_bus = bus.enter();
         Link::start(link_config)
     };
     log::info!(node:% = name, boot:% = boot, site:% = config.site; "edge agent starting");
-    let state_dir = config.state_dir.clone();
-    let mut node = Node::open(config, boot, store, Agent { link, state_dir, command, worker_events, worker: None })?;
+    let world = Agent { link: link.clone(), state_dir: config.state_dir.clone(), command, worker_events, worker: None };
+    let mut node = Node::open(config, boot.clone(), store, world)?;
     node.withdraw_faces(gone);
-    node.databases_are_kept(kept, damaged.as_ref());
-    tokio::select! {
-        outcome = node.main_loop(link_events, worker_rx, stop) => outcome,
+    node.databases_are_kept(kept, damaged.as_ref(), copies);
+    let outcome = tokio::select! {
+        outcome = node.main_loop(&mut link_events, worker_rx, stop) => outcome,
         damage = damage_of(rest) => Err(damage.into()),
+    };
+    if let Err(error) = &outcome {
+        say_last_words(&link, status::last_words(&prefix, &name, &boot, &error.to_string())).await;
+    }
+    outcome
+}
+
+/// Says why this node ends. What cannot be said, the broker says in part: it has the will.
+async fn say_last_words(link: &Link, words: Message) {
+    match link.publish(words.topic, words.payload, words.retain) {
+        Ok(()) => {
+            link.close(STOP_PATIENCE).await;
+        }
+        Err(why) => log::debug!("not published: {why}"),
     }
 }
 
@@ -115,7 +129,7 @@ async fn damage_of(rest: Option<Rest>) -> StoreError {
 impl<S: Store> Node<S, Agent> {
     async fn main_loop(
         mut self,
-        mut bus: LinkEvents,
+        bus: &mut LinkEvents,
         mut worker: mpsc::Receiver<WorkerEvent>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), NodeError> {

@@ -6,16 +6,16 @@
 
 use microlambda::fanout::Outlook;
 use microlambda::sabotage::{self, Sabotage};
-use microlambda::{Event, Phase, StepEnd, Stop, Version};
+use microlambda::{Event, Phase, StepEnd, Version};
 use microlambda_faces::content::{Ahead, Entry};
-use microlambda_faces::proto::{StepTimes, ToWorker, UnitOutcome};
+use microlambda_faces::proto::{StepTimes, ToWorker};
 use microlambda_faces::{Analysis, FaceOutcome};
 use microlambda_wire::{AheadNote, Blob, ChainClass, Name, Record, Topic};
 
 use super::ahead_of::{AheadEnd, HELD_LEN_MAX};
 use super::chain_run::{ChainRun, Step};
+use super::invocation::NextFeed;
 use super::slot::Work;
-use super::step::{FEED_AHEAD, INPUT_US};
 use super::{Node, NodeError, World};
 use crate::store::Store;
 
@@ -27,18 +27,20 @@ const PATIENCE_LEASES: u64 = 2;
 impl<S: Store, W: World> Node<S, W> {
     /// Puts a worker that is free on a finite chain's next frames, if there are any for this node.
     pub(super) fn go_ahead(&mut self) -> Result<(), NodeError> {
-        let free = self.worker.is_ready() && self.worker.work.is_none();
-        if !self.config.chain.fan_out || !free || !self.is_settled() || !self.world.is_connected() || self.stopping {
+        let may_start = self.is_settled() && self.world.is_connected() && !self.stopping;
+        if !self.config.chain.fan_out || !self.worker.is_idle() || !may_start {
             return Ok(());
         }
         for name in self.chains_by_turn() {
             let Some(records) = self.next_ahead(&name) else { continue };
+            if !self.worker.reserve(Work::Ahead(name.clone())) {
+                return Ok(());
+            }
             let (now_us, id) = (self.world.now_us(), self.next_step);
             self.next_step += 1;
             if let Some(run) = self.chains.get_mut(&name) {
-                run.ahead.begin(id, records, now_us.saturating_add(INPUT_US));
+                run.ahead.begin(id, records, now_us);
             }
-            self.worker.work = Some(Work::Ahead(name.clone()));
             self.say_ahead(&name, true);
             return self.pump_ahead(&name);
         }
@@ -111,15 +113,14 @@ impl<S: Store, W: World> Node<S, W> {
     /// Hands the next frames of an invocation ahead on, as far as they are here.
     pub(super) fn pump_ahead(&mut self, name: &Name) -> Result<(), NodeError> {
         let now_us = self.world.now_us();
-        let r_limit_us = self.config.chain.r_limit_us();
         let Some(run) = self.chains.get_mut(name) else { return Ok(()) };
         let Some(ahead) = run.ahead.run.as_ref() else { return Ok(()) };
-        if !ahead.running {
-            match run.buffered(ahead.next_feed).map(|buffered| &buffered.record) {
+        if !ahead.invocation.is_running() {
+            match run.buffered(ahead.invocation.next_feed).map(|buffered| &buffered.record) {
                 Some(Record::Frame { .. }) => {}
                 // Nothing to analyse, and nothing behind it that is any nearer.
                 Some(Record::Gap { .. } | Record::End { .. } | Record::Restart { .. }) => {
-                    let at = ahead.next_feed;
+                    let at = ahead.invocation.next_feed;
                     run.ahead.leave(at);
                     return self.end_ahead(name, AheadEnd::Finished, None);
                 }
@@ -128,123 +129,64 @@ impl<S: Store, W: World> Node<S, W> {
                     return Ok(());
                 }
             }
-            let start = ToWorker::Start {
-                step: ahead.id,
-                r_limit_us,
-                units_max: u32::MAX,
-                costs: self.budget.table(),
-                params: self.params,
-                resume: ahead.partial.clone(),
-            };
-            if !self.world.send_to_worker(&start) {
+            if !self.start_invocation(&Work::Ahead(name.clone()), u32::MAX) {
                 return self.end_ahead(name, AheadEnd::NoInput, None);
             }
-            self.worker.began(now_us, r_limit_us);
         }
-        let Some(run) = self.chains.get_mut(name) else { return Ok(()) };
-        let Some(mut ahead) = run.ahead.run.take() else { return Ok(()) };
-        ahead.running = true;
-        while ahead.fed.len() < FEED_AHEAD && !ahead.told_no_more {
-            let sequence = ahead.next_feed;
-            let more = sequence.saturating_add(1) < ahead.records.end;
-            let message = match run.buffered(sequence) {
-                // A peer was faster.
-                _ if run.ahead.holds(sequence) && more => {
-                    ahead.next_feed = sequence.saturating_add(1);
-                    continue;
-                }
-                _ if sequence >= ahead.records.end || run.ahead.holds(sequence) => ToWorker::NoMoreFrames,
-                Some(buffered) => match &buffered.record {
-                    Record::Frame { moved, .. } => {
-                        ahead.fed.push_back((sequence, buffered.record.clone()));
-                        ahead.next_feed = sequence.saturating_add(1);
-                        ToWorker::Frame { sequence, jpeg: buffered.jpeg.clone(), moved: moved.clone(), more }
-                    }
-                    Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => ToWorker::NoMoreFrames,
-                },
-                None => break,
-            };
-            ahead.told_no_more = !more || matches!(message, ToWorker::NoMoreFrames);
-            if !self.world.send_to_worker(&message) {
-                log::warn!(chain:% = name; "the worker does not take frames any more");
-                self.world.kill_worker();
-                break;
-            }
-        }
-        run.ahead.run = Some(ahead);
+        self.feed_ahead(name);
         self.want_frames(name, now_us);
         Ok(())
     }
 
-    /// A unit of an invocation ahead ended.
-    pub(super) fn unit_ended_ahead(
-        &mut self,
-        name: &Name,
-        (id, sequence): (u64, u64),
-        outcome: UnitOutcome,
-        thumbnail: Option<Vec<u8>>,
-    ) -> Result<(), NodeError> {
-        let (params, engine) = (self.params, self.worker.engine.clone());
-        let Some(run) = self.chains.get_mut(name) else { return Ok(()) };
-        let Some(ahead) = run.ahead.run.as_mut().filter(|ahead| ahead.id == id) else { return Ok(()) };
-        let Some((_, record)) = ahead.fed.front().filter(|(fed, _)| *fed == sequence) else { return Ok(()) };
-        if !outcome.follows(ahead.partial.as_ref(), params.picture_px_max) {
-            self.counters.worker_nonsense += 1;
-            self.world.kill_worker();
-            return self.worker_gone("the worker's answer cannot follow from the state it was given");
+    /// Hands on the frames that the invocation ahead is for.
+    fn feed_ahead(&mut self, name: &Name) {
+        let Some(run) = self.chains.get_mut(name) else { return };
+        let Some(mut ahead) = run.ahead.run.take() else { return };
+        let end = ahead.records.end;
+        // Where a peer was faster, the frame is passed over, but for the last one: with that it ends.
+        let last = end.saturating_sub(1);
+        let next = |from: u64| {
+            let sequence = (from..last).find(|at| !run.ahead.holds(*at)).unwrap_or(from.max(last));
+            let more = sequence.saturating_add(1) < end;
+            NextFeed { sequence, is_over: sequence >= end || run.ahead.holds(sequence), more }
+        };
+        let send = |message: &ToWorker| self.world.send_to_worker(message);
+        let accepted = ahead.invocation.feed(next, |sequence| run.buffered(sequence), send);
+        run.ahead.run = Some(ahead);
+        if !accepted {
+            self.kill_unresponsive_worker(name);
         }
-        let faces = outcome.faces();
-        if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
-            ahead.thumbnails.push((u32::try_from(index).unwrap_or(u32::MAX), jpeg));
-        }
-        match outcome {
-            UnitOutcome::Partial(partial) => ahead.partial = Some(partial),
-            UnitOutcome::Done(analysis) => {
-                let entry = Entry { sequence, record: record.clone(), analysis: Some(analysis), engine };
-                ahead.partial = None;
-                let mut thumbnails = std::mem::take(&mut ahead.thumbnails);
-                ahead.fed.pop_front();
-                ahead.finished += 1;
-                self.counters.frames_ahead += 1;
-                thumbnails.retain(|(face, _)| run.may_be_new(&entry, *face, &params));
-                if sequence >= run.boundary() {
-                    run.ahead.hold(entry, thumbnails, true);
-                }
-                run.buffer_drop(sequence);
-            }
-        }
-        self.pump_ahead(name)
     }
 
-    /// The worker ended an invocation ahead.
-    pub(super) fn stopped_ahead(
+    /// A unit of the invocation ahead has ended, `finished` its frame, and `picture` is of its last face.
+    pub(super) fn ahead_advanced(
         &mut self,
         name: &Name,
-        id: u64,
-        stop: Stop,
-        times: StepTimes,
+        sequence: u64,
+        finished: Option<Entry>,
+        picture: Option<(u32, Vec<u8>)>,
     ) -> Result<(), NodeError> {
-        let running = self.chains.get(name).and_then(|run| run.ahead.run.as_ref()).is_some_and(|run| run.id == id);
-        if !running {
-            return Ok(());
-        }
-        let end = match stop {
-            Stop::Starved if times.units == 0 => AheadEnd::NoInput,
-            Stop::Limit | Stop::UnitsMax | Stop::Done | Stop::Starved => AheadEnd::Finished,
-            Stop::Prepared => AheadEnd::Prepared,
-            Stop::TooLarge => {
-                self.refuse_too_large();
-                AheadEnd::Failed
+        let params = self.params;
+        let Some(run) = self.chains.get_mut(name) else { return Ok(()) };
+        let Some(ahead) = run.ahead.run.as_mut() else { return Ok(()) };
+        ahead.thumbnails.extend(picture);
+        if let Some(entry) = finished {
+            let mut thumbnails = std::mem::take(&mut ahead.thumbnails);
+            ahead.finished += 1;
+            self.counters.frames_ahead += 1;
+            thumbnails.retain(|(face, _)| run.may_be_new(&entry, *face, &params));
+            if sequence >= run.boundary() {
+                run.ahead.hold(entry, thumbnails, true);
             }
-        };
-        self.count_invocation(&times);
-        self.end_ahead(name, end, Some(times))
+            run.buffer_drop(sequence);
+        }
+        self.pump_ahead(name)
     }
 
     /// Ends the invocation ahead, folds what can be folded, and goes on with what comes first now.
     pub(super) fn end_ahead(&mut self, name: &Name, end: AheadEnd, times: Option<StepTimes>) -> Result<(), NodeError> {
         let now_us = self.world.now_us();
-        self.worker.work = None;
+        self.worker.release(&Work::Ahead(name.clone()));
         if let Some(run) = self.chains.get_mut(name) {
             if let (Some(times), Some(ahead)) = (&times, run.ahead.run.as_ref()) {
                 self.worker.busy_us += times.used_us;
@@ -264,12 +206,6 @@ impl<S: Store, W: World> Node<S, W> {
         self.go_ahead()?;
         self.say_ahead(name, false);
         Ok(())
-    }
-
-    /// The worker died in an invocation ahead, or had to be killed.
-    pub(super) fn failed_ahead(&mut self, name: &Name, end: &StepEnd) -> Result<(), NodeError> {
-        let end = if matches!(end, StepEnd::Abandoned) { AheadEnd::Finished } else { AheadEnd::Failed };
-        self.end_ahead(name, end, None)
     }
 
     /// A peer tells what it works on, and what it has found.
@@ -314,14 +250,25 @@ impl<S: Store, W: World> Node<S, W> {
         let Some(name) = self.worker.ahead_of().cloned() else { return Ok(()) };
         let takes_over = self.chains.values().any(|run| run.chain.takes_over() && !run.waits_for_silent_camera(now_us));
         let Some(ahead) = self.chains.get_mut(&name).and_then(|run| run.ahead.run.as_mut()) else { return Ok(()) };
-        if !ahead.running && ahead.input_deadline_us <= now_us {
+        if ahead.invocation.input_deadline_us().is_some_and(|deadline_us| deadline_us <= now_us) {
             return self.end_ahead(&name, AheadEnd::NoInput, None);
         }
-        if ahead.running && takes_over && !ahead.told_to_stop {
+        if ahead.invocation.is_running() && takes_over && !ahead.told_to_stop {
             ahead.told_to_stop = true;
             self.world.send_to_worker(&ToWorker::Stop);
         }
         Ok(())
+    }
+}
+
+impl From<&StepEnd> for AheadEnd {
+    fn from(end: &StepEnd) -> Self {
+        match end {
+            StepEnd::Finished | StepEnd::Abandoned => Self::Finished,
+            StepEnd::Prepared => Self::Prepared,
+            StepEnd::NoInput => Self::NoInput,
+            StepEnd::TooLarge | StepEnd::Overran | StepEnd::Died { .. } => Self::Failed,
+        }
     }
 }
 
@@ -352,16 +299,16 @@ impl ChainRun {
 
     /// Moves analyses that are here, from the step's place on, into the step.
     pub(super) fn absorb(&mut self) {
-        let place = |step: &Step| Some(step.cursor()).filter(|cursor| step.fed.front() != Some(cursor));
+        let place = |step: &Step| Some(step.cursor()).filter(|cursor| !step.invocation.is_at(*cursor));
         while let Some(sequence) = self.step.as_ref().and_then(place) {
             let Some((entry, thumbnails)) = self.ahead.take(sequence) else { return };
             // The camera's own word counts.
             let same = self.buffered(sequence).is_none_or(|buffered| buffered.record == entry.record);
             let Some(step) = self.step.as_mut().filter(|_| same) else { return };
-            step.partial = None;
             step.entries.push(entry);
             step.absorbed += 1;
-            step.next_feed = step.next_feed.max(step.cursor());
+            let cursor = step.cursor();
+            step.invocation.pass_over_to(cursor);
             for (face, jpeg) in thumbnails {
                 self.keep_picture(sequence, face, jpeg);
             }
@@ -374,8 +321,8 @@ impl ChainRun {
         for entry in found.entries {
             let sequence = entry.sequence;
             let same = self.buffered(sequence).is_none_or(|buffered| buffered.record == entry.record);
-            let own = found.thumbnails.iter().filter(|(at, ..)| *at == sequence);
-            let own = own.map(|(_, face, jpeg)| (*face, jpeg.clone())).collect();
+            let own = found.thumbnails.iter().filter(|picture| picture.at.sequence == sequence);
+            let own = own.map(|picture| (picture.at.face_index, picture.jpeg.clone())).collect();
             if near.contains(&sequence) && same {
                 self.ahead.hold(entry, own, false);
             }

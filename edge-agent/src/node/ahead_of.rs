@@ -3,13 +3,14 @@
 //! All of it is in memory. Nothing refers to an analysis ahead before it is folded, and whoever hears of one hears all of it: so
 //! if it is lost, its frame is analysed again, and nothing else happens. A sync for each would cost more than that.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use microlambda::fanout::Fanout;
-use microlambda_faces::Partial;
 use microlambda_faces::content::{Ahead, DELTA_BYTES_MAX, Entry, to_bytes};
-use microlambda_wire::Record;
+use microlambda_faces::{FaceAt, Partial, Thumbnail};
+
+use super::invocation::Invocation;
 
 /// Analyses kept per chain at most, bytes: as many as frames in the buffer.
 const HELD_BYTES_MAX: usize = 6 << 20;
@@ -49,21 +50,11 @@ pub(super) struct Begun {
 
 /// An invocation that works ahead.
 pub(super) struct AheadRun {
-    pub id: u64,
+    pub invocation: Invocation,
     pub records: Range<u64>,
-    /// The next record to hand to the worker.
-    pub next_feed: u64,
-    /// Frames handed over and not finished.
-    pub fed: VecDeque<(u64, Record)>,
-    /// State and pictures of the first of them.
-    pub partial: Option<Partial>,
+    /// Pictures of the first frame that is not finished.
     pub thumbnails: Thumbnails,
-    /// Whether the worker got its `Start`.
-    pub running: bool,
-    pub told_no_more: bool,
     pub told_to_stop: bool,
-    /// Without its first frame by then, it is given up, µs.
-    pub input_deadline_us: u64,
     /// Frames finished.
     pub finished: u64,
 }
@@ -119,7 +110,7 @@ impl AheadOf {
 
     /// Whether an invocation here works on a record, or will come to it.
     pub fn is_at(&self, sequence: u64) -> bool {
-        self.run.as_ref().is_some_and(|run| run.running && run.records.contains(&sequence))
+        self.run.as_ref().is_some_and(|run| run.invocation.is_running() && run.records.contains(&sequence))
     }
 
     /// Hands out what an invocation has begun of a frame, for the step whose turn it is.
@@ -132,19 +123,19 @@ impl AheadOf {
         (sequence..).find(|at| !self.holds(*at)).unwrap_or(sequence)
     }
 
-    /// Keeps an analysis; false if it is known, or there is no room for it.
-    pub fn hold(&mut self, entry: Entry, thumbnails: Thumbnails, own: bool) -> bool {
-        let Ok(encoded) = to_bytes(&entry) else { return false };
+    /// Keeps an analysis, unless it is known or there is no room for it.
+    pub fn hold(&mut self, entry: Entry, thumbnails: Thumbnails, own: bool) {
+        let Ok(encoded) = to_bytes(&entry) else { return };
         let bytes = encoded.len() + thumbnails.iter().map(|(_, jpeg)| jpeg.len()).sum::<usize>();
         let sequence = entry.sequence;
         if self.holds(sequence) {
-            return false;
+            return;
         }
         // What is folded first is of most use.
         while self.held.len() as u64 >= HELD_LEN_MAX || self.held_bytes + bytes > HELD_BYTES_MAX {
             match self.held.last_key_value() {
                 Some((&last, _)) if last > sequence => drop(self.take(last)),
-                _ => return false,
+                _ => return,
             }
         }
         self.held_bytes += bytes;
@@ -152,7 +143,6 @@ impl AheadOf {
         if self.begun.as_ref().is_some_and(|begun| begun.sequence == sequence) {
             self.begun = None;
         }
-        true
     }
 
     /// Hands an analysis out to be folded, with pictures of its faces.
@@ -198,37 +188,25 @@ impl AheadOf {
     }
 
     /// Begins an invocation on these records.
-    pub fn begin(&mut self, id: u64, records: Range<u64>, input_deadline_us: u64) {
+    pub fn begin(&mut self, id: u64, records: Range<u64>, now_us: u64) {
         let begun = self.begun.take_if(|begun| begun.sequence == records.start);
         let (partial, thumbnails) = begun.map_or((None, Vec::new()), |begun| (begun.partial, begun.thumbnails));
-        let next_feed = records.start;
+        let invocation = Invocation::new(id, records.start, partial, now_us);
         self.announced = true;
-        self.run = Some(AheadRun {
-            id,
-            records,
-            next_feed,
-            fed: VecDeque::new(),
-            partial,
-            thumbnails,
-            running: false,
-            told_no_more: false,
-            told_to_stop: false,
-            input_deadline_us,
-            finished: 0,
-        });
+        self.run = Some(AheadRun { invocation, records, thumbnails, told_to_stop: false, finished: 0 });
     }
 
     /// The invocation has ended.
     pub fn end(&mut self, end: AheadEnd, now_us: u64) {
         let Some(run) = self.run.take() else { return };
-        let at = run.fed.front().map_or(run.next_feed, |(sequence, _)| *sequence);
+        let at = run.invocation.place();
         let again = end == AheadEnd::Prepared && run.finished == 0 && self.prepared == Some(at);
         self.prepared = (end == AheadEnd::Prepared).then_some(at);
         let fails = end == AheadEnd::Failed || again;
         if fails {
             self.left.insert(at);
-        } else if run.partial.is_some() || end == AheadEnd::Prepared {
-            self.begun = Some(Begun { sequence: at, partial: run.partial, thumbnails: run.thumbnails });
+        } else if run.invocation.partial.is_some() || end == AheadEnd::Prepared {
+            self.begun = Some(Begun { sequence: at, partial: run.invocation.partial, thumbnails: run.thumbnails });
         }
         if run.finished > 0 {
             self.fruitless = 0;
@@ -259,7 +237,8 @@ impl AheadOf {
                 for (face, jpeg) in &held.thumbnails {
                     *bytes += jpeg.len() + PICTURE_OVERHEAD_BYTES;
                     if *bytes <= DELTA_BYTES_MAX {
-                        part.thumbnails.push((*sequence, *face, jpeg.clone()));
+                        let at = FaceAt { sequence: *sequence, face_index: *face };
+                        part.thumbnails.push(Thumbnail { at, jpeg: jpeg.clone() });
                     }
                 }
             }
@@ -271,7 +250,7 @@ impl AheadOf {
 
     /// When something is to be done that no message brings about, µs, after `now_us`.
     pub fn deadline_us(&self, now_us: u64) -> u64 {
-        let input = self.run.as_ref().filter(|run| !run.running).map(|run| run.input_deadline_us);
+        let input = self.run.as_ref().and_then(|run| run.invocation.input_deadline_us());
         let pause = Some(self.not_before_us);
         let over = self.fanout.next_end_us(now_us);
         [input, pause, over].into_iter().flatten().filter(|at_us| *at_us > now_us).min().unwrap_or(u64::MAX)

@@ -8,7 +8,7 @@ use microlambda_wire::{EventNote, Name, Topic};
 use super::{Node, NodeError, World};
 use crate::store::{EVENTS_MAX, Store};
 
-/// Events and pictures noted at most before they are written with the next idle moment.
+/// Events, and pictures, noted at most before they are written.
 const NOTES_MAX: usize = 256;
 /// Notes are written after this, µs: one sync for many.
 const NOTES_US: u64 = 2_000_000;
@@ -91,12 +91,22 @@ impl EventBook {
             .map(|event| event.id.clone())
     }
 
-    /// Keeps a picture of `face` from the bus until it is written, the first one of each.
-    pub fn keep_thumbnail(&mut self, face: &str, jpeg: &[u8], now_us: u64) {
-        if self.thumbnails.len() < NOTES_MAX && !self.thumbnails.iter().any(|(known, _)| known == face) {
+    /// Keeps a picture of `face` from the bus until it is written, the first one of each; false if there is no room.
+    pub fn keep_thumbnail(&mut self, face: &str, jpeg: &[u8], now_us: u64) -> bool {
+        if self.thumbnails.iter().any(|(known, _)| known == face) {
+            return true;
+        }
+        let has_room = self.thumbnails.len() < NOTES_MAX;
+        if has_room {
             self.thumbnails.push((face.to_owned(), jpeg.to_vec()));
             self.notes_at_us = self.notes_at_us.min(now_us.saturating_add(NOTES_US));
         }
+        has_room
+    }
+
+    /// Whether as much is noted as is written at once.
+    fn is_full(&self) -> bool {
+        self.seen.len().max(self.thumbnails.len()) >= NOTES_MAX
     }
 }
 
@@ -137,7 +147,7 @@ impl<S: Store, W: World> Node<S, W> {
                 self.publish_new_face(&event)?;
             }
         }
-        if self.book.notes_at_us <= now_us || self.book.seen.len() >= NOTES_MAX {
+        if self.book.notes_at_us <= now_us || self.book.is_full() {
             self.write_notes()?;
         }
         if self.book.more_stored && self.book.waiting.is_empty() {

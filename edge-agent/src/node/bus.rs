@@ -2,23 +2,17 @@
 
 use microlambda::sabotage::{self, Sabotage};
 use microlambda::{Claim, Event, Head};
-use microlambda_faces::content::{ContentError, Delta};
+use microlambda_faces::content::Delta;
 use microlambda_faces::fold::event_id;
 use microlambda_wire::{
     AheadNote, Blob, CameraHead, ClaimNote, Continuation, DoneNote, EventNote, FaceNote, GapReason, Name, NodeStatus,
-    Payload, Record, RecordNote, SyncHave, SyncWant, Topic, UNPUBLISHED_LEN_MAX, from_payload, strip_frame_meta,
+    Payload, Record, RecordNote, SyncHave, SyncWant, Topic, from_payload, strip_frame_meta,
 };
 
 use super::chain_run::ChainRun;
 use super::status::PeerView;
-use super::{ASKED_US, Node, NodeError, PEERS_MAX, World};
+use super::{Node, NodeError, PEERS_MAX, World};
 use crate::store::Store;
-
-/// Encoded entries in one answer to a sync request, bytes.
-const SYNC_BYTES_MAX: usize = 256 << 10;
-
-/// Records of a branch kept until it beats the local head, at most: some 10 MB.
-const STAGED_ENTRIES_MAX: usize = 10_000;
 
 impl<S: Store, W: World> Node<S, W> {
     /// Handles a message; one that is not ours is counted and changes nothing.
@@ -47,7 +41,7 @@ impl<S: Store, W: World> Node<S, W> {
             Topic::CameraFrame { camera, .. } => self.frame(&camera, payload),
             Topic::CameraRecord { camera, .. } => {
                 let note = self.read::<RecordNote>(&topic_name("record", &camera), payload);
-                note.map_or(Ok(()), |note| self.record(&note.chain, note.sequence, note.record, Vec::new()))
+                note.map_or(Ok(()), |note| self.record_of(&camera, "record", note, Vec::new()))
             }
             Topic::Continuation { chain } => self
                 .read_of("continuation", &chain, payload, |note: &Continuation| &note.chain)
@@ -92,7 +86,10 @@ impl<S: Store, W: World> Node<S, W> {
     /// A face as somebody published it: its picture is kept, or added if only this node has it.
     fn face_note(&mut self, face: Name, note: FaceNote) -> Result<(), NodeError> {
         match (note.thumbnail.0.is_empty(), self.store.thumbnail(face.as_str())?) {
-            (false, None) => self.book.keep_thumbnail(face.as_str(), &note.thumbnail.0, self.world.now_us()),
+            (false, None) => {
+                let is_kept = self.book.keep_thumbnail(face.as_str(), &note.thumbnail.0, self.world.now_us());
+                self.counters.pictures_dropped += u64::from(!is_kept);
+            }
             (true, Some(jpeg)) if self.knows(&note) => {
                 let note = FaceNote { thumbnail: Blob(jpeg), ..note };
                 self.publish(&Topic::Face { face }, &note, true);
@@ -105,9 +102,8 @@ impl<S: Store, W: World> Node<S, W> {
     /// Whether that person is compared with, and not forgotten.
     fn knows(&self, note: &FaceNote) -> bool {
         let Some(run) = self.chains.get(&note.chain) else { return false };
-        let id = |first: (u64, u32)| event_id(note.chain.as_str(), first.0, first.1);
-        let mut people = run.fold.gallery().people.iter().filter(|person| person.first_sequence == note.first_sequence);
-        people.any(|person| id(person.first()) == note.face.as_str())
+        let mut people = run.fold.gallery().people.iter().filter(|person| person.first.sequence == note.first_sequence);
+        people.any(|person| event_id(note.chain.as_str(), person.first) == note.face.as_str())
     }
 
     fn read<T: Payload>(&mut self, what: &str, payload: &[u8]) -> Option<T> {
@@ -142,6 +138,13 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     fn camera_head(&mut self, head: CameraHead) -> Result<(), NodeError> {
+        let owner = match self.chains.get(&head.chain) {
+            Some(run) => Some(run.camera.clone()),
+            None => self.store.chain_summary(&head.chain)?.map(|held| held.camera),
+        };
+        if !self.is_own_chain(&head.camera, "camera head", owner) {
+            return Ok(());
+        }
         self.leave_former_chains(&head)?;
         if !self.chain_of(&head.chain, &head.camera, head.class)? {
             return Ok(());
@@ -186,7 +189,7 @@ impl<S: Store, W: World> Node<S, W> {
         match strip_frame_meta(payload) {
             Ok((meta, jpeg)) if meta.camera == *camera => {
                 let (chain, sequence) = (meta.chain.clone(), meta.sequence);
-                self.record(&chain, sequence, meta.into_record(), jpeg)
+                self.record_of(camera, "frame", RecordNote { chain, sequence, record: meta.into_record() }, jpeg)
             }
             Ok((meta, _)) => {
                 self.refuse(&topic_name("frame", camera), &format!("it names the camera {}", meta.camera));
@@ -199,16 +202,29 @@ impl<S: Store, W: World> Node<S, W> {
         }
     }
 
+    /// A record, with its picture if it is a frame, from a camera's topic.
+    fn record_of(&mut self, camera: &Name, what: &str, note: RecordNote, jpeg: Vec<u8>) -> Result<(), NodeError> {
+        let owner = self.chains.get(&note.chain).map(|run| run.camera.clone());
+        if !self.is_own_chain(camera, what, owner) {
+            return Ok(());
+        }
+        self.record(&note.chain, note.sequence, note.record, jpeg)
+    }
+
+    /// Whether the chain that a camera speaks of is its own, as far as its owner is known: no other camera says what is
+    /// in it, or that it ends.
+    fn is_own_chain(&mut self, camera: &Name, what: &str, owner: Option<Name>) -> bool {
+        let Some(owner) = owner.filter(|owner| owner != camera) else { return true };
+        self.refuse(&topic_name(what, camera), &format!("it is of a chain of camera {owner}"));
+        false
+    }
+
     fn continuation(&mut self, note: Continuation) -> Result<(), NodeError> {
         let now_us = self.world.now_us();
-        if note.node == self.name && note.boot != self.boot {
-            self.counters.name_clashes += 1;
-            self.name_clashed_at_us = Some(now_us);
-            if self.name_clashes.is_due(now_us) {
-                log::error!(node:% = note.node; "another node uses this node's name: give each its own `node`");
-            }
-        }
         if note.node == self.name {
+            if note.boot != self.boot {
+                self.name_clash();
+            }
             return Ok(());
         }
         if let Some(peer) = self.peers.get_mut(&note.node) {
@@ -223,6 +239,9 @@ impl<S: Store, W: World> Node<S, W> {
             }
             return Ok(());
         }
+        if self.has_finished(&note)? {
+            return Ok(());
+        }
         match &note.origin {
             // The disk that knew the chain may have been lost, and its camera may never speak of it again.
             Some(origin) => {
@@ -235,6 +254,16 @@ impl<S: Store, W: World> Node<S, W> {
         self.drive(&note.chain, event)?;
         self.drop_pending(&note.chain);
         Ok(())
+    }
+
+    /// Whether an announcement only says what the store holds of a finished chain that is closed: to open it would close
+    /// another one, perhaps one that the announcer lacks.
+    fn has_finished(&self, note: &Continuation) -> Result<bool, NodeError> {
+        if self.chains.contains_key(&note.chain) {
+            return Ok(false);
+        }
+        let held = self.store.chain_summary(&note.chain)?;
+        Ok(held.is_some_and(|held| held.done && held.head == note.head))
     }
 
     /// Folds the content of an announcement on trial, if it continues the local state.
@@ -278,6 +307,7 @@ impl<S: Store, W: World> Node<S, W> {
 
     fn peer_status(&mut self, status: NodeStatus, retained: bool) -> Result<(), NodeError> {
         if status.node == self.name {
+            self.own_status(&status, retained);
             return Ok(());
         }
         let now_us = self.world.now_us();
@@ -288,11 +318,16 @@ impl<S: Store, W: World> Node<S, W> {
         if !status.online && known.is_some_and(|peer| peer.boot != status.boot) && !retained {
             return Ok(());
         }
-        if known.is_none() && self.peers.len() >= PEERS_MAX {
+        let other_lambda = known.is_some_and(|peer| peer.boot == status.boot && peer.other_lambda);
+        let is_new = known.is_none();
+        // The broker keeps the last word of every node that there ever was.
+        if is_new && !status.online {
+            return Ok(());
+        }
+        if is_new && !self.make_room_for_peer() {
             self.counters.peers_refused += 1;
             return Ok(());
         }
-        let other_lambda = known.is_some_and(|peer| peer.boot == status.boot && peer.other_lambda);
         let peer = PeerView {
             boot: status.boot,
             online: status.online,
@@ -308,6 +343,18 @@ impl<S: Store, W: World> Node<S, W> {
             self.repeat_claims();
         }
         Ok(())
+    }
+
+    /// Makes room for one more node by forgetting one that is not counted on: one that is gone, or was not heard for
+    /// longest. False if all are there.
+    fn make_room_for_peer(&mut self) -> bool {
+        if self.peers.len() < PEERS_MAX {
+            return true;
+        }
+        let live = self.live_peers();
+        let idle = self.peers.iter().filter(|(node, _)| live.iter().all(|peer| peer.node != node.as_str()));
+        let oldest = idle.min_by_key(|(_, peer)| (peer.online, peer.heard_at_us)).map(|(node, _)| node.clone());
+        oldest.is_some_and(|node| self.peers.remove(&node).is_some())
     }
 
     /// A person took a node off the site for good.
@@ -333,7 +380,7 @@ impl<S: Store, W: World> Node<S, W> {
         let now_us = self.world.now_us();
         let left = |(name, run): (&Name, &ChainRun)| {
             let (claim, step) = (run.chain.running_claim()?, run.step.as_ref()?);
-            let spent_ms = u32::try_from(now_us.saturating_sub(step.began_us) / 1_000).unwrap_or(u32::MAX);
+            let spent_ms = u32::try_from(now_us.saturating_sub(step.invocation.began_us) / 1_000).unwrap_or(u32::MAX);
             // A claim without a lease would give the step up.
             let lease_ms = claim.lease_ms.checked_sub(spent_ms).filter(|left_ms| *left_ms > 0)?;
             Some((name.clone(), Claim { lease_ms, ..claim }))
@@ -343,141 +390,6 @@ impl<S: Store, W: World> Node<S, W> {
             self.publish_claim(&chain, claim, None);
         }
     }
-
-    /// Asks a peer for what this node lacks of a chain.
-    pub(super) fn fetch(&mut self, chain: &Name, from: &str) -> Result<(), NodeError> {
-        let Ok(peer) = Name::new(from) else { return Ok(()) };
-        let mut locator = self.store.locator(chain)?;
-        // What follows the beginning of a branch that is already here.
-        let staged = self.chains.get(chain).and_then(|run| run.staged.as_ref());
-        locator.splice(..0, staged.map(|delta| (delta.head.version.sequence, delta.head.digest)));
-        let want = SyncWant { node: self.name.clone(), chain: chain.clone(), locator };
-        self.counters.fetches += 1;
-        self.publish(&Topic::SyncWant { node: peer }, &want, false);
-        Ok(())
-    }
-
-    fn sync_want(&mut self, want: &SyncWant) -> Result<(), NodeError> {
-        self.reopen(&want.chain)?;
-        let Some(run) = self.chains.get(&want.chain) else { return Ok(()) };
-        let newest = run.chain.head();
-        let partial = run.partial.clone();
-        let boundary = run.fold.head();
-        let mut base = None;
-        for (sequence, digest) in &want.locator {
-            let held = self.store.boundary(&want.chain, *sequence)?;
-            if let Some(held) = held.filter(|held| held.digest == *digest) {
-                base = Some(held);
-                break;
-            }
-        }
-        let Some(base) = base else {
-            self.counters.other_lambda += 1;
-            return Ok(());
-        };
-        let (entries, behind) = self.store.entries(&want.chain, base.version.sequence, SYNC_BYTES_MAX)?;
-        let reached = behind.unwrap_or(base);
-        let (partial, head) = if reached == boundary { (partial, newest) } else { (None, reached) };
-        let unpublished = self.book.unpublished(&want.chain, base.version.sequence..reached.version.sequence);
-        let unpublished = unpublished.take(UNPUBLISHED_LEN_MAX).collect();
-        let mut delta = Delta { parent: base, entries, partial, head };
-        let mut bytes = delta.to_bytes();
-        if matches!(bytes, Err(ContentError::TooLong { .. })) && delta.partial.take().is_some() {
-            // What is begun of a picture of a crowd goes along with the next answer.
-            delta.head = reached;
-            bytes = delta.to_bytes();
-        }
-        let have_all = delta.head == newest;
-        let bytes = match bytes {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                log::error!(chain:% = want.chain; "cannot answer a sync request: {error}");
-                return Ok(());
-            }
-        };
-        let have = SyncHave {
-            node: self.name.clone(),
-            chain: want.chain.clone(),
-            lambda: self.lambda,
-            base: (base.version.sequence, base.digest),
-            newest,
-            delta: Blob(bytes),
-            unpublished,
-        };
-        self.counters.sync_answers += 1;
-        self.publish(&Topic::SyncHave { node: want.node.clone() }, &have, false);
-        if have_all {
-            self.owed.remove(want.node.as_str());
-        } else {
-            self.owed_until_us = self.world.now_us().saturating_add(ASKED_US);
-        }
-        Ok(())
-    }
-
-    fn sync_have(&mut self, have: SyncHave) -> Result<(), NodeError> {
-        let delta = match Delta::from_bytes(&have.delta.0) {
-            Ok(delta) => delta,
-            Err(error) => {
-                self.refuse("sync have", &error);
-                return Ok(());
-            }
-        };
-        let Some(run) = self.chains.get_mut(&have.chain) else { return Ok(()) };
-        if have.lambda != self.lambda {
-            return Ok(());
-        }
-        // What was said of the events in the beginning of a branch is not kept.
-        let mut is_whole = true;
-        let delta = match run.staged.take() {
-            Some(staged) if staged.head == delta.parent => {
-                is_whole = false;
-                joined(staged, delta)
-            }
-            // An answer that came twice. One with other records says that the branch has become another: it is begun anew.
-            Some(staged) if staged.holds(&delta) => {
-                run.staged = Some(staged);
-                return Ok(());
-            }
-            Some(_) | None => delta,
-        };
-        if !delta.head.beats(&run.chain.head()) {
-            return self.stage(&have, delta);
-        }
-        if !self.fold_on_trial(&have.chain, delta)? {
-            self.drop_pending(&have.chain);
-            return Ok(());
-        }
-        if let Some(pending) = self.chains.get_mut(&have.chain).and_then(|run| run.pending.as_mut()) {
-            pending.unpublished = is_whole.then_some(have.unpublished);
-        }
-        let event = self.commit_pending(&have.chain, have.node.as_str(), None)?;
-        self.drive_some(&have.chain, event)?;
-        let behind = self.chains.get(&have.chain).is_some_and(|run| have.newest.beats(&run.chain.head()));
-        if behind { self.fetch(&have.chain, have.node.as_str()) } else { Ok(()) }
-    }
-
-    /// Content that does not beat the local head yet. If what follows it does, the branch left ours far back: its beginning is
-    /// kept until enough of it has come to take its place.
-    fn stage(&mut self, have: &SyncHave, delta: Delta) -> Result<(), NodeError> {
-        let Some(run) = self.chains.get_mut(&have.chain) else { return Ok(()) };
-        if !have.newest.beats(&run.chain.head()) || delta.entries.is_empty() {
-            return Ok(());
-        }
-        if delta.entries.len() > STAGED_ENTRIES_MAX {
-            self.counters.forks_too_deep += 1;
-            log::error!(chain:% = have.chain, node:% = have.node;
-                "this node's branch lost long ago: stop it, move its database away and start it again, so that it takes the other branch");
-            return Ok(());
-        }
-        run.staged = Some(delta);
-        self.fetch(&have.chain, have.node.as_str())
-    }
-}
-
-/// Two deltas of which the second follows the first.
-fn joined(mut first: Delta, second: Delta) -> Delta {
-    first.entries.extend(second.entries);
-    Delta { parent: first.parent, entries: first.entries, partial: second.partial, head: second.head }
 }
 
 fn topic_name(what: &str, name: &Name) -> String {

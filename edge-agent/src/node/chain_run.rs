@@ -1,14 +1,16 @@
 //! One chain on this node: the pure machine, the folded state, and the frames and step under way.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use microlambda::{Attempt, Chain, Head};
 use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded};
+use microlambda_faces::{FaceAt, Thumbnail};
 use microlambda_wire::{ChainClass, ChainOrigin, FrameSummary, Name, Record, StepTiming};
 
 use super::ahead_of::AheadOf;
-use super::step::INPUT_US;
+use super::invocation::Invocation;
+use super::sync::Staged;
 
 /// Bytes of frames kept per chain at most, of frames that are not larger than a third of it.
 const BUFFER_BYTES_MAX: usize = 6 << 20;
@@ -57,35 +59,20 @@ pub(super) struct Announcement {
 /// A step that was started here.
 pub(super) struct Step {
     pub attempt: Attempt,
-    pub id: u64,
+    pub invocation: Invocation,
     /// The boundary it started from.
     pub base: Head,
     pub entries: Vec<Entry>,
-    pub partial: Option<PartialEntry>,
     /// When the step could first be claimed, µs.
     pub open_since_us: u64,
-    /// When it was started, and its lease with it, µs.
-    pub began_us: u64,
-    /// Set when the worker got its `Start`, µs.
-    pub running_since_us: Option<u64>,
-    /// The next record to hand to the worker.
-    pub next_feed: u64,
-    /// Frames handed over and not finished.
-    pub fed: VecDeque<u64>,
     /// Entries whose analyses were here already.
     pub absorbed: u64,
-    pub told_no_more: bool,
 }
 
 impl Step {
     /// The record whose analysis comes next.
     pub fn cursor(&self) -> u64 {
         self.entries.last().map_or(self.base.version.sequence, Entry::next_sequence)
-    }
-
-    /// Without its first record by then, the step is given up, µs.
-    pub fn input_deadline_us(&self) -> u64 {
-        self.began_us.saturating_add(INPUT_US)
     }
 }
 
@@ -125,14 +112,18 @@ pub(super) struct ChainRun {
     pub fold: FoldState,
     pub partial: Option<PartialEntry>,
     pub step: Option<Step>,
+    /// Workers killed in the unit at the head, whatever other units ended in between.
+    pub kills_at_head: u32,
     pub pending: Option<Pending>,
     pub ahead: AheadOf,
     /// The beginning of a branch that beats ours only further on, as far as it has come.
-    pub staged: Option<Delta>,
+    pub staged: Option<Staged>,
     pub announcement: Announcement,
     pub want: Option<OpenWant>,
     /// What the camera was last told to be committed here, and when.
     pub reported: Option<(u64, u64)>,
+    /// Whether the store has a row for it: one of which only the name was heard has none yet.
+    pub is_stored: bool,
     /// Whether this chain's output was seen on the bus.
     pub done_on_bus: bool,
     /// When the head last moved, µs.
@@ -149,8 +140,8 @@ pub(super) struct ChainRun {
     pub frame_us: u64,
     /// Size of the frames lately, bytes: rises at once, sinks slowly.
     frame_bytes: usize,
-    /// Pictures of faces that were encoded here: sequence, face, JPEG. Whoever folds their frame at last, these belong to it.
-    pictures: Vec<(u64, u32, Vec<u8>)>,
+    /// Pictures of faces that were encoded here. Whoever folds their frame at last, these belong to it.
+    pictures: Vec<Thumbnail>,
     buffer: BTreeMap<u64, Buffered>,
     buffer_bytes: usize,
 }
@@ -176,12 +167,14 @@ impl ChainRun {
             fold,
             partial,
             step: None,
+            kills_at_head: 0,
             pending: None,
             ahead: AheadOf::default(),
             staged: None,
             announcement: Announcement::default(),
             want: None,
             reported: None,
+            is_stored: true,
             done_on_bus: false,
             open_since_us: now_us,
             touched_us: now_us,
@@ -211,6 +204,14 @@ impl ChainRun {
         let at = self.next_step_at();
         let is_silent = self.touched_us.saturating_add(SILENT_US) <= now_us;
         is_silent && !self.chain.is_behind_input() && self.buffered(at).is_none() && !self.ahead.holds(at)
+    }
+
+    /// Whether its step has done nothing yet, so that the unit it is at is the one at the head.
+    pub fn is_at_head(&self) -> bool {
+        self.step.as_ref().is_some_and(|step| {
+            let begun = self.partial.as_ref().map(|begun| &begun.partial);
+            step.base == self.fold.head() && step.entries.is_empty() && step.invocation.partial.as_ref() == begun
+        })
     }
 
     /// The next record to fold.
@@ -270,8 +271,8 @@ impl ChainRun {
 
     /// Whether the worker was given any of what is buffered.
     fn is_at_work(&self) -> bool {
-        self.step.as_ref().is_some_and(|step| step.running_since_us.is_some())
-            || self.ahead.run.as_ref().is_some_and(|run| run.running)
+        self.step.as_ref().is_some_and(|step| step.invocation.is_running())
+            || self.ahead.run.as_ref().is_some_and(|ahead| ahead.invocation.is_running())
     }
 
     pub fn buffered(&self, sequence: u64) -> Option<&Buffered> {
@@ -299,23 +300,24 @@ impl ChainRun {
 
     /// Keeps the picture of a face until its frame is folded.
     pub fn keep_picture(&mut self, sequence: u64, face_index: u32, jpeg: Vec<u8>) {
-        self.pictures.retain(|(at, face, _)| (*at, *face) != (sequence, face_index));
-        self.pictures.push((sequence, face_index, jpeg));
-        let mut bytes: usize = self.pictures.iter().map(|(.., jpeg)| jpeg.len()).sum();
+        let at = FaceAt { sequence, face_index };
+        self.pictures.retain(|picture| picture.at != at);
+        self.pictures.push(Thumbnail { at, jpeg });
+        let mut bytes: usize = self.pictures.iter().map(|picture| picture.jpeg.len()).sum();
         while bytes > PICTURE_BYTES_MAX {
-            bytes -= self.pictures.remove(0).2.len();
+            bytes -= self.pictures.remove(0).jpeg.len();
         }
     }
 
     /// The pictures kept.
-    pub fn pictures(&self) -> &[(u64, u32, Vec<u8>)] {
+    pub fn pictures(&self) -> &[Thumbnail] {
         &self.pictures
     }
 
     /// Drops what is folded.
     pub fn trim(&mut self) {
         let boundary = self.boundary();
-        self.pictures.retain(|(sequence, ..)| *sequence >= boundary);
+        self.pictures.retain(|picture| picture.at.sequence >= boundary);
         let keep = self.buffer.split_off(&self.boundary());
         self.buffer = keep;
         self.buffer_bytes = self.buffer.values().map(|buffered| buffered.jpeg.len()).sum();

@@ -1,4 +1,5 @@
-//! Which chains a node has open: all that are under way, and of the finished ones those that were last spoken of.
+//! Which chains a node has open: all that are under way, and of the finished ones those that were last spoken of. Those
+//! that are closed are announced by turns.
 
 use microlambda::{Chain, ChainConfig, Phase, Version};
 use microlambda_faces::fold::FoldState;
@@ -16,6 +17,22 @@ const LEFT_US: u64 = 600_000_000;
 const FETCH_US: u64 = 1_000_000;
 /// A node whose worker is too slow for a unit tries again after this, µs.
 const REFUSAL_US: u64 = 2_000_000;
+
+/// Whose turn it is of the finished chains that are closed: open ones announce themselves.
+#[derive(Default)]
+pub(super) struct ClosedTurn {
+    /// The one before.
+    last: Option<Name>,
+    /// When the next one is announced, µs; `u64::MAX` while there is none.
+    at_us: u64,
+}
+
+impl ClosedTurn {
+    /// When [`Node::announce_closed`] has something to do while the bus is connected, µs.
+    pub fn deadline_us(&self) -> u64 {
+        self.at_us
+    }
+}
 
 impl<S: Store, W: World> Node<S, W> {
     /// Opens the chains that are under way, and the newest of the others.
@@ -40,7 +57,7 @@ impl<S: Store, W: World> Node<S, W> {
             chain: stored.name.to_string(),
             r_limit_us: settings.r_limit_us(),
             grace_us: settings.grace_ms * 1_000,
-            announce_us: settings.announce_ms * 1_000,
+            announce_us: self.announce_us(),
             slot_us: SLOT_US,
             fetch_us: FETCH_US,
             refusal_us: REFUSAL_US,
@@ -70,10 +87,49 @@ impl<S: Store, W: World> Node<S, W> {
         if !self.make_room() {
             return Ok(false);
         }
+        let now_us = self.world.now_us();
+        if let Some(stored) = self.store.chain(chain)? {
+            self.open_chain(stored, now_us)?;
+            return Ok(self.chains.contains_key(chain));
+        }
         let genesis = FoldState::genesis(self.params).head();
-        let stored = self.store.add_chain(chain, camera, class, genesis)?;
-        self.open_chain(stored, self.world.now_us())?;
-        Ok(self.chains.contains_key(chain))
+        self.open_chain(StoredChain::at_genesis(chain.clone(), camera.clone(), class, genesis), now_us)?;
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(false) };
+        run.is_stored = false;
+        Ok(true)
+    }
+
+    /// Writes the row of a chain before anything else is written of it: not as soon as its name is heard, for whoever is
+    /// on the bus can say any number of names, and a row is kept for ever.
+    pub(super) fn store_chain(&mut self, name: &Name) -> Result<(), NodeError> {
+        let Some(run) = self.chains.get_mut(name).filter(|run| !run.is_stored) else { return Ok(()) };
+        let genesis = FoldState::genesis(self.params).head();
+        self.store.add_chain(name, &run.camera, run.class, genesis)?;
+        run.is_stored = true;
+        Ok(())
+    }
+
+    /// Announces the finished chain whose turn it is of those that are closed: a node that missed more of them than may be
+    /// open at once hears of all in time.
+    pub(super) fn announce_closed(&mut self, now_us: u64) -> Result<(), NodeError> {
+        if self.closed.at_us > now_us || !self.world.is_connected() || !self.is_settled() {
+            return Ok(());
+        }
+        self.closed.at_us = u64::MAX;
+        // All that are open may come first, and the end of the round.
+        for _ in 0..CHAINS_OPEN_MAX + 2 {
+            let next = self.store.finished_chain(self.closed.last.as_ref(), &self.lambda)?;
+            self.closed.last = next.as_ref().map(|next| next.name.clone());
+            let Some(next) = next.filter(|next| !self.chains.contains_key(&next.name)) else { continue };
+            self.closed.at_us = now_us.saturating_add(self.announce_us());
+            self.announce_unopened(next);
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn announce_us(&self) -> u64 {
+        self.config.chain.announce_ms.saturating_mul(1_000)
     }
 
     /// Opens a chain again that somebody speaks of, if the store holds it.
@@ -115,6 +171,7 @@ impl<S: Store, W: World> Node<S, W> {
         };
         log::debug!(chain:% = name; "closed for another one");
         self.chains.remove(&name);
+        self.closed.at_us = self.closed.at_us.min(now_us.saturating_add(self.announce_us()));
         self.crowded.clear();
         true
     }

@@ -3,34 +3,33 @@
 use std::collections::BTreeSet;
 
 use microlambda::sabotage::{self, Sabotage};
-use microlambda::{Attempt, Commit, Event, Head};
+use microlambda::{Attempt, Commit, Event, Head, REASON_BYTES_MAX};
 use microlambda_faces::content::{Delta, Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, event_id};
-use microlambda_faces::{Analysis, FaceOutcome, FrameAnalysis};
+use microlambda_faces::{Analysis, FaceAt, FaceOutcome, FrameAnalysis};
 use microlambda_runtime::printable;
 use microlambda_wire::{
-    Continuation, EventKind, EventNote, FrameSummary, Name, Record, SetAsideNote, StepTiming, Topic,
+    CONTINUATION_FRAMES_MAX, Continuation, EventKind, EventNote, FrameSummary, Name, Record, STATUS_SET_ASIDE_MAX,
+    SetAsideNote, StepTiming, TEXT_BYTES_MAX, Topic,
 };
 
 use super::chain_run::{Announcement, Pending};
 use super::{Node, NodeError, World};
 use crate::store::{Advance, Store};
 
-/// Units set aside that the node's status names at most; the database has all.
-const SET_ASIDE_TOLD_MAX: usize = 8;
-/// Frames named in a continuation at most.
-const SUMMARIES_MAX: usize = 64;
+// Why a unit was set aside is told in the status.
+const _: () = assert!(REASON_BYTES_MAX <= TEXT_BYTES_MAX);
 
 /// A state folded on trial, and what each entry gave.
 type Trial = (FoldState, Vec<Folded>);
 
-/// Where people were first seen whom only records know that another branch replaces, from `from_sequence` on: frame, and face in it. What the other
-/// branch has not come to is left: it may hold the same people there.
-fn ghosts(former: &FoldState, now: &FoldState, from_sequence: u64) -> Vec<(u64, u32)> {
+/// Where people were first seen whom only records know that another branch replaces, from `from_sequence` on. What the
+/// other branch has not come to is left: it may hold the same people there.
+fn ghosts(former: &FoldState, now: &FoldState, from_sequence: u64) -> Vec<FaceAt> {
     let decided = from_sequence..now.head().version.sequence;
-    let known: BTreeSet<(u64, u32)> = now.gallery().people.iter().map(|person| person.first()).collect();
-    let before = former.gallery().people.iter().map(|person| person.first());
-    before.filter(|first| decided.contains(&first.0) && !known.contains(first)).collect()
+    let known: BTreeSet<FaceAt> = now.gallery().people.iter().map(|person| person.first).collect();
+    let before = former.gallery().people.iter().map(|person| person.first);
+    before.filter(|first| decided.contains(&first.sequence) && !known.contains(first)).collect()
 }
 
 impl<S: Store, W: World> Node<S, W> {
@@ -87,6 +86,7 @@ impl<S: Store, W: World> Node<S, W> {
         let own = self.name.to_string();
         let committed = match commit {
             Commit::Attempt(attempt) => {
+                self.store_chain(chain)?;
                 self.store.begin(chain, &attempt)?;
                 return Ok(self.unchanged(chain, Some(attempt)));
             }
@@ -130,7 +130,7 @@ impl<S: Store, W: World> Node<S, W> {
         Event::Committed { head, attempt, done, holder: run.and_then(|run| run.chain.holder().map(str::to_owned)) }
     }
 
-    /// Makes pending content durable. `None` if there is none, or it does not beat the head.
+    /// Makes pending content durable. `None` if there is none, it does not beat the head, or what it replaces is copied first.
     pub(super) fn commit_pending(
         &mut self,
         chain: &Name,
@@ -143,8 +143,12 @@ impl<S: Store, W: World> Node<S, W> {
         if !delta.head.beats(&run.chain.head()) {
             return Ok(None);
         }
+        let begins_anew = delta.head.version.generation > run.chain.head().version.generation;
         let boundary = run.boundary();
         let (held, from_sequence) = self.first_other_record(chain, boundary, &delta, &folded)?;
+        if from_sequence < boundary && begins_anew && self.waits_for_copy(chain, boundary, &delta) {
+            return Ok(None);
+        }
         let entries: Vec<(&Entry, &Folded)> = delta.entries.iter().zip(&folded).skip(held).collect();
         if from_sequence < boundary {
             self.counters.suffixes_replaced += 1;
@@ -157,6 +161,7 @@ impl<S: Store, W: World> Node<S, W> {
         if own && sabotage::is_chosen(Sabotage::PublishBeforeCommit) {
             self.publish_early(chain, &delta);
         }
+        self.store_chain(chain)?;
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         let started_us = self.world.now_us();
         self.store.advance(&Advance {
@@ -176,6 +181,7 @@ impl<S: Store, W: World> Node<S, W> {
         let done = folded.last().map_or(run.chain.is_done(), |folded| folded.done);
         run.fold = fold;
         run.partial = delta.partial.clone();
+        run.kills_at_head = 0;
         run.staged = None;
         run.open_since_us = now_us;
         run.touched_us = now_us;
@@ -187,7 +193,7 @@ impl<S: Store, W: World> Node<S, W> {
             let inline_bytes_max = (self.config.chain.inline_kb as usize) << 10;
             run.announcement = announcement_of(&delta, &folded, timing, inline_bytes_max);
         }
-        self.withdraw_faces(ghosts.into_iter().map(|first| event_id(chain.as_str(), first.0, first.1)));
+        self.withdraw_faces(ghosts.into_iter().map(|first| event_id(chain.as_str(), first)));
         self.note_events(chain, &fresh, own, unpublished.as_deref());
         Ok(Some(Event::Committed { head: delta.head, attempt: then, done, holder: Some(holder.to_owned()) }))
     }
@@ -232,7 +238,7 @@ impl<S: Store, W: World> Node<S, W> {
         let at_us = now_us.saturating_add(self.lease_us());
         if own {
             let forgotten = fresh.iter().flat_map(|(_, folded)| &folded.forgotten);
-            self.withdraw_faces(forgotten.map(|first| event_id(chain.as_str(), first.0, first.1)));
+            self.withdraw_faces(forgotten.map(|first| event_id(chain.as_str(), *first)));
         }
         let Some(run) = self.chains.get(chain) else { return };
         let mut events = Vec::new();
@@ -240,8 +246,8 @@ impl<S: Store, W: World> Node<S, W> {
             let Record::Frame { captured_at_ms, label, .. } = &entry.record else { continue };
             for sighting in &folded.sightings {
                 let Some(kind) = sighting.event else { continue };
-                let id = event_id(chain.as_str(), entry.sequence, sighting.face_index);
-                let face = event_id(chain.as_str(), sighting.first.0, sighting.first.1);
+                let at = FaceAt { sequence: entry.sequence, face_index: sighting.face_index };
+                let (id, face) = (event_id(chain.as_str(), at), event_id(chain.as_str(), sighting.first));
                 let (Ok(id), Ok(face)) = (Name::new(id), Name::new(face)) else { continue };
                 events.push((
                     sighting.person,
@@ -251,8 +257,8 @@ impl<S: Store, W: World> Node<S, W> {
                         face,
                         camera: run.camera.clone(),
                         chain: chain.clone(),
-                        sequence: entry.sequence,
-                        face_index: sighting.face_index,
+                        sequence: at.sequence,
+                        face_index: at.face_index,
                         captured_at_ms: *captured_at_ms,
                         label: label.clone(),
                     },
@@ -276,7 +282,8 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     fn tell_set_aside(&mut self, note: SetAsideNote) {
-        if self.set_aside.len() >= SET_ASIDE_TOLD_MAX {
+        // The database has all.
+        if self.set_aside.len() >= STATUS_SET_ASIDE_MAX {
             self.set_aside.pop_front();
         }
         self.set_aside.push_back(note);
@@ -288,8 +295,14 @@ impl<S: Store, W: World> Node<S, W> {
             return;
         };
         self.counters.frames_unreadable += 1;
-        let level = if self.unreadable.is_due(self.world.now_us()) { log::Level::Warn } else { log::Level::Debug };
-        log::log!(level, chain:% = chain, sequence = entry.sequence; "frame {} cannot be read: {}", printable(label), printable(why));
+        let (label, why) = (printable(label), printable(why));
+        if self.unreadable.is_due(self.world.now_us()) {
+            let more = std::mem::take(&mut self.unreadable_unsaid);
+            log::warn!(chain:% = chain, sequence = entry.sequence, more; "frame {label} cannot be read: {why}");
+        } else {
+            self.unreadable_unsaid += 1;
+            log::debug!(chain:% = chain, sequence = entry.sequence; "frame {label} cannot be read: {why}");
+        }
     }
 
     /// Builds the content that sets the unit at the head aside.
@@ -360,7 +373,7 @@ fn announcement_of(
 ) -> Announcement {
     let bytes = delta.to_bytes().ok().filter(|bytes| bytes.len() <= inline_bytes_max);
     let frames = delta.entries.iter().zip(folded).filter_map(|(entry, folded)| summary(entry, folded));
-    Announcement { delta: bytes.unwrap_or_default(), timing, frames: frames.take(SUMMARIES_MAX).collect() }
+    Announcement { delta: bytes.unwrap_or_default(), timing, frames: frames.take(CONTINUATION_FRAMES_MAX).collect() }
 }
 
 fn summary(entry: &Entry, folded: &Folded) -> Option<FrameSummary> {

@@ -4,7 +4,7 @@ use microlambda::Phase;
 use microlambda_faces::content::Entry;
 use microlambda_wire::{ChainClass, Name, Record, Topic, Want};
 
-use super::chain_run::{OpenWant, Step};
+use super::chain_run::OpenWant;
 use super::{Node, NodeError, World};
 use crate::store::Store;
 
@@ -66,8 +66,9 @@ impl<S: Store, W: World> Node<S, W> {
         let entry = Entry { sequence, record: record.clone(), analysis: None, engine: String::new() };
         if self.fold_own(chain, base, vec![entry], None)?.is_some() {
             let own = self.name.to_string();
-            let event = self.commit_pending(chain, &own, None)?;
-            self.drive_some(chain, event)?;
+            // What waits for a copy is asked for again by whatever needs a frame here.
+            let Some(event) = self.commit_pending(chain, &own, None)? else { return Ok(true) };
+            self.drive(chain, event)?;
             self.drop_pending(chain);
             if self.worker.step_of() == Some(chain) {
                 // It has nothing more to come to.
@@ -252,8 +253,8 @@ impl super::chain_run::ChainRun {
     /// The next record that the worker is to get.
     fn next_needed(&self) -> u64 {
         match (&self.ahead.run, &self.step) {
-            (Some(ahead), _) => ahead.next_feed,
-            (None, Some(step)) => step.next_feed,
+            (Some(ahead), _) => ahead.invocation.next_feed,
+            (None, Some(step)) => step.invocation.next_feed,
             (None, None) => self.boundary(),
         }
     }
@@ -294,7 +295,7 @@ impl super::chain_run::ChainRun {
             Some((committed, at_us)) if committed < self.boundary() => at_us.saturating_add(REPORT_US),
             _ => u64::MAX,
         };
-        let waiting = self.step.as_ref().filter(|step| step.running_since_us.is_none());
-        want_us.min(report_us).min(waiting.map_or(u64::MAX, Step::input_deadline_us))
+        let input_us = self.step.as_ref().and_then(|step| step.invocation.input_deadline_us());
+        want_us.min(report_us).min(input_us.unwrap_or(u64::MAX))
     }
 }

@@ -13,12 +13,17 @@ mod bus;
 mod chain_run;
 mod chains;
 mod commit;
+mod copies;
 mod feed;
+mod invocation;
 mod limit;
+mod own_name;
+mod pace;
 mod publish;
 mod slot;
 mod status;
 mod step;
+mod sync;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use microlambda::{Budget, Context, Effect, Event, Phase, TimerReason};
 use microlambda_faces::FaceParams;
 use microlambda_faces::fold::lambda_digest;
-use microlambda_runtime::{ConfigError, Message, PublishError, Seldom};
+use microlambda_runtime::{ConfigError, Echo, LogLimiter, Message, PublishError};
 use microlambda_wire::{ChainClass, EventNote, Name, SetAsideNote, Topic, TopicPrefix, to_payload};
 
 use crate::config::Config;
@@ -34,9 +39,12 @@ use crate::store::{Store, StoreError};
 pub use agent::run;
 use book::EventBook;
 use chain_run::ChainRun;
+use chains::ClosedTurn;
+use copies::Copies;
+use own_name::OwnName;
 use publish::{SAY_AGAIN_US, Saying};
 pub use slot::KILL_SLACK_US;
-use slot::{Work, WorkerSlot};
+use slot::WorkerSlot;
 use status::{Counters, PeerView};
 pub use world::World;
 
@@ -84,6 +92,7 @@ pub struct Node<S, W> {
     worker: WorkerSlot,
     budget: Budget,
     chains: BTreeMap<Name, ChainRun>,
+    closed: ClosedTurn,
     peers: BTreeMap<Name, PeerView>,
     book: EventBook,
     /// Events of the last own commit, to be published after its continuation; with the person's number.
@@ -95,22 +104,22 @@ pub struct Node<S, W> {
     counters: Counters,
     /// That a damaged database is kept, for people; empty if none is.
     kept_aside: String,
+    copies: Copies,
     /// That there is no room for another chain, for people; empty while there is.
     crowded: String,
     /// Units set aside since the start, the newest last.
     set_aside: VecDeque<SetAsideNote>,
     /// Refused messages, as the log tells them.
-    refusals: Seldom,
+    refusals: LogLimiter,
     /// Frames that could not be read, as the log tells them.
-    unreadable: Seldom,
+    unreadable: LogLimiter,
+    /// … and how many it has left out since.
+    unreadable_unsaid: u64,
     /// Nodes with other settings, as the log tells them.
-    other_lambdas: Seldom,
-    /// Nodes with this node's name, as the log tells them.
-    name_clashes: Seldom,
-    /// When another node last spoke under this node's name, µs.
-    name_clashed_at_us: Option<u64>,
+    other_lambdas: LogLimiter,
+    own_name: OwnName,
     /// That there is little room on the store's disk, as the log tells it.
-    shortages: Seldom,
+    shortages: LogLimiter,
     /// No bids before this: peers may hold newer heads.
     settled_at_us: u64,
     status_at_us: u64,
@@ -138,6 +147,7 @@ impl<S: Store, W: World> Node<S, W> {
             worker: WorkerSlot::default(),
             budget: Budget::default(),
             chains: BTreeMap::new(),
+            closed: ClosedTurn::default(),
             peers: BTreeMap::new(),
             book: EventBook::new(store.events_not_on_bus()?, now_us),
             outbox: Vec::new(),
@@ -147,14 +157,15 @@ impl<S: Store, W: World> Node<S, W> {
             store,
             counters: Counters::default(),
             kept_aside: String::new(),
+            copies: Copies::default(),
             crowded: String::new(),
             set_aside: VecDeque::new(),
-            refusals: Seldom::default(),
-            unreadable: Seldom::default(),
-            other_lambdas: Seldom::standing(),
-            name_clashes: Seldom::standing(),
-            name_clashed_at_us: None,
-            shortages: Seldom::standing(),
+            refusals: LogLimiter::default(),
+            unreadable: LogLimiter::default(),
+            unreadable_unsaid: 0,
+            other_lambdas: LogLimiter::standing(),
+            own_name: OwnName::default(),
+            shortages: LogLimiter::standing(),
             settled_at_us: u64::MAX,
             status_at_us: 0,
             stopping: false,
@@ -175,6 +186,7 @@ impl<S: Store, W: World> Node<S, W> {
     pub fn on_connected(&mut self) -> Result<(), NodeError> {
         self.settled_at_us = self.world.now_us().saturating_add(SETTLE_US);
         self.status_at_us = 0;
+        self.own_name.echo = Echo::default();
         for run in self.chains.values_mut() {
             run.forget_want();
         }
@@ -250,12 +262,7 @@ impl<S: Store, W: World> Node<S, W> {
             // More is about to follow: one step folds it all, as one step would have analysed it.
             return !run.ahead.is_at(run.ahead.first_not_held(at));
         }
-        let mine = match &self.worker.work {
-            None => true,
-            Some(Work::Step(busy)) => busy == name,
-            Some(Work::Ahead(_)) => false,
-        };
-        mine && self.worker.is_ready()
+        self.worker.is_free_for(name)
             && !run.waits_for_silent_camera(self.world.now_us())
             && !self.is_others_turn(name)
             && !run.is_left_to_peer(at, self.lease_us(), self.world.now_us())
@@ -294,6 +301,7 @@ impl<S: Store, W: World> Node<S, W> {
         self.say_tick()?;
         self.withdraw_tick();
         self.book_tick(now_us)?;
+        self.announce_closed(now_us)?;
         self.status_tick(now_us);
         Ok(())
     }
@@ -317,6 +325,9 @@ impl<S: Store, W: World> Node<S, W> {
         }
         if connected && !self.sayings.is_empty() && self.is_settled() {
             at_us = at_us.min(now_us.saturating_add(SAY_AGAIN_US));
+        }
+        if connected && self.is_settled() {
+            at_us = at_us.min(self.closed.deadline_us());
         }
         if self.stopping && self.owed_until_us > now_us {
             at_us = at_us.min(self.owed_until_us);
@@ -396,7 +407,7 @@ impl<S: Store, W: World> Node<S, W> {
     pub fn is_busy(&self) -> bool {
         let owes = !self.owed.is_empty() && self.owed_until_us > self.world.now_us();
         let says = !self.sayings.is_empty() && self.world.is_connected();
-        self.worker.work.is_some() || owes || says
+        self.worker.work().is_some() || owes || says
     }
 
     /// Gives up what still runs and says that this node is gone.

@@ -1,16 +1,17 @@
 //! What is durable becomes visible: continuations, claims, faces, and the output of a job.
 
 use microlambda::{Claim, Head, Version};
+use microlambda_faces::FaceAt;
 use microlambda_faces::fold::event_id;
 use microlambda_runtime::{Message, PublishError};
 use microlambda_wire::{
-    Blob, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventKind, EventNote, FaceNote, Name, Record, Topic,
-    UnitFailure,
+    Blob, ChainOrigin, ClaimNote, Continuation, DONE_PEOPLE_MAX, DoneNote, EventKind, EventNote, FaceNote, Name,
+    Record, Topic, UnitFailure,
 };
 
 use super::chain_run::{Announcement, ChainRun};
 use super::{ASKED_US, Node, NodeError, World};
-use crate::store::Store;
+use crate::store::{ChainSummary, Store};
 
 /// With `done` at most so many faces are said again, those seen last: half of what the connection takes at once, so that `done` always fits behind them.
 const FACES_WITH_DONE_MAX: usize = 512;
@@ -109,20 +110,30 @@ impl<S: Store, W: World> Node<S, W> {
     /// That a chain is where it is, without what led there.
     pub(super) fn continuation_again(&self, chain: &Name) -> Option<Continuation> {
         let run = self.chains.get(chain)?;
-        let head = run.chain.head();
-        Some(Continuation {
+        Some(self.continuation_at(chain, run.origin(), run.chain.head()))
+    }
+
+    fn continuation_at(&self, chain: &Name, origin: ChainOrigin, head: Head) -> Continuation {
+        Continuation {
             chain: chain.clone(),
             node: self.name.clone(),
             boot: self.boot.clone(),
             lambda: self.lambda,
-            origin: Some(run.origin()),
+            origin: Some(origin),
             parent: head,
             head,
             delta: None,
             again: true,
             timing: None,
             frames: Vec::new(),
-        })
+        }
+    }
+
+    /// Says the same of a chain that is not open.
+    pub(super) fn announce_unopened(&mut self, held: ChainSummary) {
+        let origin = ChainOrigin { camera: held.camera, class: held.class };
+        let note = self.continuation_at(&held.name, origin, held.head);
+        self.publish(&Topic::Continuation { chain: held.name }, &note, false);
     }
 
     /// Carries out [`microlambda::Effect::Reannounce`].
@@ -155,10 +166,8 @@ impl<S: Store, W: World> Node<S, W> {
     fn face_message(&mut self, chain: &Name, person: usize) -> Result<Option<Message>, NodeError> {
         let Some(run) = self.chains.get(chain) else { return Ok(None) };
         let Some(known) = run.fold.gallery().person(person) else { return Ok(None) };
-        let Ok(face) = Name::new(event_id(chain.as_str(), known.first_sequence, known.first_face_index)) else {
-            return Ok(None);
-        };
-        let label = self.store.entries(chain, known.first_sequence, 1)?.0.first().map(|entry| match &entry.record {
+        let Ok(face) = Name::new(event_id(chain.as_str(), known.first)) else { return Ok(None) };
+        let label = self.store.entries(chain, known.first.sequence, 1)?.0.first().map(|entry| match &entry.record {
             Record::Frame { label, .. } => label.clone(),
             Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => String::new(),
         });
@@ -166,7 +175,7 @@ impl<S: Store, W: World> Node<S, W> {
             name: String::new(),
             camera: run.camera.clone(),
             chain: chain.clone(),
-            first_sequence: known.first_sequence,
+            first_sequence: known.first.sequence,
             first_seen_ms: known.first_seen_ms,
             last_seen_ms: known.last_seen_ms,
             frames: known.frames,
@@ -182,8 +191,8 @@ impl<S: Store, W: World> Node<S, W> {
         let Some(run) = self.chains.get(&event.chain).filter(|_| event.kind == EventKind::NewFace) else {
             return Ok(());
         };
-        let first = (event.sequence, event.face_index);
-        let person = run.fold.gallery().people.iter().find(|person| person.first() == first);
+        let first = FaceAt { sequence: event.sequence, face_index: event.face_index };
+        let person = run.fold.gallery().people.iter().find(|person| person.first == first);
         let person = person.map(|person| person.number);
         person.map_or(Ok(()), |person| self.publish_face(&event.chain, person))
     }

@@ -1,8 +1,8 @@
 //! What a node tells about itself, and what it knows of others.
 
 use microlambda::placement::Peer;
-use microlambda_runtime::Message;
-use microlambda_wire::{ChainClass, ChainLag, Name, NodeStatus, Topic, TopicPrefix, to_payload};
+use microlambda_runtime::{Message, shortened};
+use microlambda_wire::{ChainClass, ChainLag, Name, NodeStatus, TEXT_BYTES_MAX, Topic, TopicPrefix, to_payload};
 
 use super::chain_run::ChainRun;
 use super::{Node, World};
@@ -18,6 +18,7 @@ const BEHIND_RECORDS: u64 = 30;
 const WHY_CHARS_MAX: usize = 200;
 /// … and of anything that is wrong so much, characters of at most four bytes: a status of more is no payload.
 const TROUBLE_CHARS_MAX: usize = 250;
+const _: () = assert!(4 * TROUBLE_CHARS_MAX <= TEXT_BYTES_MAX);
 
 /// Another node as last heard.
 pub(super) struct PeerView {
@@ -97,6 +98,8 @@ counters! {
     events_rescued,
     /// Events seen on the bus more than once.
     event_repeats,
+    /// Pictures of faces from the bus that found no room.
+    pictures_dropped,
     /// Frames analysed ahead of their chain's steps.
     frames_ahead,
     /// Frames folded in steps here whose analyses had been made ahead, here or by a peer.
@@ -115,13 +118,19 @@ counters! {
     peers_refused,
     /// Messages that could not be published at once.
     publish_failures,
-    /// Damaged databases in the state directory, each kept in a folder of its own.
+    /// Damaged databases in the state directory, and copies of it, each kept in a folder of its own.
     databases_kept_aside,
 }
 
 /// What the broker publishes when this node vanishes.
 pub(super) fn last_will(prefix: &TopicPrefix, node: &Name, boot: &Name) -> Message {
-    let status = status_of(node, boot, false);
+    last_words(prefix, node, boot, "")
+}
+
+/// What this node says when it ends, with the `trouble` that it ends over, if any.
+pub(super) fn last_words(prefix: &TopicPrefix, node: &Name, boot: &Name, trouble: &str) -> Message {
+    let trouble = shortened(trouble, TROUBLE_CHARS_MAX);
+    let status = NodeStatus { trouble, ..status_of(node, boot, false) };
     let payload = to_payload(&status).unwrap_or_default();
     Message { topic: Topic::NodeStatus { node: node.clone() }.build(prefix), payload, retain: true }
 }
@@ -143,11 +152,12 @@ impl<S: Store, W: World> Node<S, W> {
         peers
     }
 
-    /// Tells of damaged databases that are kept in the state directory, one of them perhaps since this start.
-    pub fn databases_are_kept(&mut self, kept: u32, damaged: Option<&KeptAside>) {
-        self.counters.databases_kept_aside = u64::from(kept);
+    /// Tells of damaged databases that are kept in the state directory, one of them perhaps since this start, and of copies.
+    pub fn databases_are_kept(&mut self, kept: u32, damaged: Option<&KeptAside>, copies: u32) {
+        self.counters.databases_kept_aside = u64::from(kept) + u64::from(copies);
+        self.copies.kept = copies;
         let why = damaged.map_or(String::new(), |found| {
-            let why: String = found.why.chars().take(WHY_CHARS_MAX).collect();
+            let why = shortened(&found.why, WHY_CHARS_MAX);
             format!("; the last one, in {}, was found at this start: {why}", found.folder.display())
         });
         if kept > 0 {
@@ -163,6 +173,7 @@ impl<S: Store, W: World> Node<S, W> {
             return;
         }
         self.status_at_us = now_us.saturating_add(STATUS_US);
+        self.look_for_echo(now_us);
         let load_permille = self.worker.load_permille(now_us, STATUS_US);
         let mut counters = self.counters.list();
         let link = self.world.bus_counters();
@@ -182,12 +193,16 @@ impl<S: Store, W: World> Node<S, W> {
             chains: self.chains.keys().map(|name| self.chain_lag(name)).collect(),
             counters,
             set_aside: self.set_aside.iter().cloned().collect(),
-            trouble: self.trouble(shortage).chars().take(TROUBLE_CHARS_MAX).collect(),
+            trouble: shortened(&self.trouble(shortage), TROUBLE_CHARS_MAX),
             ..status_of(&self.name, &self.boot, true)
         };
         let line = self.status_line(&status);
         self.world.show_status(&line);
-        self.publish(&Topic::NodeStatus { node: self.name.clone() }, &status, true);
+        let Some(message) = self.message(&Topic::NodeStatus { node: self.name.clone() }, &status, true) else { return };
+        match self.world.publish(message) {
+            Ok(()) => self.own_name.echo.on_said(self.world.bus_counters()),
+            Err(why) => self.not_published(&why),
+        }
     }
 
     fn chain_lag(&self, name: &Name) -> ChainLag {
@@ -209,8 +224,15 @@ impl<S: Store, W: World> Node<S, W> {
         if !self.worker.too_slow.is_empty() {
             return self.worker.too_slow.clone();
         }
+        let now_us = self.world.now_us();
+        if let Some(unheard) = self.echo_trouble(now_us) {
+            return unheard;
+        }
         if !self.crowded.is_empty() {
             return self.crowded.clone();
+        }
+        if !self.copies.refused.is_empty() {
+            return self.copies.refused.clone();
         }
         if !self.kept_aside.is_empty() {
             return self.kept_aside.clone();
@@ -218,9 +240,8 @@ impl<S: Store, W: World> Node<S, W> {
         if let Some(shortage) = shortage {
             return shortage;
         }
-        let now_us = self.world.now_us();
         let is_recent = |at_us: u64| at_us.saturating_add(SILENCE_US) > now_us;
-        if self.name_clashed_at_us.is_some_and(is_recent) {
+        if self.own_name.clashed_at_us.is_some_and(is_recent) {
             return format!("another node is called {} as well: give each its own `node`", self.name);
         }
         let other = |peer: &PeerView| peer.online && peer.other_lambda && is_recent(peer.heard_at_us);
@@ -233,7 +254,7 @@ impl<S: Store, W: World> Node<S, W> {
         let behind = self.chains.iter().filter(|(name, run)| is_behind(name, run));
         // Of those that get on, a node more would help.
         let Some((name, run)) = behind.min_by_key(|(_, run)| run.waits_for_silent_camera(now_us)) else {
-            return String::new();
+            return self.copies.told(&self.config.state_dir);
         };
         let (lag, camera) = (self.lag(name), &run.camera);
         if run.waits_for_silent_camera(now_us) {

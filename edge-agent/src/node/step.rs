@@ -1,22 +1,17 @@
 //! Steps on the worker: started, fed, listened to, killed at `r_limit`.
 
-use std::collections::VecDeque;
-
-use microlambda::{Attempt, Budget, Event, StepEnd, StepMode, Stop};
+use microlambda::{Attempt, Event, StepEnd, StepMode};
 use microlambda_faces::content::{Entry, PartialEntry};
-use microlambda_faces::proto::{FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
+use microlambda_faces::proto::{FromWorker, PROTOCOL, StepTimes, ToWorker};
 use microlambda_wire::{Name, Record, StepTiming};
 
+use super::ahead_of::AheadEnd;
 use super::chain_run::{ChainRun, Step};
-use super::slot::Work;
+use super::invocation::{Invocation, NextFeed};
+use super::slot::{Overrun, Work};
 use super::{Node, NodeError, World};
 use crate::store::Store;
 use crate::worker::WorkerEvent;
-
-/// A step whose first frame does not come is given up after this, µs.
-pub(super) const INPUT_US: u64 = 400_000;
-/// Frames handed to the worker and not finished at most.
-pub(super) const FEED_AHEAD: usize = 4;
 
 impl<S: Store, W: World> Node<S, W> {
     /// Carries out [`microlambda::Effect::Start`].
@@ -30,19 +25,14 @@ impl<S: Store, W: World> Node<S, W> {
         // A frame that was begun ahead goes on from there.
         let begun = if run.partial.is_none() { run.ahead.take_begun(sequence) } else { None };
         let (begun, thumbnails) = begun.map_or((None, Vec::new()), |begun| (begun.partial, begun.thumbnails));
+        let partial = begun.or_else(|| run.partial.as_ref().map(|begun| begun.partial.clone()));
         run.step = Some(Step {
             attempt,
-            id,
+            invocation: Invocation::new(id, sequence, partial, now_us),
             base,
             entries: Vec::new(),
-            partial: begun.map(|partial| PartialEntry { sequence, partial }).or_else(|| run.partial.clone()),
             open_since_us: run.open_since_us,
-            began_us: now_us,
-            running_since_us: None,
-            next_feed: sequence,
-            fed: VecDeque::new(),
             absorbed: 0,
-            told_no_more: false,
         });
         for (face, jpeg) in thumbnails {
             run.keep_picture(sequence, face, jpeg);
@@ -51,22 +41,24 @@ impl<S: Store, W: World> Node<S, W> {
             // What is here is folded without the worker, which may be at something else.
             return self.end_step(chain, StepEnd::Finished, None);
         }
-        self.worker.work = Some(Work::Step(chain.clone()));
+        if !self.worker.reserve(Work::Step(chain.clone())) {
+            // It was free when the chain asked for it, and is not any more.
+            return self.end_step(chain, StepEnd::NoInput, None);
+        }
         self.pump(chain)
     }
 
     /// Hands the step's next records on, as far as they are here. A returned event is to be fed to the chain.
     pub(super) fn pump(&mut self, chain: &Name) -> Result<Option<Event>, NodeError> {
         let now_us = self.world.now_us();
-        let r_limit_us = self.config.chain.r_limit_us();
         let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         run.absorb();
         let Some(step) = run.step.as_ref() else { return Ok(None) };
-        if step.running_since_us.is_none() {
+        if !step.invocation.is_running() {
             if !step.entries.is_empty() {
                 return self.end_step(chain, StepEnd::Finished, None);
             }
-            match run.buffered(step.next_feed).map(|buffered| &buffered.record) {
+            match run.buffered(step.invocation.next_feed).map(|buffered| &buffered.record) {
                 None => {
                     self.want_frames(chain, now_us);
                     return Ok(None);
@@ -76,62 +68,37 @@ impl<S: Store, W: World> Node<S, W> {
                 }
                 Some(Record::Frame { .. }) => {}
             }
-            let start = ToWorker::Start {
-                step: step.id,
-                r_limit_us,
-                units_max: if step.attempt.mode == StepMode::OneUnit { 1 } else { u32::MAX },
-                costs: self.budget.table(),
-                params: self.params,
-                resume: step.partial.as_ref().map(|partial| partial.partial.clone()),
-            };
-            if !self.world.send_to_worker(&start) {
+            let units_max = if step.attempt.mode == StepMode::OneUnit { 1 } else { u32::MAX };
+            if !self.start_invocation(&Work::Step(chain.clone()), units_max) {
                 return self.end_step(chain, StepEnd::NoInput, None);
             }
-            self.worker.began(now_us, r_limit_us);
         }
         self.feed_step(chain, now_us);
         self.want_frames(chain, now_us);
         Ok(None)
     }
 
-    /// Hands frames on until the worker has enough, or nothing follows that this step is to do.
+    /// Hands on the frames that this step is to do.
     fn feed_step(&mut self, chain: &Name, now_us: u64) {
         let lease_us = self.lease_us();
         let Some(run) = self.chains.get_mut(chain) else { return };
         let Some(mut step) = run.step.take() else { return };
-        step.running_since_us.get_or_insert(now_us);
         let input_next = run.chain.input_next();
         // What others have analysed is passed over; what they are at ends the step, but for the record that was claimed.
         let claimed = step.base.version.sequence;
         let others = |sequence| sequence != claimed && run.is_left_to_peer(sequence, lease_us, now_us);
         let ends_at = |sequence| sequence >= input_next || others(sequence);
-        while step.fed.len() < FEED_AHEAD && !step.told_no_more {
-            step.next_feed = run.ahead.first_not_held(step.next_feed);
-            let sequence = step.next_feed;
+        let next = |from| {
+            let sequence = run.ahead.first_not_held(from);
             let more = !ends_at(run.ahead.first_not_held(sequence.saturating_add(1)));
-            let message = match run.buffered(sequence) {
-                _ if ends_at(sequence) => ToWorker::NoMoreFrames,
-                Some(buffered) => match &buffered.record {
-                    Record::Frame { moved, .. } => {
-                        ToWorker::Frame { sequence, jpeg: buffered.jpeg.clone(), moved: moved.clone(), more }
-                    }
-                    // Before a record that is no frame this step's input ends.
-                    Record::Gap { .. } | Record::End { .. } | Record::Restart { .. } => ToWorker::NoMoreFrames,
-                },
-                None => break,
-            };
-            step.told_no_more = !more || matches!(message, ToWorker::NoMoreFrames);
-            if matches!(message, ToWorker::Frame { .. }) {
-                step.fed.push_back(sequence);
-                step.next_feed = sequence.saturating_add(1);
-            }
-            if !self.world.send_to_worker(&message) {
-                log::warn!(chain:% = chain; "the worker does not take frames any more");
-                self.world.kill_worker();
-                break;
-            }
-        }
+            NextFeed { sequence, is_over: ends_at(sequence), more }
+        };
+        let send = |message: &ToWorker| self.world.send_to_worker(message);
+        let accepted = step.invocation.feed(next, |sequence| run.buffered(sequence), send);
         run.step = Some(step);
+        if !accepted {
+            self.kill_unresponsive_worker(chain);
+        }
     }
 
     /// Handles what the worker says, or that it is gone.
@@ -143,14 +110,20 @@ impl<S: Store, W: World> Node<S, W> {
             WorkerEvent::Said(incarnation, message) => (incarnation, Ok(*message)),
             WorkerEvent::Gone(incarnation, why) => (incarnation, Err(why)),
         };
-        if incarnation != self.worker.incarnation {
+        if !self.worker.is_current(incarnation) {
             return Ok(());
+        }
+        if message.is_ok() && self.worker.says_too_much() {
+            self.counters.worker_nonsense += 1;
+            self.world.kill_worker();
+            // That it ends is known.
+            self.worker.next_incarnation();
+            return self.worker_gone("the worker says too much with nothing to do");
         }
         match message {
             Ok(FromWorker::Ready { protocol, engine, load_us }) => self.worker_ready(protocol, engine, load_us),
             Ok(FromWorker::Tried { units }) => {
-                self.worker.trial = Budget::default();
-                units.iter().for_each(|&(class, work, cost_us)| self.worker.trial.observe(class, work, cost_us));
+                self.worker.pace.tried(&units);
                 Ok(())
             }
             Ok(FromWorker::Begin { part, .. }) => {
@@ -193,11 +166,7 @@ impl<S: Store, W: World> Node<S, W> {
             return Ok(());
         }
         log::info!(engine:% = engine, load_ms = load_us / 1_000; "worker ready");
-        self.worker.engine = engine;
-        self.worker.ready = true;
-        self.worker.failures = 0;
-        self.worker.trouble.clear();
-        self.worker.kill_at_us = u64::MAX;
+        self.worker.became_ready(engine);
         self.status_at_us = 0;
         for name in self.chains_by_turn() {
             self.drive(&name, Event::Tick)?;
@@ -205,83 +174,42 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(())
     }
 
-    fn unit_ended(
+    /// A unit of the running step has ended, `finished` its frame, and `picture` is of its last face.
+    pub(super) fn step_advanced(
         &mut self,
-        id: u64,
+        chain: &Name,
         sequence: u64,
-        outcome: UnitOutcome,
-        thumbnail: Option<Vec<u8>>,
+        finished: Option<Entry>,
+        picture: Option<(u32, Vec<u8>)>,
     ) -> Result<(), NodeError> {
-        if let Some(chain) = self.worker.ahead_of().cloned() {
-            return self.unit_ended_ahead(&chain, (id, sequence), outcome, thumbnail);
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(()) };
+        if let (Some(step), Some(entry)) = (run.step.as_mut(), finished) {
+            step.entries.push(entry);
+            run.buffer_drop(sequence);
         }
-        let Some(chain) = self.worker.step_of().cloned() else { return Ok(()) };
-        let engine = self.worker.engine.clone();
-        let Some(run) = self.chains.get_mut(&chain) else { return Ok(()) };
-        let record = run.buffered(sequence).map(|buffered| buffered.record.clone());
-        let Some(step) = run.step.as_mut().filter(|step| step.id == id && step.cursor() == sequence) else {
-            return Ok(());
-        };
-        let Some(record) = record else { return Ok(()) };
-        if !outcome.follows(step.partial.as_ref().map(|partial| &partial.partial), self.params.picture_px_max) {
-            self.counters.worker_nonsense += 1;
-            self.world.kill_worker();
-            return self.worker_gone("the worker's answer cannot follow from the state it was given");
+        if let Some((face, jpeg)) = picture {
+            run.keep_picture(sequence, face, jpeg);
         }
-        let faces = outcome.faces();
-        match outcome {
-            UnitOutcome::Partial(partial) => step.partial = Some(PartialEntry { sequence, partial }),
-            UnitOutcome::Done(analysis) => {
-                step.partial = None;
-                step.entries.push(Entry { sequence, record, analysis: Some(analysis), engine });
-                step.fed.pop_front();
-                run.buffer_drop(sequence);
-            }
-        }
-        if let (Some(jpeg), Some(index)) = (thumbnail, faces.checked_sub(1)) {
-            run.keep_picture(sequence, u32::try_from(index).unwrap_or(u32::MAX), jpeg);
-        }
-        let event = self.pump(&chain)?;
-        self.drive_some(&chain, event)
+        let event = self.pump(chain)?;
+        self.drive_some(chain, event)
     }
 
-    fn worker_stopped(&mut self, id: u64, stop: Stop, times: StepTimes) -> Result<(), NodeError> {
-        self.worker.kill_at_us = u64::MAX;
-        self.worker.cpu_us = times.cpu_us;
-        if let Some(chain) = self.worker.ahead_of().cloned() {
-            return self.stopped_ahead(&chain, id, stop, times);
-        }
-        let Some(chain) = self.worker.step_of().cloned() else { return Ok(()) };
-        let running = self.chains.get(&chain).and_then(|run| run.step.as_ref()).is_some_and(|step| step.id == id);
-        if !running {
-            return Ok(());
-        }
-        let end = match stop {
-            Stop::Limit | Stop::UnitsMax | Stop::Done => StepEnd::Finished,
-            Stop::Prepared => StepEnd::Prepared,
-            Stop::Starved if times.units == 0 => StepEnd::NoInput,
-            Stop::Starved => StepEnd::Finished,
-            Stop::TooLarge => {
-                self.refuse_too_large();
-                StepEnd::TooLarge
-            }
-        };
-        self.count_invocation(&times);
+    /// The worker has ended the running step.
+    pub(super) fn step_stopped(&mut self, chain: &Name, end: StepEnd, times: StepTimes) -> Result<(), NodeError> {
         self.counters.steps += 1;
-        let Some(event) = self.end_step(&chain, end, Some(times))? else { return Ok(()) };
-        self.drive(&chain, event)?;
-        self.wake_others(&chain)
+        let Some(event) = self.end_step(chain, end, Some(times))? else { return Ok(()) };
+        self.drive(chain, event)?;
+        self.wake_others(chain)
     }
 
     /// Ends the running step and folds what it reached. The event returned tells the chain.
     fn end_step(&mut self, chain: &Name, end: StepEnd, times: Option<StepTimes>) -> Result<Option<Event>, NodeError> {
         let now_us = self.world.now_us();
-        let had_worker = self.worker.work.take_if(|work| *work == Work::Step(chain.clone())).is_some();
-        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         // What the worker has prepared is lost with its next step for another chain.
-        if had_worker && end != StepEnd::Prepared {
-            run.worked_at_us = now_us;
+        if self.worker.release(&Work::Step(chain.clone())) && end != StepEnd::Prepared {
+            self.had_worker(chain);
         }
+        let Some(run) = self.chains.get_mut(chain) else { return Ok(None) };
         if matches!(end, StepEnd::Finished) {
             run.take_what_needs_no_worker();
         }
@@ -295,9 +223,11 @@ impl<S: Store, W: World> Node<S, W> {
             run.ahead.learn(frames, times.used_us);
         }
         // A step that only folded took no time of the worker's.
-        let folded_only = step.absorbed > 0 && step.running_since_us.is_none();
+        let folded_only = step.absorbed > 0 && !step.invocation.is_running();
         let times = times.or_else(|| folded_only.then(|| StepTimes::at(now_us, self.worker.cpu_us)));
-        let nothing_new = step.entries.is_empty() && step.partial == run.partial && step.base == run.fold.head();
+        let sequence = step.cursor();
+        let partial = step.invocation.partial.map(|partial| PartialEntry { sequence, partial });
+        let nothing_new = step.entries.is_empty() && partial == run.partial && step.base == run.fold.head();
         let started_from = step.attempt.step;
         let times = times.map(|times| StepTiming {
             r_limit_us: self.config.chain.r_limit_us(),
@@ -314,7 +244,7 @@ impl<S: Store, W: World> Node<S, W> {
         let result = if nothing_new {
             started_from
         } else {
-            let folded = self.fold_own(chain, step.base, step.entries, step.partial)?;
+            let folded = self.fold_own(chain, step.base, step.entries, partial)?;
             if let Some(pending) = self.chains.get_mut(chain).and_then(|run| run.pending.as_mut()) {
                 pending.timing = times;
             }
@@ -324,13 +254,20 @@ impl<S: Store, W: World> Node<S, W> {
         Ok(Some(Event::StepEnded { result, end }))
     }
 
+    /// This chain has had the worker: those that have waited for it longer come first from now on.
+    fn had_worker(&mut self, chain: &Name) {
+        let now_us = self.world.now_us();
+        if let Some(run) = self.chains.get_mut(chain) {
+            run.worked_at_us = now_us;
+        }
+    }
+
     pub(super) fn worker_gone(&mut self, how: &str) -> Result<(), NodeError> {
         let now_us = self.world.now_us();
-        let was_ready = self.worker.ready;
-        self.worker.kill_at_us = u64::MAX;
-        self.worker.ready = false;
+        let was_ready = self.worker.is_ready();
+        let work = self.worker.lost();
         if self.stopping {
-            return self.end_work(StepEnd::Abandoned);
+            return self.end_work(work, StepEnd::Abandoned);
         }
         self.counters.worker_restarts += 1;
         // What it said itself says more than how it ended.
@@ -342,39 +279,42 @@ impl<S: Store, W: World> Node<S, W> {
             log::error!("the worker ended before it was ready: {why}; its own messages say more");
             self.worker.retry_later(now_us);
         }
-        let end = match self.worker.step_of().and_then(|chain| self.chains.get(chain)?.step.as_ref()) {
-            // It was given nothing yet: no unit is to blame.
-            Some(step) if step.running_since_us.is_none() => StepEnd::NoInput,
-            _ => StepEnd::Died { why },
+        let step = match &work {
+            Some(Work::Step(chain)) => self.chains.get(chain).and_then(|run| run.step.as_ref()),
+            Some(Work::Ahead(_)) | None => None,
         };
-        self.end_work(end)
+        // It was given nothing yet: no unit is to blame.
+        let never_started = step.is_some_and(|step| !step.invocation.is_running());
+        let end = if never_started { StepEnd::NoInput } else { StepEnd::Died { why } };
+        self.end_work(work, end)
     }
 
     pub(super) fn worker_tick(&mut self, now_us: u64) -> Result<(), NodeError> {
-        if self.worker.respawn_at_us <= now_us {
+        if self.worker.respawn_is_due(now_us) {
             self.spawn_worker(now_us);
         }
-        if self.worker.kill_at_us <= now_us && !self.worker.ready {
+        if self.worker.loads_too_long(now_us) {
             self.world.kill_worker();
             // That it ends is known.
-            self.worker.incarnation += 1;
+            self.worker.next_incarnation();
             self.worker_gone("it took too long to load its models")?;
         }
-        if self.worker.kill_is_due(now_us) {
-            log::warn!(work:? = self.worker.work; "the worker is killed: it ran beyond its limit");
+        if let Some(Overrun { work, limit }) = self.worker.take_overrun(now_us) {
+            log::warn!(work:? = work; "the worker is killed: it ran beyond its limit");
             self.counters.kills += 1;
             let waited_us = self.world.worker_waited_us().saturating_sub(self.worker.waited_us);
             self.world.kill_worker();
             // What the worker still says belongs to a step that is over.
             self.spawn_worker(now_us);
-            if self.worker.work.is_some() {
-                let end = self.judge_kill(now_us, waited_us);
-                self.end_work(end)?;
+            if let Some(work) = work {
+                let end = self.judge_kill(now_us, &work, limit, waited_us);
+                self.end_work(Some(work), end)?;
             }
         }
         let starved = self.worker.step_of().cloned().filter(|chain| {
             let step = self.chains.get(chain).and_then(|run| run.step.as_ref());
-            step.is_some_and(|step| step.running_since_us.is_none() && step.input_deadline_us() <= now_us)
+            let deadline_us = step.and_then(|step| step.invocation.input_deadline_us());
+            deadline_us.is_some_and(|deadline_us| deadline_us <= now_us)
         });
         match starved {
             Some(chain) => {
@@ -385,11 +325,14 @@ impl<S: Store, W: World> Node<S, W> {
         }
     }
 
-    /// Ends what the worker was at, for a reason of the worker's.
-    fn end_work(&mut self, end: StepEnd) -> Result<(), NodeError> {
-        match self.worker.work.clone() {
-            Some(Work::Step(chain)) => self.end_and_drive(&chain, end),
-            Some(Work::Ahead(chain)) => self.failed_ahead(&chain, &end),
+    /// Ends what the worker was at when it was lost, or when that was given up.
+    fn end_work(&mut self, work: Option<Work>, end: StepEnd) -> Result<(), NodeError> {
+        match work {
+            Some(Work::Step(chain)) => {
+                self.had_worker(&chain);
+                self.end_and_drive(&chain, end)
+            }
+            Some(Work::Ahead(chain)) => self.end_ahead(&chain, AheadEnd::from(&end), None),
             None => Ok(()),
         }
     }
@@ -410,14 +353,15 @@ impl<S: Store, W: World> Node<S, W> {
     }
 
     pub(super) fn stop_running_step(&mut self) {
-        if self.worker.work.is_some() {
+        if self.worker.work().is_some() {
             self.world.send_to_worker(&ToWorker::Stop);
         }
     }
 
     /// The running unit does not end in time: it is given up, what was done before it is kept.
     pub(super) fn abandon_running_step(&mut self) -> Result<(), NodeError> {
-        self.end_work(StepEnd::Abandoned)
+        let work = self.worker.give_up();
+        self.end_work(work, StepEnd::Abandoned)
     }
 }
 
@@ -427,22 +371,20 @@ impl ChainRun {
         let cursor = self.step.as_ref().map(Step::cursor);
         let is_lost = cursor.and_then(|cursor| self.buffered(cursor)).is_some_and(|buffered| buffered.is_restart());
         if let Some(step) = self.step.as_mut().filter(|_| is_lost) {
-            step.partial = None;
+            step.invocation.partial = None;
         }
     }
 
     /// Records that follow the step's last one, and need no worker: analysed ahead, or no frames.
     fn take_what_needs_no_worker(&mut self) {
-        // Frames that the worker has not finished are not its any more.
         if let Some(step) = &mut self.step {
-            step.fed.clear();
+            step.invocation.take_back();
         }
         self.leave_what_was_lost();
         loop {
             self.absorb();
-            let Some(sequence) = self.step.as_ref().filter(|step| step.partial.is_none()).map(Step::cursor) else {
-                return;
-            };
+            let step = self.step.as_ref().filter(|step| step.invocation.partial.is_none());
+            let Some(sequence) = step.map(Step::cursor) else { return };
             let record = self.buffered(sequence).map(|buffered| buffered.record.clone());
             let Some(record) = record.filter(|record| !matches!(record, Record::Frame { .. })) else { return };
             if let Some(step) = &mut self.step {

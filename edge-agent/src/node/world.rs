@@ -24,9 +24,7 @@ pub trait World {
     fn publish(&mut self, message: Message) -> Result<(), PublishError>;
 
     /// Messages that wait for the broker.
-    fn queued(&self) -> usize {
-        0
-    }
+    fn queued(&self) -> usize;
 
     /// What the connection has counted.
     fn bus_counters(&self) -> LinkCounters;
@@ -41,14 +39,10 @@ pub trait World {
     fn send_to_worker(&mut self, message: &ToWorker) -> bool;
 
     /// How long the worker has waited for a processor since its start, µs.
-    fn worker_waited_us(&self) -> u64 {
-        0
-    }
+    fn worker_waited_us(&self) -> u64;
 
     /// The room on the disk of the store, if that can be told.
-    fn room(&self) -> Option<Room> {
-        None
-    }
+    fn room(&self) -> Option<Room>;
 
     /// Ends the worker at once, whatever it is doing.
     fn kill_worker(&mut self);
@@ -90,7 +84,8 @@ impl World for Agent {
     fn spawn_worker(&mut self, incarnation: u64) -> Result<(), String> {
         self.worker = None;
         let worker = Worker::spawn(&self.command, incarnation, self.worker_events.clone());
-        let worker = worker.map_err(|error| format!("cannot start {}: {error}", self.command.program.display()))?;
+        let program = self.command.program.display();
+        let worker = worker.map_err(|error| format!("cannot start {program}: {error}; correct `worker`"))?;
         self.worker = Some(worker);
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use microlambda_faces::content::Entry;
 use microlambda_faces::fold::{FoldState, Folded, Sighting, event_id, lambda_digest};
-use microlambda_faces::{Analysis, Encoding, FaceOutcome, FaceParams};
+use microlambda_faces::{Analysis, Encoding, FaceAt, FaceOutcome, FaceParams};
 use microlambda_wire::{EventKind, Record};
 use rusqlite::{ErrorCode, OptionalExtension, params};
 use serde::Serialize;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::sqlite::{SqliteStore, chain_id, integer};
 use super::sqlite_read::{encoding_bytes, unsigned};
 use super::totals::totals_before;
-use super::{ChainTotals, Store, StoreError, StoredChain, kind_text};
+use super::{ChainTotals, Store, StoreError, StoredChain};
 
 /// Entries folded at once, bytes.
 const PART_BYTES: usize = 1 << 20;
@@ -28,9 +28,9 @@ const TIP_RECORDS: u64 = 16;
 pub struct Findings {
     /// Whether nothing is wrong, as far as it was checked.
     pub sound: bool,
-    /// Chains held.
+    /// How many chains are held.
     pub chains: usize,
-    /// Records folded again.
+    /// How many records were folded again.
     pub records: u64,
     /// What is wrong, for people.
     pub problems: Vec<String>,
@@ -45,13 +45,13 @@ pub struct Findings {
 pub enum Depth {
     /// Every page of every tree, without comparing indexes with their tables.
     Pages,
-    /// The indexes too.
+    /// Every page, and every index compared with its table.
     Everything,
 }
 
 /// Why a chain was not checked to its end.
 enum Stopped {
-    /// Something is wrong.
+    /// Something is wrong with the chain or the database; what that is, for people.
     Wrong(String),
     /// It was folded with other settings or by another version.
     OtherSettings,
@@ -283,11 +283,12 @@ impl SqliteStore {
     /// Compares each kept encoding with the record it is from.
     fn check_exemplars(&self, chain: &StoredChain) -> Result<(), Stopped> {
         for exemplar in chain.gallery.people.iter().flat_map(|person| &person.exemplars) {
-            let (entries, _) = self.entries(&chain.name, exemplar.sequence, 1)?;
-            let entry = entries.first().filter(|entry| entry.sequence == exemplar.sequence);
-            let encoding = entry.and_then(|entry| encoding(entry, exemplar.face_index));
+            let FaceAt { sequence, face_index } = exemplar.at;
+            let (entries, _) = self.entries(&chain.name, sequence, 1)?;
+            let entry = entries.first().filter(|entry| entry.sequence == sequence);
+            let encoding = entry.and_then(|entry| encoding(entry, face_index));
             if encoding != Some(&exemplar.encoding) {
-                return Err(wrong(format!("an encoding from record {} is not the record's", exemplar.sequence)));
+                return Err(wrong(format!("an encoding from record {sequence} is not the record's")));
             }
         }
         Ok(())
@@ -300,7 +301,8 @@ impl SqliteStore {
             let record = entries.first().filter(|entry| entry.sequence == event.sequence).map(|entry| &entry.record);
             let is_of_record = matches!(record, Some(Record::Frame { captured_at_ms, label, .. })
                 if *captured_at_ms == event.captured_at_ms && *label == event.label);
-            let id = event_id(event.chain.as_str(), event.sequence, event.face_index);
+            let at = FaceAt { sequence: event.sequence, face_index: event.face_index };
+            let id = event_id(event.chain.as_str(), at);
             let is_new = event.kind == EventKind::NewFace;
             if !is_of_record || event.id.as_str() != id || is_new != (event.face == event.id) {
                 return Err(wrong(format!("event {} is not what its record says", event.id)));
@@ -329,7 +331,7 @@ impl SqliteStore {
                 .optional()?;
             let event = connection
                 .prepare_cached("SELECT chain, sequence, face_index, kind, face, captured_at_ms, label FROM event WHERE id = ?1 AND superseded = 0")?
-                .query_row([event_id(chain.name.as_str(), sequence, index)], |row| {
+                .query_row([event_id(chain.name.as_str(), FaceAt { sequence, face_index: index })], |row| {
                     let place: (i64, i64, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
                     Ok((place, row.get::<_, String>(3)?, row.get::<_, String>(4)?, row.get(5)?, row.get(6)?))
                 })
@@ -344,8 +346,8 @@ impl SqliteStore {
             return Err(at());
         }
         let expected = sighting.event.map(|kind| {
-            let face = event_id(chain.name.as_str(), sighting.first.0, sighting.first.1);
-            ((id, sequence as i64, index), kind_text(kind).to_owned(), face, captured_at_ms, label.clone())
+            let face = event_id(chain.name.as_str(), sighting.first);
+            ((id, sequence as i64, index), kind.as_str().to_owned(), face, captured_at_ms, label.clone())
         });
         if event == expected { Ok(()) } else { Err(at()) }
     }
@@ -373,9 +375,9 @@ impl SqliteStore {
             Ok((person, if sighting.kept { bytes()? } else { None }))
         })?;
         let is_new = sighting.event == Some(EventKind::NewFace);
-        let face = || event_id(chain.name.as_str(), sequence, index);
+        let face = || event_id(chain.name.as_str(), FaceAt { sequence, face_index: index });
         let expected = is_new.then(|| (face(), sequence, index, *captured_at_ms));
-        let kept = encoding(entry, index).filter(|_| sighting.kept).map(|encoding| encoding_bytes(encoding));
+        let kept = encoding(entry, index).filter(|_| sighting.kept).map(encoding_bytes);
         if person == expected && bytes == kept {
             return Ok(());
         }

@@ -61,7 +61,7 @@ impl SqliteStore {
         transaction.commit().map_err(|source| self.sqlite(source))?;
         log::info!(chain:% = name, people_before = chain.gallery.ever, people = gallery.ever; "folded again");
         let ids = |gallery: &Gallery| {
-            let id = |person: &Arc<Person>| event_id(name.as_str(), person.first_sequence, person.first_face_index);
+            let id = |person: &Arc<Person>| event_id(name.as_str(), person.first);
             gallery.people.iter().map(id).collect::<BTreeSet<String>>()
         };
         Ok(ids(&chain.gallery).difference(&ids(&gallery)).cloned().collect())

@@ -1,6 +1,7 @@
 //! What a node keeps over a restart. [`Store`] is the contract, [`SqliteStore`] its first implementation.
 
 mod check;
+mod copies;
 mod fold_again;
 mod migrate;
 mod recover;
@@ -14,18 +15,20 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use microlambda::{Attempt, Digest, Head};
+use microlambda_faces::Thumbnail;
 use microlambda_faces::content::{Entry, PartialEntry};
 use microlambda_faces::fold::{FoldState, Folded, Gallery};
-use microlambda_wire::{ChainClass, EventKind, EventNote, Name};
+use microlambda_wire::{ChainClass, EventNote, Name, STATUS_CHAINS_MAX};
 use serde::Serialize;
 
 pub use check::{Depth, Findings};
+pub use copies::Copying;
 pub use recover::{KeptAside, Opened, Rest};
 pub use room::Room;
 pub use sqlite::SqliteStore;
 
-/// A node has at most so many chains open, and looks at so many when it starts.
-pub const CHAINS_OPEN_MAX: usize = 64;
+/// A node has at most so many chains open, and looks at so many when it starts: its status names them all.
+pub const CHAINS_OPEN_MAX: usize = STATUS_CHAINS_MAX;
 
 /// Events handed out at once.
 pub const EVENTS_MAX: usize = 1_024;
@@ -49,29 +52,29 @@ pub enum StoreError {
         "database {path}: {source}; run `edge-agent check` with the agent stopped, and see that its disk is neither full nor read-only"
     )]
     Sqlite {
-        /// Which file.
+        /// The database file.
         path: PathBuf,
-        /// What it said.
+        /// What SQLite said.
         source: rusqlite::Error,
     },
     /// The state directory cannot be used.
     #[error("state directory {path}: {source}{}", remedy(source))]
     Directory {
-        /// Which one.
+        /// The state directory.
         path: PathBuf,
-        /// Why.
+        /// What the system says.
         source: std::io::Error,
     },
     /// Another agent works in the state directory.
     #[error("{path} is in use by another edge-agent: stop it, or give this one a `state-dir` of its own")]
     Locked {
-        /// Which one.
+        /// The state directory.
         path: PathBuf,
     },
     /// Another kind of agent keeps its own there.
     #[error("state-dir belongs to a camera agent: give the edge agent a folder of its own, other than {path}")]
     CameraAgents {
-        /// Which one.
+        /// The state directory.
         path: PathBuf,
     },
     /// Written by an earlier program, or by none yet.
@@ -79,21 +82,21 @@ pub enum StoreError {
         "{path} has schema version {found}, this program {known}: start this edge-agent once, it takes the database over"
     )]
     Older {
-        /// Which file.
+        /// The database file.
         path: PathBuf,
-        /// Its version; 0 if an agent is about to make it.
+        /// The schema version that it has; 0 if an agent is about to make it.
         found: i64,
-        /// This program's.
+        /// The schema version of this program.
         known: i64,
     },
     /// Written by a newer program.
     #[error("{path} has schema version {found}, this program knows {known}: install the newer edge-agent again")]
     Newer {
-        /// Which file.
+        /// The database file.
         path: PathBuf,
-        /// Its version.
+        /// The schema version that it has.
         found: i64,
-        /// The newest this program knows.
+        /// The newest schema version that this program knows.
         known: i64,
     },
     /// A row that this program cannot have written.
@@ -102,9 +105,9 @@ pub enum StoreError {
          the state"
     )]
     Damaged {
-        /// Which file.
+        /// The database file.
         path: PathBuf,
-        /// Which part.
+        /// Which part of the database.
         what: String,
     },
 }
@@ -147,11 +150,11 @@ impl StoreError {
 /// A chain as the store holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredChain {
-    /// Its id.
+    /// The chain's name.
     pub name: Name,
     /// The camera it comes from.
     pub camera: Name,
-    /// Live or batch.
+    /// Whether the chain is live or has an end.
     pub class: ChainClass,
     /// Digest of the lambda and its parameters with which its records were folded.
     pub lambda: Digest,
@@ -163,7 +166,7 @@ pub struct StoredChain {
     pub head: Head,
     /// The people at the boundary.
     pub gallery: Gallery,
-    /// Who made the head.
+    /// The node that made the head.
     pub holder: Option<String>,
     /// Whether the end is folded.
     pub done: bool,
@@ -173,10 +176,46 @@ pub struct StoredChain {
     pub failure: Option<(u32, String)>,
 }
 
+impl StoredChain {
+    /// A chain of which nothing is known but whose it is, as the store would hold it; `genesis` is the state before its
+    /// first record.
+    pub fn at_genesis(name: Name, camera: Name, class: ChainClass, genesis: Head) -> Self {
+        Self {
+            name,
+            camera,
+            class,
+            lambda: genesis.digest,
+            boundary: genesis,
+            partial: None,
+            head: genesis,
+            gallery: Gallery::default(),
+            holder: None,
+            done: false,
+            attempt: None,
+            failure: None,
+        }
+    }
+}
+
+/// What a chain's row says by itself, without the people, whose reading takes the longer the more there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainSummary {
+    /// The chain's id.
+    pub name: Name,
+    /// The camera it comes from.
+    pub camera: Name,
+    /// Live or batch.
+    pub class: ChainClass,
+    /// The newest state.
+    pub head: Head,
+    /// Whether the end is folded.
+    pub done: bool,
+}
+
 /// One transaction that moves a chain's head: everything that a step or a peer added.
 #[derive(Debug, Clone)]
 pub struct Advance<'a> {
-    /// The chain.
+    /// The chain whose head moves.
     pub chain: &'a Name,
     /// Records from here on are replaced; equal to the boundary's sequence unless a fork lost.
     pub from_sequence: u64,
@@ -186,13 +225,13 @@ pub struct Advance<'a> {
     pub partial: Option<&'a PartialEntry>,
     /// The state it leads to.
     pub head: Head,
-    /// Who made it.
+    /// The node that made the new head.
     pub holder: &'a str,
     /// The fold's state at the new boundary.
     pub fold: &'a FoldState,
-    /// Pictures of faces, by sequence and face index; kept for people who are new.
-    pub thumbnails: &'a [(u64, u32, Vec<u8>)],
-    /// The next start.
+    /// Pictures of faces; kept for people who are new.
+    pub thumbnails: &'a [Thumbnail],
+    /// The start of the next step, if this node goes on itself.
     pub then: Option<Attempt>,
 }
 
@@ -203,9 +242,9 @@ pub struct FaceRow {
     pub face: String,
     /// A name given by people, or empty.
     pub name: String,
-    /// Where.
+    /// The camera that saw it.
     pub camera: String,
-    /// In which chain.
+    /// The chain that it was seen in.
     pub chain: String,
     /// When first seen, ms since 1970.
     pub first_seen_ms: u64,
@@ -213,7 +252,7 @@ pub struct FaceRow {
     pub last_seen_ms: u64,
     /// All frames in which seen.
     pub frames: Vec<FrameRow>,
-    /// Size of the picture kept of it, 0 if none.
+    /// Size of the picture kept of it, bytes; 0 if none.
     pub thumbnail_bytes: u64,
 }
 
@@ -222,7 +261,7 @@ pub struct FaceRow {
 pub struct Known {
     /// The face; its frames are empty.
     pub face: FaceRow,
-    /// Frames in which seen.
+    /// How many frames it was seen in.
     pub frames: u64,
     /// Its row's chain and number.
     key: (i64, i64),
@@ -231,7 +270,7 @@ pub struct Known {
 /// A frame in which a person was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FrameRow {
-    /// Its number.
+    /// The frame's number in its chain.
     pub sequence: u64,
     /// What the camera calls it.
     pub label: String,
@@ -240,7 +279,7 @@ pub struct FrameRow {
 /// An event as `edge-agent events` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EventRow {
-    /// What is published.
+    /// The event as it is published.
     #[serde(flatten)]
     pub event: EventNote,
     /// Whether it was seen on the bus, whoever published it.
@@ -274,7 +313,7 @@ pub struct UnreadableRow {
 /// Counts over a chain's records, for `done` and `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct ChainTotals {
-    /// Frames folded.
+    /// Frames that were folded into the chain's state.
     pub frames: u64,
     /// Frames among them that could not be read.
     pub unreadable: u64,
@@ -284,11 +323,14 @@ pub struct ChainTotals {
 
 /// What a node keeps. All writes are durable when they return; each is one transaction.
 pub trait Store: Send {
-    /// All chains, by name.
-    fn chains(&self) -> Result<Vec<StoredChain>, StoreError>;
-
     /// One chain, if it is held.
     fn chain(&self, name: &Name) -> Result<Option<StoredChain>, StoreError>;
+
+    /// What the row of a chain says, if it is held.
+    fn chain_summary(&self, name: &Name) -> Result<Option<ChainSummary>, StoreError>;
+
+    /// The first finished chain by name, or the first one behind `behind`, of those that were folded with `lambda`.
+    fn finished_chain(&self, behind: Option<&Name>, lambda: &Digest) -> Result<Option<ChainSummary>, StoreError>;
 
     /// At most `max` chains: those that have not ended first, of these the newest of each camera, then the newest.
     fn newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError>;
@@ -302,7 +344,7 @@ pub trait Store: Send {
         genesis: Head,
     ) -> Result<StoredChain, StoreError>;
 
-    /// Records a start.
+    /// Records that a step is started.
     fn begin(&mut self, chain: &Name, attempt: &Attempt) -> Result<(), StoreError>;
 
     /// Takes a start back that ended without a unit.
@@ -314,7 +356,7 @@ pub trait Store: Send {
     /// Moves a chain's head.
     fn advance(&mut self, advance: &Advance<'_>) -> Result<(), StoreError>;
 
-    /// The boundary digest before record `sequence`, if the chain has folded that far.
+    /// The boundary digest before record `sequence`, if the chain is held and has folded that far.
     fn boundary(&self, chain: &Name, sequence: u64) -> Result<Option<Head>, StoreError>;
 
     /// Record boundaries held, newest first at growing distances, the genesis last.
@@ -344,16 +386,10 @@ pub trait Store: Send {
     /// Counts over a chain's records.
     fn totals(&self, chain: &Name) -> Result<ChainTotals, StoreError>;
 
-    /// Notes that the node ends in order, after the last write: a start after any other end checks more.
-    fn note_clean_end(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
+    /// Keeps a copy of all that is held, which people can read: the first question begins one, and those behind it tell how it is getting on,
+    /// until one has told the end. None waits for it.
+    fn keep_copy(&mut self) -> Copying;
 
-/// The text of an event's kind in the database.
-fn kind_text(kind: EventKind) -> &'static str {
-    match kind {
-        EventKind::NewFace => "new-face",
-        EventKind::Recognised => "recognised",
-    }
+    /// Notes that the node ends in order, after the last write: a start after any other end checks more.
+    fn note_clean_end(&mut self) -> Result<(), StoreError>;
 }

@@ -19,12 +19,12 @@ use microlambda_runtime::notify;
 
 use super::check::{Depth, Findings};
 use super::sqlite::{DATABASE, SqliteStore, lock};
-use super::{CHAINS_OPEN_MAX, Room, StoreError};
+use super::{CHAINS_OPEN_MAX, Room, StoreError, copies};
 
 /// How long the check beside the node's work goes on, ms: the write-ahead log is not reused meanwhile.
 const CHECK_BESIDE_MS_MAX: u64 = 120_000;
-/// What checks beside the node's work leaves the processor to everything else (nice(2)).
-const CHECK_NICENESS: i32 = 5;
+/// What reads all of a database beside the node's work leaves the processor to everything else (nice(2)).
+pub(super) const BESIDE_NICENESS: i32 = 5;
 /// Damage seen so many times in a row, which no check finds, is believed.
 const DAMAGES_BELIEVED: u32 = 2;
 /// Findings told at most.
@@ -32,12 +32,14 @@ const TOLD_MAX: usize = 3;
 
 /// A database, as good as it could be had.
 pub struct Opened {
-    /// It.
+    /// The store, open and locked.
     pub store: SqliteStore,
     /// The one that it replaces, if that was found damaged now.
     pub damaged: Option<KeptAside>,
     /// Damaged ones that are kept beside it in all.
     pub kept: u32,
+    /// Copies of what it held before a new generation took the place of records, which are kept beside it.
+    pub copies: u32,
     /// What is to be checked beside the work.
     pub rest: Option<Rest>,
 }
@@ -68,7 +70,7 @@ impl Rest {
 
     fn read(&self) -> Result<(), StoreError> {
         // On Linux this is the thread's own. A system that refuses is one on which the check costs a little more.
-        let _ = rustix::process::setpriority_process(None, CHECK_NICENESS);
+        let _ = rustix::process::setpriority_process(None, BESIDE_NICENESS);
         let store = SqliteStore::open_read_only(&self.state_dir)?;
         let until = Instant::now() + Duration::from_millis(CHECK_BESIDE_MS_MAX);
         store.check_content(&self.faces, Depth::Pages, Some(until)).map(|found| {
@@ -83,7 +85,7 @@ impl Rest {
     }
 }
 
-/// A damaged database.
+/// A damaged database that was moved into a folder of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptAside {
     /// The folder it is in now.
@@ -102,6 +104,7 @@ impl SqliteStore {
     pub fn open_or_renew(state_dir: &Path, faces: &FaceParams) -> Result<Opened, StoreError> {
         let directory = |source| StoreError::Directory { path: state_dir.to_owned(), source };
         let lock = lock(state_dir)?;
+        copies::remove_begun(state_dir).map_err(directory)?;
         let mut end = last_end::last_end(state_dir).map_err(directory)?;
         if is_removed(state_dir, DATABASE, end) {
             log::warn!(folder:% = state_dir.display(); "the database was removed: a new one begins, and peers send what they hold");
@@ -126,7 +129,8 @@ impl SqliteStore {
         };
         note_running(state_dir, damages).map_err(directory)?;
         store.notes_end.store(rest.is_none(), Ordering::Relaxed);
-        Ok(Opened { store, damaged, kept: last_end::kept_aside(state_dir), rest })
+        let (kept, copies) = (last_end::kept_aside(state_dir), copies::kept(state_dir));
+        Ok(Opened { store, damaged, kept, copies, rest })
     }
 
     /// The database, how often in a row damage was seen that no check found, and whether all was checked that is to be.

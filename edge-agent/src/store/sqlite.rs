@@ -9,17 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering as AtomicOrdering};
 use std::time::Duration;
 
 use microlambda::sabotage::{self, Sabotage};
-use microlambda::{Attempt, DigestBuilder, Head, StepMode};
+use microlambda::{Attempt, Digest, DigestBuilder, Head, StepMode};
 use microlambda_faces::content::{Entry, to_bytes};
 use microlambda_faces::fold::{Folded, event_id};
-use microlambda_faces::{Analysis, FaceOutcome};
+use microlambda_faces::{Analysis, FaceAt, FaceOutcome, Thumbnail};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
+use super::copies::Outcome;
 use super::recover::check_files;
 use super::sqlite_read::encoding_bytes;
 use super::totals::totals_before;
-use super::{Advance, ChainTotals, FaceRow, Store, StoreError, StoredChain, kind_text};
+use super::{Advance, ChainSummary, ChainTotals, Copying, FaceRow, Store, StoreError, StoredChain};
 
 /// Written into `user_version`; raised by one with every change of `schema.sql`.
 pub(super) const SCHEMA_VERSION: i64 = 3;
@@ -40,6 +41,8 @@ pub struct SqliteStore {
     pub(super) path: PathBuf,
     /// Whether an orderly end is noted: that of an agent's run whose database was checked as far as it had to be.
     pub(super) notes_end: Arc<AtomicBool>,
+    /// The copy that is being made.
+    pub(super) copying: Option<Outcome>,
     #[expect(dead_code, reason = "held, and released when it is dropped")]
     lock: Option<File>,
 }
@@ -60,7 +63,7 @@ impl SqliteStore {
         let path = state_dir.join(DATABASE);
         let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
         let lock = lock.try_clone().map_err(directory)?;
-        let store = Self { connection, path, notes_end: Arc::default(), lock: Some(lock) };
+        let store = Self { connection, path, notes_end: Arc::default(), copying: None, lock: Some(lock) };
         store.prepare().map_err(|source| store.sqlite(source))?;
         store.migrate()?;
         // The directory entry of a new database must survive a power cut as the database itself does.
@@ -99,7 +102,7 @@ impl SqliteStore {
             Ok(connection)
         };
         let connection = open().map_err(|source| StoreError::Sqlite { path: path.clone(), source })?;
-        let store = Self { connection, path, notes_end: Arc::default(), lock: None };
+        let store = Self { connection, path, notes_end: Arc::default(), copying: None, lock: None };
         let found = store.user_version()?;
         match found.cmp(&SCHEMA_VERSION) {
             Ordering::Less => Err(StoreError::Older { path: store.path.clone(), found, known: SCHEMA_VERSION }),
@@ -159,12 +162,19 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    fn chains(&self) -> Result<Vec<StoredChain>, StoreError> {
-        self.read_chains()
-    }
-
     fn chain(&self, name: &Name) -> Result<Option<StoredChain>, StoreError> {
         self.read_chain(name)
+    }
+
+    fn chain_summary(&self, name: &Name) -> Result<Option<ChainSummary>, StoreError> {
+        self.read_summary("name = ?1", [name.as_str()])
+    }
+
+    fn finished_chain(&self, behind: Option<&Name>, lambda: &Digest) -> Result<Option<ChainSummary>, StoreError> {
+        // No name is empty.
+        let behind = behind.map_or("", Name::as_str);
+        let finished = "done = 1 AND lambda = ?2 AND name > ?1 ORDER BY name LIMIT 1";
+        self.read_summary(finished, params![behind, lambda.0])
     }
 
     fn newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError> {
@@ -225,7 +235,7 @@ impl Store for SqliteStore {
         self.read_boundary(chain, sequence)
     }
 
-    fn locator(&self, chain: &Name) -> Result<Vec<(u64, microlambda::Digest)>, StoreError> {
+    fn locator(&self, chain: &Name) -> Result<Vec<(u64, Digest)>, StoreError> {
         self.read_locator(chain)
     }
 
@@ -265,6 +275,10 @@ impl Store for SqliteStore {
 
     fn totals(&self, chain: &Name) -> Result<ChainTotals, StoreError> {
         self.read_totals(chain)
+    }
+
+    fn keep_copy(&mut self) -> Copying {
+        self.copy_beside()
     }
 
     fn note_clean_end(&mut self) -> Result<(), StoreError> {
@@ -415,7 +429,7 @@ pub(super) fn write_sightings(
     (chain, name): (i64, &Name),
     entry: &Entry,
     folded: &Folded,
-    thumbnails: &[(u64, u32, Vec<u8>)],
+    thumbnails: &[Thumbnail],
     of_the_past: bool,
 ) -> rusqlite::Result<()> {
     let sequence = integer(entry.sequence)?;
@@ -427,16 +441,16 @@ pub(super) fn write_sightings(
     let captured_at_ms = integer(*captured_at_ms)?;
     for sighting in &folded.sightings {
         let index = sighting.face_index;
+        let at = FaceAt { sequence: entry.sequence, face_index: index };
         let person = sighting.person as i64;
-        let face = event_id(name.as_str(), sighting.first.0, sighting.first.1);
+        let face = event_id(name.as_str(), sighting.first);
         if sighting.event == Some(EventKind::NewFace) {
             tx.prepare_cached(
                 "INSERT INTO person (chain, number, face, first_sequence, first_face_index, first_seen_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
             .execute(params![chain, person, face, sequence, index, captured_at_ms])?;
-            let picture = thumbnails.iter().find(|(at, face, _)| (*at, *face) == (entry.sequence, index));
-            if let Some((_, _, jpeg)) = picture {
-                write_thumbnail(tx, &face, jpeg)?;
+            if let Some(picture) = thumbnails.iter().find(|picture| picture.at == at) {
+                write_thumbnail(tx, &face, &picture.jpeg)?;
             }
         }
         if sighting.kept
@@ -464,13 +478,13 @@ pub(super) fn write_sightings(
             label
         ])?;
         if let Some(kind) = sighting.event {
-            let id = event_id(name.as_str(), entry.sequence, index);
+            let id = event_id(name.as_str(), at);
             tx.prepare_cached(
                 "INSERT INTO event (id, chain, sequence, face_index, kind, face, captured_at_ms, label, on_bus, superseded)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)
                  ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, face = excluded.face, superseded = 0",
             )?
-            .execute(params![id, chain, sequence, index, kind_text(kind), face, captured_at_ms, label, of_the_past])?;
+            .execute(params![id, chain, sequence, index, kind.as_str(), face, captured_at_ms, label, of_the_past])?;
         }
     }
     Ok(())

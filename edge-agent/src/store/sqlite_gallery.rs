@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use microlambda_faces::FaceAt;
 use microlambda_faces::fold::{Exemplar, Gallery, PEOPLE_MAX, Person};
 use microlambda_faces::recent::{RECENT_FRAMES_MAX, Recent, Seen};
 use microlambda_wire::Name;
@@ -48,7 +49,8 @@ impl SqliteStore {
             let mut rows = statement.query(params![chain_id, integer(number)?, bound])?;
             while let Some(row) = rows.next()? {
                 let Some(encoding) = encoding(&row.get::<_, Vec<u8>>(2)?) else { return Ok(None) };
-                person.exemplars.push(Exemplar { sequence: unsigned(row, 0)?, face_index: row.get(1)?, encoding });
+                let at = FaceAt { sequence: unsigned(row, 0)?, face_index: row.get(1)? };
+                person.exemplars.push(Exemplar { at, encoding });
             }
             if person.exemplars.is_empty() {
                 return Ok(None);
@@ -67,8 +69,7 @@ impl SqliteStore {
         statement.query_row(params![chain_id, integer(number)?, integer(last_sequence)?], |row| {
             Ok(Person {
                 number: usize::try_from(number).unwrap_or(usize::MAX),
-                first_sequence: unsigned(row, 0)?,
-                first_face_index: row.get(1)?,
+                first: FaceAt { sequence: unsigned(row, 0)?, face_index: row.get(1)? },
                 first_seen_ms: unsigned(row, 2)?,
                 last_seen_ms: unsigned(row, 3)?,
                 last_sequence,

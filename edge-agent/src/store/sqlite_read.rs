@@ -1,13 +1,13 @@
 //! SQLite as a store: reads.
 
 use microlambda::{Attempt, Digest, Head, StepMode, Version};
+use microlambda_faces::Encoding;
 use microlambda_faces::content::{Entry, from_bytes};
-use microlambda_faces::{ENCODING_LEN, Encoding};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name};
 use rusqlite::{OptionalExtension, Params, Row, params};
 
 use super::sqlite::{SqliteStore, chain_id, identity, integer};
-use super::{EVENTS_MAX, EventRow, FaceRow, FrameRow, Known, StoreError, StoredChain};
+use super::{ChainSummary, EVENTS_MAX, EventRow, FaceRow, FrameRow, Known, StoreError, StoredChain};
 
 const CHAIN_COLUMNS: &str =
     "id, name, camera, batch, lambda, generation, boundary_sequence, boundary_digest, boundary_set_aside,
@@ -26,6 +26,12 @@ struct ChainRow {
     holder: Option<String>,
     done: bool,
     identity: [u8; 32],
+}
+
+impl ChainRow {
+    fn class(&self) -> ChainClass {
+        if self.batch { ChainClass::Batch } else { ChainClass::Live }
+    }
 }
 
 fn chain_row(row: &Row<'_>) -> rusqlite::Result<ChainRow> {
@@ -53,19 +59,24 @@ pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
 }
 
-/// An encoding as its row holds it.
-pub(super) fn encoding_bytes(encoding: &[f32]) -> Vec<u8> {
-    encoding.iter().flat_map(|value| value.to_le_bytes()).collect()
+/// An encoding as its row holds it: its values, each as four bytes, the lowest first.
+pub(super) fn encoding_bytes(encoding: &Encoding) -> Vec<u8> {
+    encoding.values().iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
+/// The encoding that a row holds, if it is one.
 pub(super) fn encoding(bytes: &[u8]) -> Option<Encoding> {
     let (values, []) = bytes.as_chunks::<4>() else { return None };
-    let encoding: Encoding = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
-    (encoding.len() == ENCODING_LEN && encoding.iter().all(|value| value.is_finite())).then_some(encoding)
+    let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+    Encoding::try_from(values).ok()
 }
 
 impl SqliteStore {
-    pub(super) fn read_chains(&self) -> Result<Vec<StoredChain>, StoreError> {
+    /// All chains, by name.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database cannot be read.
+    pub fn chains(&self) -> Result<Vec<StoredChain>, StoreError> {
         self.read_chains_by("ORDER BY name")
     }
 
@@ -103,12 +114,34 @@ impl SqliteStore {
         row.map(|row| self.stored_chain(row)).transpose()
     }
 
-    fn stored_chain(&self, row: ChainRow) -> Result<StoredChain, StoreError> {
-        let name = Name::new(row.name).map_err(|_| self.damaged("a chain's name"))?;
-        let camera = Name::new(row.camera).map_err(|_| self.damaged("a camera's name"))?;
+    /// What the row that meets `condition` says by itself.
+    pub(super) fn read_summary(
+        &self,
+        condition: &str,
+        params: impl Params,
+    ) -> Result<Option<ChainSummary>, StoreError> {
+        let query = format!("SELECT {CHAIN_COLUMNS} FROM chain WHERE {condition}");
+        let row = self.read(|connection| connection.prepare_cached(&query)?.query_row(params, chain_row).optional())?;
+        row.map(|row| {
+            let (name, camera) = self.names_in(&row)?;
+            Ok(ChainSummary { name, camera, class: row.class(), head: row.head, done: row.done })
+        })
+        .transpose()
+    }
+
+    /// The names of chain and camera in a row, if its digest bears them out.
+    fn names_in(&self, row: &ChainRow) -> Result<(Name, Name), StoreError> {
+        let name = Name::new(row.name.as_str()).map_err(|_| self.damaged("a chain's name"))?;
+        let camera = Name::new(row.camera.as_str()).map_err(|_| self.damaged("a camera's name"))?;
         if row.identity != identity(&name, &camera, row.batch, &row.lambda) {
             return Err(self.damaged(format!("the row of chain {name}")));
         }
+        Ok((name, camera))
+    }
+
+    fn stored_chain(&self, row: ChainRow) -> Result<StoredChain, StoreError> {
+        let (name, camera) = self.names_in(&row)?;
+        let class = row.class();
         let partial = row.partial.map(|bytes| from_bytes(&bytes)).transpose();
         let partial = partial.map_err(|_| self.damaged(format!("the partial state of chain {name}")))?;
         let attempt = |(digest, epoch, one_unit): ([u8; 32], u32, bool)| {
@@ -128,7 +161,7 @@ impl SqliteStore {
             gallery: self.read_gallery(&name, row.boundary.version.sequence)?,
             name,
             camera,
-            class: if row.batch { ChainClass::Batch } else { ChainClass::Live },
+            class,
             lambda: Digest(row.lambda),
             boundary: row.boundary,
             partial,
@@ -143,8 +176,9 @@ impl SqliteStore {
     pub(super) fn read_boundary(&self, chain: &Name, sequence: u64) -> Result<Option<Head>, StoreError> {
         self.read(|connection| {
             let query = "SELECT id, lambda FROM chain WHERE name = ?1";
-            let (id, lambda): (i64, [u8; 32]) =
-                connection.query_row(query, [chain.as_str()], |r| Ok((r.get(0)?, r.get(1)?)))?;
+            let held: Option<(i64, [u8; 32])> =
+                connection.query_row(query, [chain.as_str()], |r| Ok((r.get(0)?, r.get(1)?))).optional()?;
+            let Some((id, lambda)) = held else { return Ok(None) };
             if sequence == 0 {
                 return Ok(Some(Head::genesis(Digest(lambda))));
             }
@@ -265,9 +299,13 @@ impl SqliteStore {
                     })
                 };
                 let kind: String = row.get(1)?;
+                let kind = EventKind::parse(&kind).ok_or_else(|| {
+                    let why = format!("no kind of event is {kind:?}");
+                    rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, why.into())
+                })?;
                 let event = EventNote {
                     id: name(0)?,
-                    kind: if kind == "recognised" { EventKind::Recognised } else { EventKind::NewFace },
+                    kind,
                     face: name(2)?,
                     camera: name(3)?,
                     chain: name(4)?,

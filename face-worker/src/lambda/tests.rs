@@ -6,7 +6,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder, ImageFormat, RgbImage};
 use microlambda::{Budget, StepLimit, Stop, run_step};
 use microlambda_faces::proto::{CLASS_DECODE, CLASS_DETECT, CLASS_ENCODE, CLASS_NOTE};
-use microlambda_faces::{Analysis, Area, FrameAnalysis};
+use microlambda_faces::{Analysis, Area, ENCODING_LEN, FrameAnalysis};
 
 use super::*;
 use crate::ffi::DlibError;
@@ -30,12 +30,7 @@ impl Engine for Fake {
     type Picture = ();
     type Aligned = ();
 
-    fn search(
-        &mut self,
-        tile: &Pixels,
-        _: Option<u32>,
-        score_min: f32,
-    ) -> Result<Vec<(Rect, f32)>, EngineError> {
+    fn search(&mut self, tile: &Pixels, _: Option<u32>, score_min: f32) -> Result<Vec<(Rect, f32)>, EngineError> {
         if self.fails {
             return Err(DlibError("out of memory".into()).into());
         }

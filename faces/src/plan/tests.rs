@@ -236,11 +236,6 @@ fn a_state_of_another_picture_is_refused() {
 
 proptest! {
     #[test]
-    fn a_plan_is_a_function_of_the_size(width in 1u32..9_000, height in 1u32..9_000) {
-        prop_assert_eq!(Plan::of(width, height, PX_MAX), Plan::of(width, height, PX_MAX));
-    }
-
-    #[test]
     fn tiles_are_bounded_and_cover_every_level(width in 1u32..9_000, height in 1u32..9_000) {
         let plan = Plan::of(width, height, PX_MAX);
         prop_assert!(!plan.tiles().is_empty());

@@ -8,7 +8,9 @@ use crate::{Head, Version};
 /// A unit is set aside after failing on two nodes, or so often on one.
 const FAILURES_MAX: u32 = 3;
 /// No reason for setting a unit aside is longer, bytes: it is part of the content.
-const REASON_BYTES_MAX: usize = 1_024;
+pub const REASON_BYTES_MAX: usize = 1_024;
+/// A head is repeated at most this often, µs: with a setting of 0 that would always be due.
+const ANNOUNCE_US_MIN: u64 = 10_000;
 /// A finished chain is repeated so many times less often.
 const DONE_ANNOUNCE_FACTOR: u64 = 15;
 
@@ -27,7 +29,7 @@ impl Chain {
         self.fetching.take_if(|(_, until_us)| *until_us <= ctx.now_us);
         if self.announce_at_us <= ctx.now_us {
             let pause = if self.done { DONE_ANNOUNCE_FACTOR } else { 1 };
-            self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us.saturating_mul(pause));
+            self.announce_at_us = ctx.now_us.saturating_add(self.announce_us().saturating_mul(pause));
             if self.head.version > Version::default() || self.is_behind_input() {
                 effects.push(Effect::Reannounce);
             }
@@ -41,8 +43,9 @@ impl Chain {
         }
         let refused = self.refused_until_us > ctx.now_us;
         if let Some(why) = self.set_aside_reason(ctx).filter(|_| !refused) {
-            // Tried again later if the driver lacks the record to write it down.
-            self.refused_until_us = ctx.now_us.saturating_add(self.config.slot_us);
+            // If the driver lacks the record to write it down: it is on its way, or whoever has it is away.
+            let pause_us = if self.refused_until_us == 0 { self.config.slot_us } else { self.config.refusal_us };
+            self.refused_until_us = ctx.now_us.saturating_add(pause_us);
             effects.push(Effect::Persist(Commit::SetAside { at: self.head, why }));
             return;
         }
@@ -111,6 +114,11 @@ impl Chain {
         })
     }
 
+    /// How often the head is repeated, µs.
+    pub(super) fn announce_us(&self) -> u64 {
+        self.config.announce_us.max(ANNOUNCE_US_MIN)
+    }
+
     pub(super) fn lease_us(&self, epoch: u32) -> u64 {
         let base_us = self.config.r_limit_us.saturating_add(self.config.grace_us);
         base_us.saturating_mul(1 << epoch.min(LEASE_DOUBLINGS_MAX))
@@ -121,7 +129,8 @@ impl Chain {
             step: attempt.step.version,
             epoch: attempt.epoch,
             node: self.config.node.clone(),
-            lease_ms: u32::try_from(self.lease_us(attempt.epoch) / 1_000).unwrap_or(u32::MAX),
+            // A lease of nothing would give the step up.
+            lease_ms: u32::try_from(self.lease_us(attempt.epoch).div_ceil(1_000).max(1)).unwrap_or(u32::MAX),
         }
     }
 }

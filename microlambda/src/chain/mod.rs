@@ -1,16 +1,7 @@
-//! One chain on one node: a state machine that is fed events and returns effects.
-//!
-//! The driver owns the clock, the store, the bus and the worker. It calls [`Chain::handle`] with every event and carries the
-//! effects out in order. [`Effect::Persist`] is answered at once with [`Event::Committed`], whose effects come before
-//! whatever else happens to the chain: so nothing is published or started before it is durable. It calls
-//! [`Event::Tick`] at [`Chain::next_timer`]; a spurious tick is harmless.
-//!
-//! What holds whatever arrives, in any order, any number of times:
-//! - the local head only ever moves to one that beats it ([`Head::beats`]), and only by a commit;
-//! - a claim prevents a start, it never stops a run; a lost claim costs a step run twice, nothing else;
-//! - a step whose attempt vanished is retried one unit at a time, so that the unit to blame is found.
+//! One chain on one node. [`Chain`] says how it is driven and what holds.
 
 mod bid;
+mod setback;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,17 +11,13 @@ use crate::protocol::{
 };
 use crate::sabotage::{self, Sabotage};
 use crate::{Head, Version};
+pub use bid::REASON_BYTES_MAX;
+use setback::{Setback, Setbacks};
 
 /// Leases double per epoch up to 2 to this power.
 const LEASE_DOUBLINGS_MAX: u32 = 4;
 /// After a step vanished, so many units are run one by one.
 const CAUTIOUS_UNITS: u32 = 16;
-/// A unit that is too slow for this node is tried again after pauses that double up to 2 to this power.
-const REFUSAL_DOUBLINGS_MAX: u32 = 2;
-/// So many steps in a row may end with a preparation before the next one waits.
-const PREPARATIONS_MAX: u32 = 4;
-/// A step whose frames do not come is tried again after slots that double up to 2 to this power: 5 s of 40 ms.
-const STARVED_DOUBLINGS_MAX: u32 = 7;
 /// At most so many nodes are remembered to have failed at a place.
 const FAILED_NODES_MAX: usize = 64;
 /// After the holder of a lease is reported gone, peers wait this long for a sign of life, µs: its report may be about a former connection.
@@ -43,9 +30,25 @@ struct Lease {
     until_us: u64,
 }
 
-/// One chain on one node. See the module's text for the contract.
+/// One chain on one node: a state machine that is fed events and returns effects.
 ///
-/// Two that are equal behave alike, if their settings are: a model checker may take them for one state.
+/// The driver owns the clock, the store, the bus and the worker. It opens the chain as its store holds it, calls
+/// [`Chain::handle`] with every event, and carries the effects out in order:
+/// - [`Effect::Persist`] is answered at once with [`Event::Committed`], whose effects come before whatever else happens
+///   to the chain: so no head is published and no step started before it is durable;
+/// - [`Event::Tick`] is due at [`Chain::next_timer`], which is asked again after each event, and when a worker becomes
+///   free or peers come and go; a spurious tick is harmless;
+/// - all other events may come in any order, late, any number of times or never;
+/// - nothing is started before [`Event::InputSeen`] or [`Event::RecordSeen`] has told that there is input.
+///
+/// What holds whatever arrives:
+/// - the local head only ever moves to one that beats it ([`Head::beats`]), and only by a commit;
+/// - a claim prevents a start, it never stops a run; a lost claim costs a step run twice, nothing else;
+/// - a step whose attempt vanished is retried one unit at a time, so that the unit to blame is found;
+/// - a unit that fails on two nodes, or so often on one, is set aside, and the chain goes on without it.
+///
+/// `examples/two_nodes.rs` is a whole driver. Two chains that are equal behave alike, if their settings are: a model
+/// checker may take them for one state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Chain {
     config: Arc<ChainConfig>,
@@ -67,10 +70,8 @@ pub struct Chain {
     /// Failures at the head's version, by node.
     failures: BTreeMap<String, (u32, String)>,
     refused_until_us: u64,
-    /// Times in a row that the unit at the head was refused, or killed at the limit.
-    refusals: u32,
-    /// Steps in a row whose frames did not come.
-    starved: u32,
+    /// Steps at the head that came to nothing.
+    setbacks: Setbacks,
     fetching: Option<(Head, u64)>,
     announce_at_us: u64,
 }
@@ -99,8 +100,7 @@ impl Chain {
             cautious_units: if vanished.is_some() { CAUTIOUS_UNITS } else { 0 },
             failures,
             refused_until_us: 0,
-            refusals: 0,
-            starved: 0,
+            setbacks: Setbacks::default(),
             fetching: None,
             announce_at_us: now_us,
             config: Arc::new(config),
@@ -109,6 +109,7 @@ impl Chain {
 
     /// For a model checker, in which any deadline may pass before or after anything else: forgets how far off deadlines are. Those
     /// still to come are at `far_us` from now on, so that chains compare equal if they wait for the same things.
+    #[doc(hidden)]
     pub fn forget_distances(&mut self, now_us: u64, far_us: u64) {
         let coarse = |at_us: &mut u64| *at_us = if *at_us > now_us { far_us } else { 0 };
         let Self { lease, open_since_us, refused_until_us, fetching, announce_at_us, .. } = self;
@@ -120,6 +121,7 @@ impl Chain {
     }
 
     /// For a model checker: one deadline passes.
+    #[doc(hidden)]
     pub fn pass(&mut self, deadline: TimerReason, now_us: u64) {
         match deadline {
             TimerReason::Lease => self.lease.iter_mut().for_each(|lease| lease.until_us = now_us),
@@ -165,7 +167,7 @@ impl Chain {
         self.may_bid()
             && self.lease.is_none()
             && self.refused_until_us <= now_us
-            && (self.starved + self.refusals == 0 || self.open_since_us <= now_us)
+            && (!self.setbacks.any() || self.open_since_us <= now_us)
     }
 
     /// One more than the newest record known to exist.
@@ -274,9 +276,8 @@ impl Chain {
     }
 
     fn record_seen(&mut self, next: u64, ctx: &Context<'_>) {
-        if self.starved > 0 {
+        if self.setbacks.end_starving() {
             // The camera is there (again), or what it sent has come the whole way.
-            self.starved = 0;
             self.open_since_us = self.open_since_us.min(ctx.now_us);
         }
         if next > self.input_next {
@@ -297,12 +298,12 @@ impl Chain {
     ) {
         if head == self.head {
             // Somebody else has just said it: no need to repeat it too.
-            self.announce_at_us = self.announce_at_us.max(ctx.now_us.saturating_add(self.config.announce_us));
+            self.announce_at_us = self.announce_at_us.max(ctx.now_us.saturating_add(self.announce_us()));
             return;
         }
         if !head.beats(&self.head) {
             // The sender lags: tell it soon, but never more often than it speaks itself.
-            self.announce_at_us = self.announce_at_us.min(ctx.now_us.saturating_add(self.config.announce_us / 4));
+            self.announce_at_us = self.announce_at_us.min(ctx.now_us.saturating_add(self.announce_us() / 4));
             return;
         }
         if content_applies {
@@ -339,7 +340,7 @@ impl Chain {
         }
         if moved && self.holder.as_deref() == Some(self.config.node.as_str()) {
             effects.push(Effect::PublishHead { parent });
-            self.announce_at_us = ctx.now_us.saturating_add(self.config.announce_us);
+            self.announce_at_us = ctx.now_us.saturating_add(self.announce_us());
         }
         match (starts, attempt) {
             (Some(attempt), _) if moved => effects.push(Effect::PublishClaim(self.claim(&attempt))),
@@ -348,8 +349,12 @@ impl Chain {
                 self.phase = Phase::Idle;
                 effects.push(Effect::Persist(Commit::Withdraw));
             }
-            (None, Some(_)) if matches!(self.phase, Phase::Claiming(_)) => self.phase = Phase::Idle,
-            _ => {}
+            (None, Some(_)) => match self.phase {
+                Phase::Claiming(_) => self.phase = Phase::Idle,
+                Phase::Idle | Phase::Running(_) => {}
+            },
+            // A start that was committed by itself was claimed before.
+            (Some(_), _) | (None, None) => {}
         }
     }
 
@@ -365,8 +370,7 @@ impl Chain {
         self.expired_from = None;
         self.failures.clear();
         self.refused_until_us = 0;
-        self.refusals = 0;
-        self.starved = 0;
+        self.setbacks = Setbacks::default();
         self.lease = self.lease.take().filter(|lease| lease.claim.step >= head.version);
         self.fetching = self.fetching.filter(|(wanted, _)| wanted.beats(&head));
         self.cautious_units = self.cautious_units.saturating_sub(1);
@@ -431,29 +435,22 @@ impl Chain {
             return;
         };
         let progressed = result.version > attempt.step.version;
-        match &end {
+        let goes_on = end == StepEnd::Finished;
+        let setback = match end {
             StepEnd::Died { why } => {
                 self.cautious_units = CAUTIOUS_UNITS + 1;
                 if !progressed && attempt.step == self.head {
-                    self.failed_here(why.clone(), ctx, effects);
+                    self.failed_here(why, ctx, effects);
                     return;
                 }
+                None
             }
-            StepEnd::TooLarge | StepEnd::Overran => {
-                let pause_us = match self.refusals {
-                    // The computer may have stood still for a moment.
-                    0 => self.config.slot_us,
-                    again => self.config.refusal_us.saturating_mul(1 << (again - 1).min(REFUSAL_DOUBLINGS_MAX)),
-                };
-                self.refusals = self.refusals.saturating_add(1);
-                self.refused_until_us = ctx.now_us.saturating_add(pause_us);
-            }
-            // What was prepared may have made room for another chain's. That ends some time.
-            StepEnd::Prepared => self.refusals = self.refusals.saturating_add(1),
-            StepEnd::Finished | StepEnd::NoInput | StepEnd::Abandoned => {}
-        }
+            StepEnd::TooLarge | StepEnd::Overran => Some(Setback::Refused),
+            StepEnd::Prepared => Some(Setback::Prepared),
+            StepEnd::NoInput => Some(Setback::Starved),
+            StepEnd::Finished | StepEnd::Abandoned => None,
+        };
         if progressed && result.beats(&self.head) {
-            let goes_on = matches!(end, StepEnd::Finished);
             let next = if goes_on { self.next_attempt_if_ours(result, Some(&self.config.node), ctx) } else { None };
             effects.push(Effect::Persist(Commit::Result { parent: attempt.step, result, then: next }));
             return;
@@ -461,18 +458,25 @@ impl Chain {
         if progressed {
             effects.push(Effect::CountRunTwice);
         } else if attempt.step == self.head {
-            let doublings = match end {
-                StepEnd::Prepared => self.refusals.saturating_sub(PREPARATIONS_MAX),
-                _ => self.starved,
-            };
-            let pause_us = self.config.slot_us.saturating_mul(1 << doublings.min(STARVED_DOUBLINGS_MAX));
-            self.starved = self.starved.saturating_add(u32::from(matches!(end, StepEnd::NoInput)));
-            let at_once = matches!(end, StepEnd::Prepared) && self.refusals <= PREPARATIONS_MAX;
-            self.open_since_us = if at_once { ctx.now_us } else { ctx.now_us.saturating_add(pause_us) };
+            self.wait_after(setback, ctx.now_us);
             effects.push(Effect::PublishClaim(Claim { lease_ms: 0, ..self.claim(&attempt) }));
             // Else a power cut much later would look as if this start had caused it.
             effects.push(Effect::Persist(Commit::Withdraw));
         }
+    }
+
+    /// The step at the head came to nothing, and is open again after a pause.
+    fn wait_after(&mut self, setback: Option<Setback>, now_us: u64) {
+        let slot_us = self.config.slot_us;
+        let pause_us = setback.map_or(slot_us, |setback| self.setbacks.count(setback, &self.config));
+        let open_us = match setback {
+            Some(Setback::Refused) => {
+                self.refused_until_us = now_us.saturating_add(pause_us);
+                slot_us
+            }
+            Some(Setback::Prepared | Setback::Starved) | None => pause_us,
+        };
+        self.open_since_us = now_us.saturating_add(open_us);
     }
 
     fn failed_here(&mut self, why: String, ctx: &Context<'_>, effects: &mut Vec<Effect>) {

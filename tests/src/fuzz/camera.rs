@@ -18,7 +18,7 @@ pub fn jpeg(bytes: &[u8]) {
             assert_eq!(mended.len(), jpeg.len() + TABLES_BYTES);
             let again = header(&mended).expect("the header with its tables");
             assert!(again.has_huffman_tables && again.sequential);
-            assert_eq!((again.width, again.height), (found.width, found.height));
+            assert_eq!((again.width_px, again.height_px), (found.width_px, found.height_px));
             assert_eq!(with_huffman_tables(mended.clone()), mended, "once is enough");
         }
         Some(_) | None => assert_eq!(mended, jpeg),
@@ -30,8 +30,8 @@ pub fn jpeg(bytes: &[u8]) {
     }
     if let Some(cells) = Cells::of(&Picture::File(jpeg.to_vec())) {
         let header = header(jpeg).expect("what is seen has a header");
-        assert_eq!(cells.columns(), header.width.div_ceil(CELL_PIXELS) as usize);
-        assert_eq!(cells.means().len(), cells.columns() * header.height.div_ceil(CELL_PIXELS) as usize);
+        assert_eq!(cells.columns(), header.width_px.div_ceil(CELL_PIXELS) as usize);
+        assert_eq!(cells.means().len(), cells.columns() * header.height_px.div_ceil(CELL_PIXELS) as usize);
         assert!(cells.means().iter().all(|mean| (0.0..=255.0).contains(mean)), "brighter than white");
     }
     if jpeg.starts_with(&[0xff, 0xd8]) {

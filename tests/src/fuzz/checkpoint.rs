@@ -37,7 +37,7 @@ fn ahead(bytes: &[u8]) {
     assert!(bytes.len() <= DELTA_BYTES_MAX);
     assert!(ahead.to_bytes().expect("analyses that were read").len() <= bytes.len());
     assert!(ahead.entries.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
-    assert!(ahead.thumbnails.iter().all(|(_, _, jpeg)| jpeg.len() <= THUMBNAIL_BYTES_MAX));
+    assert!(ahead.thumbnails.iter().all(|picture| picture.jpeg.len() <= THUMBNAIL_BYTES_MAX));
     for entry in &ahead.entries {
         assert!(matches!(entry.record, Record::Frame { .. }) && entry.next_sequence() <= SEQUENCE_MAX);
         let genesis = FoldState::genesis(FaceParams::default());

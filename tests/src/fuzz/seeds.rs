@@ -7,7 +7,10 @@ use microlambda_faces::plan::Plan;
 use microlambda_faces::proto::{
     CLASS_DECODE, CLASS_DETECT, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome, encode,
 };
-use microlambda_faces::{Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SeenFace, Unusable};
+use microlambda_faces::{
+    Analysis, ENCODING_LEN, Encoding, Face, FaceAt, FaceOutcome, FaceParams, Partial, Rect, SeenFace, Thumbnail,
+    Unusable,
+};
 use microlambda_wire::{
     AheadNote, Area, Areas, Blob, CameraHead, CameraStatus, ChainClass, ChainLag, ClaimNote, Continuation, DoneNote,
     EndMark, EventKind, EventNote, FaceNote, FrameMeta, GapReason, Name, NodeStatus, Payload, Record, RecordNote,
@@ -310,7 +313,7 @@ fn pictures() -> Vec<Vec<u8>> {
 
 fn face(score: f32, value: f32) -> Face {
     let rect = Rect { left: 10, top: 10, right: 109, bottom: 109 };
-    let outcome = FaceOutcome::Encoded(vec![value; ENCODING_LEN].into());
+    let outcome = FaceOutcome::Encoded(Encoding::try_from(vec![value; ENCODING_LEN]).expect("a finite value"));
     Face { seen: SeenFace { rect, score }, sharpness: 100.0, outcome }
 }
 
@@ -423,10 +426,9 @@ fn checkpoints() -> Vec<Vec<u8>> {
     seeds.push(with(2, to_bytes(&Some(analysis)).expect("an analysis")));
     seeds.extend(partials.iter().map(|partial| with(3, to_bytes(partial).expect("a state"))));
     seeds.push(with(4, delta(&entries, None)));
-    let found = Ahead {
-        entries: vec![entries[0].clone(), entries[3].clone()],
-        thumbnails: vec![(0, 0, vec![0xff, 0xd8]), (5, 1, vec![0xff, 0xd8])],
-    };
+    let picture = |sequence, face_index| Thumbnail { at: FaceAt { sequence, face_index }, jpeg: vec![0xff, 0xd8] };
+    let found =
+        Ahead { entries: vec![entries[0].clone(), entries[3].clone()], thumbnails: vec![picture(0, 0), picture(5, 1)] };
     seeds.push(with(5, found.to_bytes().expect("analyses")));
     // Nothing is set aside ahead of the chain's order, and nothing but frames is analysed.
     let unfit = |entry: &Entry| {

@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use edge_agent::config::Config;
 use edge_agent::node::Node;
+use edge_agent::store::{Advance, Store};
 use edge_agent::worker::WorkerEvent;
 use microlambda::Stop;
-use microlambda_faces::Analysis;
+use microlambda_faces::content::Entry;
+use microlambda_faces::fold::FoldState;
 use microlambda_faces::proto::{CLASS_DETECT, FromWorker, PROTOCOL, StepTimes, ToWorker, UnitOutcome};
+use microlambda_faces::{Analysis, FaceParams};
 use microlambda_runtime::Message;
 use microlambda_wire::{CameraHead, ChainClass, NodeStatus, Topic, from_payload, to_payload};
 
@@ -28,6 +31,8 @@ pub struct Bench {
     pub said: Vec<Rc<Message>>,
     /// What it asked of its worker.
     pub orders: Vec<Order>,
+    /// Whether the broker passes its statuses on, to itself as to everybody.
+    pub hears_itself: bool,
     spawned: u64,
 }
 
@@ -59,7 +64,7 @@ impl Bench {
         config.site = name("simulated");
         config.node = Some(name(node));
         let node = Node::open(config, name("boot"), SimStore::new(media, 1), world).expect("a node");
-        let mut bench = Self { node, io, said: Vec::new(), orders: Vec::new(), spawned: 0 };
+        let mut bench = Self { node, io, said: Vec::new(), orders: Vec::new(), hears_itself: true, spawned: 0 };
         bench.collect();
         bench.connect();
         bench.worker_is_ready();
@@ -67,8 +72,12 @@ impl Bench {
     }
 
     fn collect(&mut self) {
+        let fresh: Vec<Rc<Message>> = self.io.borrow_mut().outbox.drain(..).map(|(message, _)| message).collect();
+        for message in fresh.iter().filter(|message| self.hears_itself && message.topic.ends_with("/status")) {
+            self.node.on_message(&message.topic, &message.payload, false).expect("no failure of the store");
+        }
+        self.said.extend(fresh);
         let mut io = self.io.borrow_mut();
-        self.said.extend(io.outbox.drain(..).map(|(message, _)| message));
         let orders = std::mem::take(&mut io.orders);
         for order in &orders {
             if let Order::Spawn(incarnation) = order {
@@ -217,4 +226,28 @@ pub fn peer_status(node: &str, online: bool) -> Message {
     let status = NodeStatus::bare(name(node), name("b1"), online);
     let topic = Topic::NodeStatus { node: name(node) }.build(&prefix());
     Message { topic, payload: to_payload(&status).expect("a payload"), retain: false }
+}
+
+/// Puts a chain with these records on a disk.
+///
+/// # Panics
+/// If they do not follow one another from the first one on.
+pub fn add_chain(media: &Arc<Mutex<Media>>, camera: &str, class: ChainClass, chain: &str, entries: &[Entry]) {
+    let mut store = SimStore::new(media.clone(), 1);
+    let mut fold = FoldState::genesis(FaceParams::default());
+    let chain = name(chain);
+    store.add_chain(&chain, &name(camera), class, fold.head()).expect("a chain");
+    let folded: Vec<_> = entries.iter().map(|entry| fold.fold(entry).expect("a record in order")).collect();
+    let advance = Advance {
+        chain: &chain,
+        from_sequence: 0,
+        entries: entries.iter().zip(&folded).collect(),
+        partial: None,
+        head: fold.head(),
+        holder: "x",
+        fold: &fold,
+        thumbnails: &[],
+        then: None,
+    };
+    store.advance(&advance).expect("a transaction");
 }

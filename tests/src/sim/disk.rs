@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use edge_agent::store::{Advance, ChainTotals, FaceRow, FrameRow, Store, StoreError, StoredChain};
+use edge_agent::store::{
+    Advance, ChainSummary, ChainTotals, Copying, EVENTS_MAX, FaceRow, FrameRow, Store, StoreError, StoredChain,
+};
 use microlambda::{Attempt, Digest, Head};
-use microlambda_faces::FaceParams;
 use microlambda_faces::content::{Entry, PartialEntry, to_bytes};
 use microlambda_faces::fold::{FoldState, Gallery, event_id};
+use microlambda_faces::{FaceAt, FaceParams};
 use microlambda_wire::{ChainClass, EventKind, EventNote, Name, Record};
-
-/// Events handed out at once, as by the real store.
-const EVENTS_MAX: usize = 1_024;
 
 /// What a disk holds of one chain.
 #[derive(Debug, Clone)]
@@ -91,6 +90,10 @@ pub struct Media {
     pub unsynced: Option<Disk>,
     /// Whether transactions are synced before they return. Only a sabotaged store's are not.
     pub lies: bool,
+    /// The last copy of the disk that the store kept.
+    pub copy: Option<Disk>,
+    /// The next one is asked for so often before it is made.
+    pub copy_questions: u32,
     /// The node is dead: nothing it does has an effect any more.
     pub dead: bool,
     /// Set off by the n-th action of a kind from now on.
@@ -213,13 +216,25 @@ fn stored(name: &Name, chain: &DiskChain) -> Result<StoredChain, StoreError> {
     })
 }
 
-impl Store for SimStore {
-    fn chains(&self) -> Result<Vec<StoredChain>, StoreError> {
-        self.media().disk.chains.iter().map(|(name, chain)| stored(name, chain)).collect()
-    }
+fn summary(name: &Name, chain: &DiskChain) -> ChainSummary {
+    let (name, camera) = (name.clone(), chain.camera.clone());
+    ChainSummary { name, camera, class: chain.class, head: chain.head, done: chain.done }
+}
 
+impl Store for SimStore {
     fn chain(&self, name: &Name) -> Result<Option<StoredChain>, StoreError> {
         self.media().disk.chains.get(name).map(|chain| stored(name, chain)).transpose()
+    }
+
+    fn chain_summary(&self, name: &Name) -> Result<Option<ChainSummary>, StoreError> {
+        Ok(self.media().disk.chains.get(name).map(|chain| summary(name, chain)))
+    }
+
+    fn finished_chain(&self, behind: Option<&Name>, lambda: &Digest) -> Result<Option<ChainSummary>, StoreError> {
+        let media = self.media();
+        let mut finished = media.disk.chains.iter().filter(|(_, chain)| chain.done && chain.lambda == *lambda);
+        let next = finished.find(|(name, _)| behind.is_none_or(|behind| *name > behind));
+        Ok(next.map(|(name, chain)| summary(name, chain)))
     }
 
     fn newest_chains(&self, max: usize) -> Result<Vec<StoredChain>, StoreError> {
@@ -314,7 +329,7 @@ impl Store for SimStore {
     }
 
     fn boundary(&self, chain: &Name, sequence: u64) -> Result<Option<Head>, StoreError> {
-        self.chain(chain, |chain| boundary_at(chain, sequence))
+        Ok(self.media().disk.chains.get(chain).and_then(|chain| boundary_at(chain, sequence)))
     }
 
     fn locator(&self, chain: &Name) -> Result<Vec<(u64, Digest)>, StoreError> {
@@ -412,6 +427,21 @@ impl Store for SimStore {
             chain.entries.values().fold(ChainTotals::default(), |totals, (entry, _)| totals.with(entry))
         })
     }
+
+    fn keep_copy(&mut self) -> Copying {
+        let mut media = self.media();
+        if media.copy_questions > 0 {
+            media.copy_questions -= 1;
+            return Copying::UnderWay;
+        }
+        media.copy = Some(media.disk.clone());
+        Copying::Made("simulated".into())
+    }
+
+    /// Whatever the end, the next start checks nothing.
+    fn note_clean_end(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// All people of a chain with the frames they were seen in, by folding its entries once more.
@@ -431,7 +461,7 @@ fn people(name: &Name, chain: &DiskChain) -> Result<Vec<(FaceRow, usize)>, Store
     }
     let row = |person: &Arc<microlambda_faces::fold::Person>| {
         let row = FaceRow {
-            face: event_id(name.as_str(), person.first_sequence, person.first_face_index),
+            face: event_id(name.as_str(), person.first),
             name: String::new(),
             camera: chain.camera.to_string(),
             chain: name.to_string(),
@@ -456,23 +486,21 @@ fn events_of(disk: &Disk, advance: &Advance<'_>) -> Result<Vec<Pictured>, StoreE
         let Record::Frame { captured_at_ms, label, .. } = &entry.record else { continue };
         for sighting in &folded.sightings {
             let Some(kind) = sighting.event else { continue };
-            let id = |sequence, index| {
-                Name::new(event_id(advance.chain.as_str(), sequence, index)).map_err(|why| error(&why.to_string()))
-            };
-            let at = (entry.sequence, sighting.face_index);
-            let picture = advance.thumbnails.iter().find(|(sequence, index, _)| (*sequence, *index) == at);
+            let id = |at| Name::new(event_id(advance.chain.as_str(), at)).map_err(|why| error(&why.to_string()));
+            let at = FaceAt { sequence: entry.sequence, face_index: sighting.face_index };
+            let picture = advance.thumbnails.iter().find(|picture| picture.at == at);
             let note = EventNote {
-                id: id(at.0, at.1)?,
+                id: id(at)?,
                 kind,
-                face: id(sighting.first.0, sighting.first.1)?,
+                face: id(sighting.first)?,
                 camera: chain.camera.clone(),
                 chain: advance.chain.clone(),
-                sequence: at.0,
-                face_index: at.1,
+                sequence: at.sequence,
+                face_index: at.face_index,
                 captured_at_ms: *captured_at_ms,
                 label: label.clone(),
             };
-            events.push((note, picture.map(|(.., jpeg)| jpeg.clone())));
+            events.push((note, picture.map(|picture| picture.jpeg.clone())));
         }
     }
     Ok(events)

@@ -5,7 +5,7 @@ use microlambda_faces::content::Entry;
 use microlambda_faces::plan::{NextUnit, Plan};
 use microlambda_faces::proto::UnitOutcome;
 use microlambda_faces::{
-    Analysis, ENCODING_LEN, Face, FaceOutcome, FaceParams, Partial, Rect, SCENE_BLOCKS, Scene, SeenFace,
+    Analysis, ENCODING_LEN, Encoding, Face, FaceOutcome, FaceParams, Partial, Rect, SCENE_BLOCKS, Scene, SeenFace,
 };
 
 use microlambda_wire::Record;
@@ -134,18 +134,18 @@ impl Picture {
     fn face(&self, seen: SeenFace, kernel: u32) -> Face {
         let index = usize::try_from((seen.rect.left - 10) / 90).unwrap_or_default();
         let person = self.people.get(index).map_or(0, |(person, _)| *person);
-        let mut encoding = vec![0.0_f32; ENCODING_LEN];
+        let mut values = vec![0.0_f32; ENCODING_LEN];
         let axis = usize::try_from(person).unwrap_or_default();
-        encoding[axis] = 1.0;
+        values[axis] = 1.0;
         // Now and then a pose that is worth keeping, or one by which nobody is known; always the noise of a camera.
-        encoding[20 + axis] = match (self.salt >> index) % 8 {
+        values[20 + axis] = match (self.salt >> index) % 8 {
             0 | 4 => 0.4,
             1 => 0.69,
             _ => 0.05,
         };
-        encoding[40 + axis] = (self.salt >> (index * 8) & 0xff) as f32 / 5_000.0;
-        encoding[100] = kernel as f32 * 1e-6;
+        values[40 + axis] = (self.salt >> (index * 8) & 0xff) as f32 / 5_000.0;
+        values[100] = kernel as f32 * 1e-6;
         let sharpness = if (self.salt >> index) % 8 < 3 { 8.0 } else { 50.0 };
-        Face { seen, sharpness, outcome: FaceOutcome::Encoded(encoding.into_boxed_slice()) }
+        Face { seen, sharpness, outcome: FaceOutcome::Encoded(Encoding::try_from(values).expect("finite values")) }
     }
 }

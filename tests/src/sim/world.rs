@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edge_agent::node::World;
+use edge_agent::store::Room;
 use microlambda_faces::proto::ToWorker;
 use microlambda_runtime::{LinkCounters, Message, PublishError};
 
@@ -31,6 +32,8 @@ pub struct Io {
     pub connected: bool,
     /// So many more messages find room in its connection, if that is bounded.
     pub room: Option<usize>,
+    /// Messages that wait for the broker, those of this event aside.
+    pub held_up: usize,
     /// Messages published, each with whether the process stood still before it was sent.
     pub outbox: Vec<(Rc<Message>, bool)>,
     /// For the worker, in order.
@@ -113,6 +116,11 @@ impl World for SimWorld {
         Ok(())
     }
 
+    fn queued(&self) -> usize {
+        let io = self.io.borrow();
+        io.held_up + io.outbox.len()
+    }
+
     fn bus_counters(&self) -> LinkCounters {
         LinkCounters::default()
     }
@@ -135,6 +143,11 @@ impl World for SimWorld {
 
     fn worker_waited_us(&self) -> u64 {
         self.io.borrow().worker_waited_us
+    }
+
+    /// A simulated disk has no size.
+    fn room(&self) -> Option<Room> {
+        None
     }
 
     fn kill_worker(&mut self) {

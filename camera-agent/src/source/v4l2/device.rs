@@ -13,18 +13,18 @@ pub(super) const SILENCE: Duration = Duration::from_secs(10);
 /// A time of capture further back than this is none: the driver's clock is not ours.
 const AGE_US_MAX: u64 = 10_000_000;
 
-/// One captured buffer.
+/// A buffer as the driver has filled it.
 #[derive(Debug, Clone, Copy)]
 pub struct Raw<'a> {
     /// What the driver filled of the buffer.
     pub bytes: &'a [u8],
-    /// What it holds.
+    /// How the pixels are laid out in it.
     pub layout: Layout,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// From the start of a line to the next, where lines are filled up; else 0.
+    /// Width of the picture, pixels.
+    pub width_px: u32,
+    /// Height of the picture, pixels.
+    pub height_px: u32,
+    /// From the start of a line to the next, bytes, where lines are filled up; else 0.
     pub line_bytes: usize,
     /// The driver says that something is wrong with it.
     pub damaged: bool,
@@ -125,7 +125,7 @@ pub(super) fn taken_us(stamp_us: Option<u64>, now_us: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::Picture;
+    use crate::picture::{FrameBounds, Picture};
     use crate::testing::{photo_jpeg, without_huffman_tables};
 
     struct Double {
@@ -136,8 +136,14 @@ mod tests {
     impl Capture for Double {
         fn capture(&mut self, take: &mut dyn FnMut(u64, &Raw<'_>)) -> Result<(), String> {
             let bytes = self.buffers.remove(0)?;
-            let raw =
-                Raw { bytes: &bytes, layout: Layout::Mjpeg, width: 64, height: 48, line_bytes: 0, damaged: false };
+            let raw = Raw {
+                bytes: &bytes,
+                layout: Layout::Mjpeg,
+                width_px: 64,
+                height_px: 48,
+                line_bytes: 0,
+                damaged: false,
+            };
             self.taken_us += 100_000;
             take(self.taken_us, &raw);
             Ok(())
@@ -169,7 +175,8 @@ mod tests {
     fn mjpeg_without_huffman_tables_becomes_a_file_that_everyone_can_read_and_nothing_else_changes() {
         let whole = photo_jpeg(64, 48, 1);
         let mut device = device(vec![Ok(without_huffman_tables(&whole))]);
-        let prepared = crate::picture::prepare(frame(&mut device).picture, 1 << 20).unwrap();
+        let bounds = FrameBounds { bytes_max: 1 << 20, pixels_max: 1_000_000 };
+        let prepared = crate::picture::prepare(frame(&mut device).picture, bounds).unwrap();
         assert!(!prepared.reencoded);
         let pixels = |jpeg: &[u8]| image::load_from_memory(jpeg).unwrap().to_rgb8();
         assert_eq!(pixels(&prepared.jpeg), pixels(&whole));

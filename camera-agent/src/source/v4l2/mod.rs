@@ -22,10 +22,10 @@ use super::SourceError;
 use through_nokhwa::ThroughNokhwa;
 use through_v4l::ThroughV4l;
 
-/// Of a device that takes any size in a range, these are told, and its largest.
+/// Of a device that takes any size in a range, these are told, and its largest: width and height, pixels.
 const SIZES: [(u32, u32); 7] =
     [(320, 240), (640, 360), (640, 480), (800, 600), (1280, 720), (1920, 1080), (3840, 2160)];
-/// Of a device that takes any rate in a range, these are told, and its slowest and fastest.
+/// Of a device that takes any rate in a range, these are told, and its slowest and fastest: frames a second.
 const RATES: [u32; 10] = [1, 2, 5, 10, 15, 20, 25, 30, 50, 60];
 
 /// What the configuration would like.
@@ -33,11 +33,11 @@ const RATES: [u32; 10] = [1, 2, 5, 10, 15, 20, 25, 30, 50, 60];
 pub struct Wish {
     /// The device, for example `/dev/video0`; none for the first camera that can be used.
     pub device: Option<String>,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// Frames a second.
+    /// Width of the pictures, pixels.
+    pub width_px: u32,
+    /// Height of the pictures, pixels.
+    pub height_px: u32,
+    /// Pictures taken at most, frames a second.
     pub fps: u32,
 }
 
@@ -60,7 +60,7 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The kernel's code.
+    /// The layout that one of the kernel's codes stands for; `None` if this program does not read it.
     fn of(code: FourCC) -> Option<Self> {
         match &code.repr {
             b"MJPG" | b"JPEG" => Some(Self::Mjpeg),
@@ -77,12 +77,14 @@ impl Layout {
 /// One format that a device offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Offer {
-    /// Layout.
+    /// How its pixels are laid out in a buffer.
     pub layout: Layout,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
+    /// Width of its pictures, pixels.
+    #[serde(rename = "width")]
+    pub width_px: u32,
+    /// Height of its pictures, pixels.
+    #[serde(rename = "height")]
+    pub height_px: u32,
     /// Frames a second, if the driver says.
     pub fps: Option<Rate>,
 }
@@ -90,12 +92,12 @@ pub struct Offer {
 /// The offer to take: MJPEG before others, then the nearest to the wished size, then the nearest rate that is not lower
 /// than wished (else the highest).
 pub fn choose(offers: &[Offer], wish: &Wish) -> Option<Offer> {
-    let wished_area = i64::from(wish.width) * i64::from(wish.height);
+    let wished_area = i64::from(wish.width_px) * i64::from(wish.height_px);
     let wished_milli = u64::from(wish.fps) * 1_000;
     let badness = |offer: &Offer| {
-        let area = i64::from(offer.width) * i64::from(offer.height);
-        let shape =
-            (i64::from(offer.width) * i64::from(wish.height) - i64::from(offer.height) * i64::from(wish.width)).abs();
+        let (width, height) = (i64::from(offer.width_px), i64::from(offer.height_px));
+        let area = width * height;
+        let shape = (width * i64::from(wish.height_px) - height * i64::from(wish.width_px)).abs();
         let rate = match offer.fps.map(Rate::milli) {
             Some(milli) if milli >= wished_milli => (0, milli - wished_milli),
             Some(milli) => (1, wished_milli - milli),
@@ -109,11 +111,11 @@ pub fn choose(offers: &[Offer], wish: &Wish) -> Option<Offer> {
 /// A device with what it offers.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Found {
-    /// Its path.
+    /// The device's path, for example `/dev/video0`.
     pub device: String,
-    /// Its name.
+    /// The camera's name, as its driver tells it.
     pub name: String,
-    /// Formats, or nothing if it cannot be opened or offers none that this program knows.
+    /// Formats that it offers, or nothing if it cannot be opened or offers none that this program knows.
     pub formats: Vec<Offer>,
     /// Why there are no formats, or empty.
     pub trouble: String,
@@ -194,9 +196,9 @@ fn start(path: &str, wish: &Wish) -> Result<Box<dyn Capture>, String> {
             (Box::new(capture), format, "v4l")
         }
     };
-    let Offer { layout, width, height, fps } = format;
+    let Offer { layout, width_px, height_px, fps } = format;
     let fps = fps.map_or_else(|| "unknown".to_owned(), |fps| fps.to_string());
-    log::info!(device = path, through, layout:?, width, height, fps = fps.as_str(); "camera opened");
+    log::info!(device = path, through, layout:?, width_px, height_px, fps = fps.as_str(); "camera opened");
     Ok(capture)
 }
 
@@ -213,7 +215,7 @@ struct Setting {
 struct Set {
     code: FourCC,
     format: Offer,
-    /// From the start of a line to the next.
+    /// From the start of a line to the next, bytes.
     line_bytes: usize,
 }
 
@@ -223,7 +225,7 @@ impl Setting {
         let text = |error: std::io::Error| error.to_string();
         let path = Path::new(path).canonicalize().map_err(text)?;
         let device = v4l::Device::with_path(&path).map_err(text)?;
-        let sizes = [&SIZES[..], &[(wish.width, wish.height)]].concat();
+        let sizes = [&SIZES[..], &[(wish.width_px, wish.height_px)]].concat();
         let Offered { offers, unknown } = offered(&device, &sizes).map_err(text)?;
         let offer = choose(&offers, wish).ok_or_else(|| match unknown.is_empty() {
             true => "no pictures can be captured from it".to_owned(),
@@ -231,18 +233,19 @@ impl Setting {
         })?;
         let code = codes(&device).map_err(text)?.into_iter().find(|&code| Layout::of(code) == Some(offer.layout));
         let code = code.ok_or("its formats have just changed")?;
-        let format = Format::new(offer.width, offer.height, code);
+        let format = Format::new(offer.width_px, offer.height_px, code);
         Ok(Self { path, format, rate: offer.fps, whole_rate: whole_rate(&offers, &offer) })
     }
 
     /// Opens the device and sets it: a driver takes what is nearest to what it is asked for, and says what that is.
     fn apply(&self, rate: Option<Rate>) -> std::io::Result<(v4l::Device, Set)> {
         let device = v4l::Device::with_path(&self.path)?;
-        let Format { fourcc: code, width, height, stride, .. } = device.set_format(&self.format)?;
+        let Format { fourcc: code, width: width_px, height: height_px, stride, .. } =
+            device.set_format(&self.format)?;
         let insists = || std::io::Error::other(format!("it insists on the format {code}"));
         let layout = Layout::of(code).ok_or_else(insists)?;
         let fps = rate.and_then(|rate| set_rate(&device, rate)).or(rate);
-        Ok((device, Set { code, format: Offer { layout, width, height, fps }, line_bytes: stride as usize }))
+        Ok((device, Set { code, format: Offer { layout, width_px, height_px, fps }, line_bytes: stride as usize }))
     }
 }
 
@@ -279,9 +282,9 @@ fn offered(device: &v4l::Device, sizes: &[(u32, u32)]) -> std::io::Result<Offere
             unknown.push(code.to_string());
             continue;
         };
-        for (width, height) in sizes_of(device, code, sizes)? {
-            let rates = rates_of(device, code, width, height);
-            offers.extend(rates.into_iter().map(|fps| Offer { layout, width, height, fps }));
+        for (width_px, height_px) in sizes_of(device, code, sizes)? {
+            let rates = rates_of(device, code, width_px, height_px);
+            offers.extend(rates.into_iter().map(|fps| Offer { layout, width_px, height_px, fps }));
         }
     }
     offers.sort();
@@ -320,9 +323,9 @@ fn sizes_in(range: &Stepwise, wanted: &[(u32, u32)]) -> Vec<(u32, u32)> {
 }
 
 /// One unknown rate if the driver has no list.
-fn rates_of(device: &v4l::Device, code: FourCC, width: u32, height: u32) -> Vec<Option<Rate>> {
+fn rates_of(device: &v4l::Device, code: FourCC, width_px: u32, height_px: u32) -> Vec<Option<Rate>> {
     let rate = |interval: Fraction| Rate::new(interval.denominator, interval.numerator);
-    let intervals = device.enum_frameintervals(code, width, height).unwrap_or_default();
+    let intervals = device.enum_frameintervals(code, width_px, height_px).unwrap_or_default();
     let rates: Vec<Option<Rate>> = intervals
         .into_iter()
         .flat_map(|interval| match interval.interval {
@@ -344,12 +347,12 @@ fn rates_in(slowest: Option<Rate>, fastest: Option<Rate>) -> Vec<Option<Rate>> {
 mod tests {
     use super::*;
 
-    fn wish(width: u32, height: u32, fps: u32) -> Wish {
-        Wish { device: None, width, height, fps }
+    fn wish(width_px: u32, height_px: u32, fps: u32) -> Wish {
+        Wish { device: None, width_px, height_px, fps }
     }
 
-    fn offer(layout: Layout, width: u32, height: u32, fps: u32) -> Offer {
-        Offer { layout, width, height, fps: Rate::new(fps, 1) }
+    fn offer(layout: Layout, width_px: u32, height_px: u32, fps: u32) -> Offer {
+        Offer { layout, width_px, height_px, fps: Rate::new(fps, 1) }
     }
 
     #[test]
@@ -426,7 +429,7 @@ mod tests {
             formats,
             trouble: trouble.into(),
         };
-        let offer = Offer { layout: Layout::Mjpeg, width: 640, height: 480, fps: None };
+        let offer = Offer { layout: Layout::Mjpeg, width_px: 640, height_px: 480, fps: None };
         let raw = || found("/dev/video0", Vec::new(), "it offers pBAA");
         let cameras = ["/dev/video2", "/dev/video4"].map(|device| found(device, vec![offer], ""));
         let all = || [vec![raw()], cameras.to_vec()].concat();

@@ -6,13 +6,14 @@ use crate::picture::Picture;
 
 /// The picture in a buffer; MJPEG stays as it is.
 pub(super) fn picture_of(raw: &Raw<'_>) -> Result<Picture, String> {
-    let Raw { bytes, layout, width, height, line_bytes, damaged } = *raw;
+    let Raw { bytes, layout, width_px, height_px, line_bytes, damaged } = *raw;
     if damaged {
         return Err("the driver says that it is damaged: use a shorter cable, another port or a smaller size".into());
     }
-    let (columns, lines) = (width as usize, height as usize);
-    let cut_short =
-        || format!("{} bytes are too few for {layout:?} {width}×{height}: try another size in [source]", bytes.len());
+    let (columns, lines) = (width_px as usize, height_px as usize);
+    let cut_short = || {
+        format!("{} bytes are too few for {layout:?} {width_px}×{height_px}: try another size in [source]", bytes.len())
+    };
     let packed = |line_len| plane(bytes, lines, line_len, line_bytes).ok_or_else(cut_short);
     let pixels = match layout {
         Layout::Mjpeg => {
@@ -42,7 +43,7 @@ pub(super) fn picture_of(raw: &Raw<'_>) -> Result<Picture, String> {
             packed(columns * 3)?.flat_map(|line| line.chunks_exact(3)).flat_map(|p| [p[2], p[1], p[0]]).collect()
         }
     };
-    Ok(Picture::Rgb { width, height, pixels })
+    Ok(Picture::Rgb { width: width_px, height: height_px, pixels })
 }
 
 /// The lines of a plane without what the driver fills them up with; nothing if the buffer is too short.
@@ -52,13 +53,13 @@ fn plane(bytes: &[u8], lines: usize, line_len: usize, line_bytes: usize) -> Opti
     bytes.get(..whole).map(|bytes| bytes.chunks(step.max(1)).map(move |line| &line[..line_len]))
 }
 
-/// Two pixels.
+/// Two pixels, red, green and blue of each, from the four bytes that they share.
 fn yuyv(p: &[u8]) -> [u8; 6] {
     let [a, b] = [yuv(p[0], p[1], p[3]), yuv(p[2], p[1], p[3])];
     [a[0], a[1], a[2], b[0], b[1], b[2]]
 }
 
-/// One pixel after ITU-R BT.601, studio range, as webcams send it.
+/// Red, green and blue of one pixel after ITU-R BT.601, studio range, as webcams send it.
 fn yuv(y: u8, u: u8, v: u8) -> [u8; 3] {
     let (c, d, e) = (i32::from(y) - 16, i32::from(u) - 128, i32::from(v) - 128);
     let byte = |value: i32| u8::try_from(((value + 128) >> 8).clamp(0, 255)).unwrap_or(0);
@@ -70,8 +71,8 @@ mod tests {
     use super::*;
     use crate::testing::{photo, photo_jpeg};
 
-    fn raw(layout: Layout, width: u32, height: u32, bytes: &[u8]) -> Raw<'_> {
-        Raw { bytes, layout, width, height, line_bytes: 0, damaged: false }
+    fn raw(layout: Layout, width_px: u32, height_px: u32, bytes: &[u8]) -> Raw<'_> {
+        Raw { bytes, layout, width_px, height_px, line_bytes: 0, damaged: false }
     }
 
     fn mean_distance(picture: &Picture, expected: &image::RgbImage) -> f64 {

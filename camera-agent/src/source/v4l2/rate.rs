@@ -18,12 +18,12 @@ impl Rate {
         (frames > 0 && seconds > 0).then_some(Self { frames, seconds })
     }
 
-    /// The numerator.
+    /// How many frames come in [`seconds`](Self::seconds).
     pub fn frames(self) -> u32 {
         self.frames
     }
 
-    /// The denominator.
+    /// In how many seconds [`frames`](Self::frames) come.
     pub fn seconds(self) -> u32 {
         self.seconds
     }

@@ -45,7 +45,7 @@ impl ThroughNokhwa {
         };
         drop(device);
         let mut format = Offer { fps: Rate::new(fps, 1), ..set.format };
-        let mut camera = open(index, CameraFormat::new_from(format.width, format.height, pixels, fps))?;
+        let mut camera = open(index, CameraFormat::new_from(format.width_px, format.height_px, pixels, fps))?;
         if setting.rate.is_some() && setting.rate != format.fps {
             let device = v4l::Device::with_path(&setting.path).map_err(|error| error.to_string())?;
             format.fps = setting.rate.and_then(|rate| set_rate(&device, rate)).or(format.fps);
@@ -64,8 +64,9 @@ impl Capture for ThroughNokhwa {
         let frame = self.camera.frame();
         self.alarm.set(Duration::ZERO);
         let frame = frame.map_err(|error| if began.elapsed() < SILENCE { error.to_string() } else { silent() })?;
-        let Offer { layout, width, height, .. } = self.format;
-        let raw = Raw { bytes: frame.buffer(), layout, width, height, line_bytes: self.line_bytes, damaged: false };
+        let Offer { layout, width_px, height_px, .. } = self.format;
+        let raw =
+            Raw { bytes: frame.buffer(), layout, width_px, height_px, line_bytes: self.line_bytes, damaged: false };
         let now_us = monotonic_us();
         let age_us = frame.capture_timestamp().and_then(|taken| {
             SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(taken)?.as_micros().try_into().ok()

@@ -38,12 +38,12 @@ impl Capture for ThroughV4l {
             _ => error.to_string(),
         })?;
         let filled = (meta.bytesused as usize).min(buffer.len());
-        let Offer { layout, width, height, .. } = self.format;
+        let Offer { layout, width_px, height_px, .. } = self.format;
         let raw = Raw {
             bytes: &buffer[..filled],
             layout,
-            width,
-            height,
+            width_px,
+            height_px,
             line_bytes: self.line_bytes,
             damaged: meta.flags.contains(Flags::ERROR),
         };

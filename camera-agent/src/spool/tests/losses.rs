@@ -34,6 +34,55 @@ fn a_picture_that_was_damaged_is_not_given_out_and_the_next_start_keeps_the_spoo
 }
 
 #[test]
+fn text_and_numbers_that_this_program_never_writes_are_damage_and_pass_for_nothing_else() {
+    for (change, what) in [
+        ("spool SET class = 'Live'", "the class \"Live\" of its chain is damaged"),
+        ("spool SET created_at_ms = -1", "Integer -1 out of range"),
+        ("spool SET next = -1", "Integer -1 out of range"),
+        ("spool SET end_count = -1", "Integer -1 out of range"),
+        ("spool SET manifest = x''", "Conversion error"),
+        ("record SET kind = 'Frame' WHERE sequence = 1", "the kind \"Frame\" of record 1 is damaged"),
+        ("record SET captured_at_ms = -1 WHERE sequence = 1", "Integer -1 out of range"),
+        ("record SET frame_bytes = -1000000 WHERE sequence = 1", "out of range"),
+        ("record SET digest = x'00' WHERE sequence = 1", "Conversion error"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = open(&folder, ChainClass::Live, ROOMY);
+        append(&mut spool, 0..3);
+        // Bits on a disk know of no CHECK.
+        spool.db.execute_batch(&format!("PRAGMA ignore_check_constraints = ON; UPDATE {change}")).unwrap();
+        drop(spool);
+        let error = Spool::open(folder.path(), &identity(ChainClass::Live), ROOMY, 0).unwrap_err();
+        assert!(error.is_damage() && error.to_string().contains(what), "{change}: {error}");
+    }
+}
+
+#[test]
+fn an_input_that_this_program_never_writes_is_damage() {
+    for change in ["digest = x'00'", "modified_at_ms = -1", "input_bytes = -1"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = open(&folder, ChainClass::Batch, ROOMY);
+        let input = Input { label: "a.jpg".into(), digest: Digest::of(b"a"), modified_at_ms: 1, input_bytes: 1 };
+        spool.pass_over(&input).unwrap();
+        spool.db.execute(&format!("UPDATE input SET {change}"), []).unwrap();
+        let error = spool.inputs(0).unwrap_err();
+        assert!(error.is_damage(), "{change}: {error}");
+    }
+}
+
+#[test]
+fn a_number_that_no_column_holds_is_refused_and_nothing_has_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spool = open(&folder, ChainClass::Live, ROOMY);
+    append(&mut spool, 0..1);
+    let before = spool.view().clone();
+    let error = spool.append(&NewFrame { captured_at_ms: u64::MAX, ..frame(1) }).unwrap_err();
+    assert!(!error.is_damage(), "{error}");
+    assert_eq!(*spool.view(), before);
+    append(&mut spool, 1..2);
+}
+
+#[test]
 fn a_database_that_fails_for_another_reason_than_damage_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     drop(renew(&folder, ChainClass::Live).unwrap().spool);

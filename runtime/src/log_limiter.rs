@@ -5,21 +5,21 @@ const TOLD_US: u64 = 10_000_000;
 /// The same for what only a person ends, µs: a device's log of 64 MB is to hold months of it.
 const STANDING_US: u64 = 3_600_000_000;
 
-/// Says whether it is time to tell people again.
+/// Limits how often one thing is logged: says whether it is time to tell people again.
 #[derive(Debug, Clone, Copy)]
-pub struct Seldom {
+pub struct LogLimiter {
     told_us: Option<u64>,
     pause_us: u64,
 }
 
-impl Default for Seldom {
+impl Default for LogLimiter {
     /// One in ten seconds.
     fn default() -> Self {
         Self { told_us: None, pause_us: TOLD_US }
     }
 }
 
-impl Seldom {
+impl LogLimiter {
     /// One in an hour: for what lasts until a person changes it.
     pub fn standing() -> Self {
         Self { told_us: None, pause_us: STANDING_US }
@@ -41,10 +41,10 @@ mod tests {
 
     #[test]
     fn the_first_is_told_and_then_one_in_each_pause() {
-        let told = |mut seldom: Seldom| -> Vec<u64> {
-            (0..7_300).step_by(5).filter(|second| seldom.is_due(second * 1_000_000)).collect()
+        let told = |mut limiter: LogLimiter| -> Vec<u64> {
+            (0..7_300).step_by(5).filter(|second| limiter.is_due(second * 1_000_000)).collect()
         };
-        assert_eq!(told(Seldom::default())[..3], [0, 10, 20]);
-        assert_eq!(told(Seldom::standing()), [0, 3_600, 7_200]);
+        assert_eq!(told(LogLimiter::default())[..3], [0, 10, 20]);
+        assert_eq!(told(LogLimiter::standing()), [0, 3_600, 7_200]);
     }
 }

@@ -16,8 +16,8 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What the agent sees of the spool without asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Desk {
-    /// What is held.
+pub struct SpoolStatus {
+    /// What the spool holds.
     pub view: View,
     /// Frames dropped, never sent, since the start: older ones that became a gap, and new ones that found no room.
     pub dropped: u64,
@@ -32,7 +32,7 @@ pub struct Desk {
 }
 
 enum Request {
-    Take(Errand),
+    OfSource(SourceRequest),
     Read(u64, oneshot::Sender<Option<Stored>>),
     Free(u64, oneshot::Sender<u64>),
     Restart(u64),
@@ -41,14 +41,14 @@ enum Request {
 }
 
 /// What the source asks for, and waits for.
-enum Errand {
+enum SourceRequest {
     Append(NewFrame, blocking::SyncSender<Outcome>),
     PassOver(Input, blocking::SyncSender<()>),
     Finish(blocking::SyncSender<(EndMark, u64)>),
     Inputs(u64, blocking::SyncSender<Vec<(Input, bool)>>),
 }
 
-/// How trying an errand went.
+/// How trying a request of the source went.
 enum Attempt {
     Done,
     /// A finite input's frame waits until others are freed.
@@ -56,70 +56,71 @@ enum Attempt {
     Failed,
 }
 
-/// What became of a frame handed to the clerk.
+/// What became of a frame handed to the spool's thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is durable.
+    /// The frame is durable.
     Kept,
     /// A live frame found no room or a broken disk, and is lost.
     Dropped,
-    /// The clerk is closing.
+    /// The spool is closing.
     Closed,
 }
 
-/// The source's side: blocks until what it asks for is done and durable. While the database fails, a finite input waits.
+/// The source's side of the spool's thread: blocks until what it asks for is done and durable. While the database fails, a finite
+/// input waits.
 #[derive(Debug, Clone)]
-pub struct Intake {
+pub struct SourceHandle {
     requests: blocking::Sender<Request>,
 }
 
-/// The agent's side: never blocks.
+/// The agent's side of the spool's thread: never blocks.
 #[derive(Debug)]
-pub struct Clerk {
+pub struct SpoolHandle {
     requests: blocking::Sender<Request>,
-    desk: watch::Receiver<Desk>,
+    status: watch::Receiver<SpoolStatus>,
     thread: JoinHandle<()>,
 }
 
-impl Intake {
+impl SourceHandle {
     /// Appends a frame. For a finite input it waits until there is room.
     pub fn append(&self, frame: NewFrame) -> Outcome {
-        self.ask(|reply| Errand::Append(frame, reply)).unwrap_or(Outcome::Closed)
+        self.ask(|reply| SourceRequest::Append(frame, reply)).unwrap_or(Outcome::Closed)
     }
 
-    /// Remembers an input that was passed over; false if the clerk is closing.
+    /// Remembers an input that was passed over; false if the spool is closing.
     pub fn pass_over(&self, input: Input) -> bool {
-        self.ask(|reply| Errand::PassOver(input, reply)).is_some()
+        self.ask(|reply| SourceRequest::PassOver(input, reply)).is_some()
     }
 
-    /// What a finite input has given so far, as [`Spool::inputs`], page by page. It ends early if the clerk is closing; then
+    /// What a finite input has given so far, as [`Spool::inputs`], page by page. It ends early if the spool is closing; then
     /// nothing can be appended any more.
     pub fn inputs(&self) -> impl Iterator<Item = (Input, bool)> + use<> {
-        let intake = self.clone();
-        let page = move |from: usize| intake.ask(|reply| Errand::Inputs(from as u64, reply));
+        let handle = self.clone();
+        let page = move |from: usize| handle.ask(|reply| SourceRequest::Inputs(from as u64, reply));
         (0..).step_by(INPUTS_PAGE).map_while(page).take_while(|page| !page.is_empty()).flatten()
     }
 
-    /// Writes the end record, and gives it with how much of the input was passed over; `None` if the clerk is closing.
+    /// Writes the end record, and gives it with how much of the input was passed over; `None` if the spool is closing.
     pub fn finish(&self) -> Option<(EndMark, u64)> {
-        self.ask(Errand::Finish)
+        self.ask(SourceRequest::Finish)
     }
 
-    fn ask<T>(&self, errand: impl FnOnce(blocking::SyncSender<T>) -> Errand) -> Option<T> {
+    fn ask<T>(&self, request: impl FnOnce(blocking::SyncSender<T>) -> SourceRequest) -> Option<T> {
         let (reply, answer) = blocking::sync_channel(1);
-        self.requests.send(Request::Take(errand(reply))).ok()?;
+        self.requests.send(Request::OfSource(request(reply))).ok()?;
         answer.recv().ok()
     }
 }
 
-impl Clerk {
+impl SpoolHandle {
     /// Hands the spool to a thread of its own.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn start(spool: Spool) -> std::io::Result<Self> {
         let (requests, inbox) = blocking::channel();
-        let desk = Desk {
+        let status = SpoolStatus {
             view: spool.view().clone(),
             dropped: 0,
             lost: 0,
@@ -127,27 +128,27 @@ impl Clerk {
             trouble: String::new(),
             damaged: false,
         };
-        let (publish, desk) = watch::channel(desk);
+        let (publish, status) = watch::channel(status);
         let thread = std::thread::Builder::new()
             .name("spool".into())
-            .spawn(move || Office { spool, publish, pending: None, anew_due: None }.work(&inbox))?;
-        Ok(Self { requests, desk, thread })
+            .spawn(move || SpoolThread { spool, publish, pending: None, anew_due: None }.work(&inbox))?;
+        Ok(Self { requests, status, thread })
     }
 
-    /// For the source.
-    pub fn intake(&self) -> Intake {
-        Intake { requests: self.requests.clone() }
+    /// A handle for the source's thread.
+    pub fn source_handle(&self) -> SourceHandle {
+        SourceHandle { requests: self.requests.clone() }
     }
 
     /// The state now and whenever it changes.
-    pub fn desk(&self) -> watch::Receiver<Desk> {
-        self.desk.clone()
+    pub fn status(&self) -> watch::Receiver<SpoolStatus> {
+        self.status.clone()
     }
 
     /// Asks for the record that covers `sequence`; the answer is `None` if it is not held or cannot be read.
     pub fn read(&self, sequence: u64) -> oneshot::Receiver<Option<Stored>> {
         let (reply, answer) = oneshot::channel();
-        // A clerk that is gone drops the reply, and the asker sees that.
+        // A thread that is gone drops the reply, and the asker sees that.
         let _ = self.requests.send(Request::Read(sequence, reply));
         answer
     }
@@ -164,7 +165,7 @@ impl Clerk {
         answer
     }
 
-    /// Asks for a new chain, as [`Spool::begin_anew`], to be tried until it has begun; the desk shows when it has.
+    /// Asks for a new chain, as [`Spool::begin_anew`], to be tried until it has begun; the status shows when it has.
     pub fn begin_anew(&self) {
         let _ = self.requests.send(Request::BeginAnew);
     }
@@ -179,16 +180,16 @@ impl Clerk {
 }
 
 /// The thread's own state.
-struct Office {
+struct SpoolThread {
     spool: Spool,
-    publish: watch::Sender<Desk>,
+    publish: watch::Sender<SpoolStatus>,
     /// What a finite input asked for and waits for room or a sound disk, and when to try by itself.
-    pending: Option<(Errand, Option<Instant>)>,
+    pending: Option<(SourceRequest, Option<Instant>)>,
     /// When to try again to begin a new chain.
     anew_due: Option<Instant>,
 }
 
-impl Office {
+impl SpoolThread {
     fn work(mut self, inbox: &blocking::Receiver<Request>) {
         loop {
             let pending_due = self.pending.as_ref().and_then(|(_, due)| *due);
@@ -204,8 +205,8 @@ impl Office {
                 },
             };
             match request {
-                Some(Request::Take(errand)) => {
-                    self.pending = Some((errand, None));
+                Some(Request::OfSource(request)) => {
+                    self.pending = Some((request, None));
                     self.try_pending();
                 }
                 Some(Request::Read(sequence, reply)) => {
@@ -224,7 +225,7 @@ impl Office {
                     if let Some(count @ 1..) = self.note(result) {
                         log::error!(from, count;
                             "no node has what these frames gave, and they were released: the chain goes on without them");
-                        self.publish.send_modify(|desk| desk.lost += count);
+                        self.publish.send_modify(|status| status.lost += count);
                     }
                 }
                 None => {
@@ -244,32 +245,32 @@ impl Office {
     }
 
     fn try_pending(&mut self) {
-        let Some((errand, _)) = self.pending.take() else { return };
-        let attempt = match &errand {
-            Errand::Append(frame, reply) => self.append(frame, reply),
-            Errand::PassOver(input, reply) => {
+        let Some((request, _)) = self.pending.take() else { return };
+        let attempt = match &request {
+            SourceRequest::Append(frame, reply) => self.append(frame, reply),
+            SourceRequest::PassOver(input, reply) => {
                 let result = self.spool.pass_over(input);
                 self.answer(result, reply)
             }
-            Errand::Finish(reply) => {
+            SourceRequest::Finish(reply) => {
                 let result = self.spool.finish().map(|end| (end, self.spool.view().passed_over));
                 self.answer(result, reply)
             }
-            Errand::Inputs(from, reply) => {
+            SourceRequest::Inputs(from, reply) => {
                 let result = self.spool.inputs(*from);
                 self.answer(result, reply)
             }
         };
         let due = match attempt {
             Attempt::Done => {
-                self.publish.send_if_modified(|desk| std::mem::take(&mut desk.waiting));
+                self.publish.send_if_modified(|status| std::mem::take(&mut status.waiting));
                 return;
             }
             Attempt::NoRoom => None,
             Attempt::Failed => Some(Instant::now() + RETRY),
         };
-        self.publish.send_if_modified(|desk| !std::mem::replace(&mut desk.waiting, true));
-        self.pending = Some((errand, due));
+        self.publish.send_if_modified(|status| !std::mem::replace(&mut status.waiting, true));
+        self.pending = Some((request, due));
     }
 
     fn append(&mut self, frame: &NewFrame, reply: &blocking::SyncSender<Outcome>) -> Attempt {
@@ -277,8 +278,8 @@ impl Office {
         let result = self.spool.append(frame);
         let outcome = match self.note(result) {
             Some(Appended::Kept { dropped, .. }) => {
-                self.publish.send_if_modified(|desk| {
-                    desk.dropped += dropped;
+                self.publish.send_if_modified(|status| {
+                    status.dropped += dropped;
                     dropped > 0
                 });
                 Outcome::Kept
@@ -287,7 +288,7 @@ impl Office {
             None if finite => return Attempt::Failed,
             Some(Appended::Full) | None => {
                 self.spool.miss();
-                self.publish.send_modify(|desk| desk.dropped += 1);
+                self.publish.send_modify(|status| status.dropped += 1);
                 Outcome::Dropped
             }
         };
@@ -312,16 +313,16 @@ impl Office {
             Err(error) => (None, error.to_string(), error.is_damage()),
         };
         let view = self.spool.view();
-        self.publish.send_if_modified(|desk| {
-            if desk.trouble != trouble && !trouble.is_empty() {
+        self.publish.send_if_modified(|status| {
+            if status.trouble != trouble && !trouble.is_empty() {
                 log::error!(why:% = trouble; "the spool cannot be written or read");
             }
             // What follows a damaged read may succeed; the word of it stays.
-            let trouble = if desk.damaged { desk.trouble.clone() } else { trouble };
-            let changed = desk.view != *view || desk.trouble != trouble || damaged && !desk.damaged;
-            desk.view.clone_from(view);
-            desk.trouble = trouble;
-            desk.damaged |= damaged;
+            let trouble = if status.damaged { status.trouble.clone() } else { trouble };
+            let changed = status.view != *view || status.trouble != trouble || damaged && !status.damaged;
+            status.view.clone_from(view);
+            status.trouble = trouble;
+            status.damaged |= damaged;
             changed
         });
         value
@@ -339,10 +340,10 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn clerk(folder: &tempfile::TempDir, class: ChainClass) -> Clerk {
+    fn start(folder: &tempfile::TempDir, class: ChainClass) -> SpoolHandle {
         let identity = Identity { camera: Name::new("door").unwrap(), class, source: String::new() };
         let limits = Limits { bytes_max: 1 << 20, frames_max: 10 };
-        Clerk::start(Spool::open(folder.path(), &identity, limits, 0).unwrap()).unwrap()
+        SpoolHandle::start(Spool::open(folder.path(), &identity, limits, 0).unwrap()).unwrap()
     }
 
     fn input(label: &str) -> Input {
@@ -353,66 +354,67 @@ mod tests {
     struct Fault {
         db: Connection,
         table: &'static str,
-        desk: watch::Receiver<Desk>,
+        status: watch::Receiver<SpoolStatus>,
     }
 
     impl Fault {
-        fn begin(folder: &tempfile::TempDir, clerk: &Clerk, table: &'static str) -> Self {
+        fn begin(folder: &tempfile::TempDir, spool: &SpoolHandle, table: &'static str) -> Self {
             let db = Connection::open(folder.path().join("spool.sqlite")).unwrap();
             db.execute_batch(&format!("ALTER TABLE {table} RENAME TO away")).unwrap();
-            Self { db, table, desk: clerk.desk() }
+            Self { db, table, status: spool.status() }
         }
 
-        /// Ends it once the clerk has told of it.
+        /// Ends it once the spool's thread has told of it.
         async fn end(mut self) {
-            until(&mut self.desk, |desk| !desk.trouble.is_empty()).await;
+            until(&mut self.status, |status| !status.trouble.is_empty()).await;
             self.db.execute_batch(&format!("ALTER TABLE away RENAME TO {}", self.table)).unwrap();
         }
     }
 
-    async fn until(desk: &mut watch::Receiver<Desk>, holds: impl FnMut(&Desk) -> bool) {
-        tokio::time::timeout(PATIENCE, desk.wait_for(holds)).await.unwrap().unwrap();
+    async fn until(status: &mut watch::Receiver<SpoolStatus>, holds: impl FnMut(&SpoolStatus) -> bool) {
+        tokio::time::timeout(PATIENCE, status.wait_for(holds)).await.unwrap().unwrap();
     }
 
     fn ask<T: Send + 'static>(
-        clerk: &Clerk,
-        ask: impl FnOnce(&Intake) -> T + Send + 'static,
+        spool: &SpoolHandle,
+        ask: impl FnOnce(&SourceHandle) -> T + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
-        let intake = clerk.intake();
-        tokio::task::spawn_blocking(move || ask(&intake))
+        let source = spool.source_handle();
+        tokio::task::spawn_blocking(move || ask(&source))
     }
 
     #[tokio::test]
     async fn a_finite_input_waits_at_each_step_while_the_database_fails() {
         let folder = tempfile::tempdir().unwrap();
-        let clerk = clerk(&folder, ChainClass::Batch);
-        let fault = Fault::begin(&folder, &clerk, "input");
-        let passed_over = ask(&clerk, |intake| intake.pass_over(input("a.jpg")));
+        let spool = start(&folder, ChainClass::Batch);
+        let fault = Fault::begin(&folder, &spool, "input");
+        let passed_over = ask(&spool, |source| source.pass_over(input("a.jpg")));
         fault.end().await;
         assert!(passed_over.await.unwrap());
 
-        let fault = Fault::begin(&folder, &clerk, "input");
-        let inputs = ask(&clerk, |intake| intake.inputs().collect::<Vec<_>>());
+        let fault = Fault::begin(&folder, &spool, "input");
+        let inputs = ask(&spool, |source| source.inputs().collect::<Vec<_>>());
         fault.end().await;
         assert_eq!(inputs.await.unwrap(), [(input("a.jpg"), false)]);
 
-        let fault = Fault::begin(&folder, &clerk, "record");
-        let end = ask(&clerk, Intake::finish);
+        let fault = Fault::begin(&folder, &spool, "record");
+        let end = ask(&spool, SourceHandle::finish);
         fault.end().await;
         assert_eq!(end.await.unwrap().map(|(end, passed_over)| (end.count, passed_over)), Some((0, 1)));
-        // The desk is told right after whoever asked.
-        until(&mut clerk.desk(), |desk| desk.view.end.is_some() && !desk.waiting && desk.trouble.is_empty()).await;
-        clerk.close();
+        // The status is published right after whoever asked was answered.
+        until(&mut spool.status(), |status| status.view.end.is_some() && !status.waiting && status.trouble.is_empty())
+            .await;
+        spool.close();
     }
 
     #[tokio::test]
-    async fn who_waits_for_a_sound_database_is_told_that_the_clerk_closes() {
+    async fn who_waits_for_a_sound_database_is_told_that_the_spool_closes() {
         let folder = tempfile::tempdir().unwrap();
-        let clerk = clerk(&folder, ChainClass::Batch);
-        let fault = Fault::begin(&folder, &clerk, "record");
-        let end = ask(&clerk, Intake::finish);
-        until(&mut clerk.desk(), |desk| desk.waiting).await;
-        clerk.close();
+        let spool = start(&folder, ChainClass::Batch);
+        let fault = Fault::begin(&folder, &spool, "record");
+        let end = ask(&spool, SourceHandle::finish);
+        until(&mut spool.status(), |status| status.waiting).await;
+        spool.close();
         assert_eq!(end.await.unwrap(), None);
         drop(fault);
     }
@@ -420,12 +422,12 @@ mod tests {
     #[tokio::test]
     async fn a_new_chain_that_cannot_begin_now_begins_when_the_database_is_sound() {
         let folder = tempfile::tempdir().unwrap();
-        let clerk = clerk(&folder, ChainClass::Live);
-        let former = clerk.desk().borrow().view.chain.clone();
-        let fault = Fault::begin(&folder, &clerk, "frame");
-        clerk.begin_anew();
+        let spool = start(&folder, ChainClass::Live);
+        let former = spool.status().borrow().view.chain.clone();
+        let fault = Fault::begin(&folder, &spool, "frame");
+        spool.begin_anew();
         fault.end().await;
-        until(&mut clerk.desk(), |desk| desk.view.chain != former).await;
-        clerk.close();
+        until(&mut spool.status(), |status| status.view.chain != former).await;
+        spool.close();
     }
 }
