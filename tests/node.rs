@@ -457,7 +457,7 @@ fn a_node_whose_word_does_not_come_back_says_so() {
     (0..4).for_each(|_| bench.pass_us(5_000_000));
     let trouble = bench.status().trouble;
     assert!(trouble.contains("what this node publishes does not come back"), "{trouble}");
-    assert!(trouble.contains("`microlambda/simulated/#`"), "{trouble}");
+    assert!(trouble.contains("`microlambda/simulated/node/a/status`"), "{trouble}");
     bench.hears_itself = true;
     bench.status();
     assert_eq!(bench.status().trouble, "");

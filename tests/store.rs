@@ -23,7 +23,7 @@ const CHECKS: usize = 200;
 /// Everything that can be asked of a store.
 fn answers(store: &impl Store, chains: &[Name]) -> Vec<String> {
     let mut answers = vec![
-        format!("{:?}", store.newest_chains(2).expect("chains")),
+        format!("{:?}", store.newest_chains(100).expect("chains")),
         format!("{:?}", store.newest_chains(1).expect("chains")),
         format!("{:?}", store.chain(&chains[1]).expect("a chain")),
         format!("{:?}", store.chain_summary(&chains[1]).expect("a chain")),

@@ -88,13 +88,14 @@ pub fn look(root: &Path) -> View {
     let (mut services, mut says) = (BTreeMap::new(), BTreeMap::new());
     for (unit, _) in SERVICES {
         let Some((state, line)) = state_of(unit) else { continue };
-        // What one said that was stopped since is no news.
-        if !line.is_empty() && state != "inactive" {
+        // systemd keeps the words of a run that has ended until the next one begins.
+        if !line.is_empty() && state == "active" {
             says.insert(unit, line);
         }
         services.insert(unit, state);
     }
-    if let Some(connections) = tls_connections(root) {
+    let broker_runs = services.get(SERVICES[0].0).is_some_and(|state| state == "active");
+    if let Some(connections) = tls_connections(root).filter(|_| broker_runs) {
         says.insert(SERVICES[0].0, format!("{} over TLS", counted(connections, "connection")));
     }
     let os_release = std::fs::read_to_string(under(root, paths::OS_RELEASE)).unwrap_or_default();

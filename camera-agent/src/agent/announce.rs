@@ -194,7 +194,8 @@ impl Agent {
 
     /// What the broker takes and does not pass on, in words; `oldest` is the oldest record held.
     fn withheld(&self, oldest: u64) -> Option<String> {
-        let echo = self.echo.trouble("camera", &self.config.site, monotonic_us());
+        let head = Topic::CameraHead { camera: self.config.camera.clone() }.build(&self.prefix);
+        let echo = self.echo.trouble("camera", head, monotonic_us());
         echo.or_else(|| Some(self.undelivered.trouble(oldest, now_ms())).filter(|trouble| !trouble.is_empty()))
     }
 

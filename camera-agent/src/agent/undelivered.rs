@@ -12,6 +12,8 @@ use crate::audience::NODES_MAX;
 const TIMES: u32 = 3;
 /// … if it has done so for this long, ms: over a slow link to the node a frame takes its time.
 const PATIENCE_MS: u64 = 15_000;
+/// The slowest way to a node that is not taken for a loss, bytes a ms: 128 kbit/s. A node asks again sooner than a large frame comes over it.
+const SLOWEST_BYTES_PER_MS: u64 = 16;
 /// A node that has not asked for this long, ms, waits for nothing: one that waits asks every few seconds.
 const STALE_MS: u64 = 60_000;
 
@@ -75,7 +77,8 @@ impl Undelivered {
         let is_lost = |asked: &Asked| {
             let waited_ms = now_ms.saturating_sub(asked.since_ms);
             let is_asked_for = now_ms.saturating_sub(asked.last_ms) < STALE_MS && asked.cursor >= oldest;
-            asked.times >= TIMES && waited_ms >= PATIENCE_MS && is_asked_for
+            let on_its_way_ms = asked.payload_bytes as u64 / SLOWEST_BYTES_PER_MS;
+            asked.times >= TIMES && waited_ms >= PATIENCE_MS + on_its_way_ms && is_asked_for
         };
         let Some((node, asked)) = self.nodes.iter().find(|(_, asked)| is_lost(asked)) else { return String::new() };
         format!(
@@ -113,7 +116,7 @@ impl Undelivered {
 mod tests {
     use super::*;
 
-    const BYTES: usize = 353_210;
+    const BYTES: usize = 35_321;
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -141,9 +144,9 @@ mod tests {
 
     #[test]
     fn a_frame_that_the_broker_took_three_times_and_the_node_asks_for_once_more_is_told_of() {
-        let (undelivered, now_ms) = told_after(4, true);
+        let (undelivered, now_ms) = told_after(5, true);
         let told = undelivered.trouble(0, now_ms);
-        assert!(told.contains("took frame 7 (354 KB)") && told.contains("b did not get it"), "{told}");
+        assert!(told.contains("took frame 7 (36 KB)") && told.contains("b did not get it"), "{told}");
         assert_eq!(undelivered.trouble(8, now_ms), "", "it was released");
         assert_eq!(undelivered.trouble(0, now_ms + STALE_MS), "", "nobody waits");
         let (undelivered, now_ms) = told_after(3, true);
@@ -165,7 +168,7 @@ mod tests {
     #[test]
     fn a_node_that_gets_on_or_goes_has_nothing_to_wait_for() {
         let is_told = |change: fn(&mut Undelivered, u64)| {
-            let (mut undelivered, now_ms) = told_after(4, true);
+            let (mut undelivered, now_ms) = told_after(5, true);
             change(&mut undelivered, now_ms);
             !undelivered.trouble(0, now_ms).is_empty()
         };

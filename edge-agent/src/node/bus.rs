@@ -20,6 +20,9 @@ impl<S: Store, W: World> Node<S, W> {
     /// # Errors
     /// As for [`Node::on_connected`].
     pub fn on_message(&mut self, topic: &str, payload: &[u8], retain: bool) -> Result<(), NodeError> {
+        if retain {
+            self.own_name.echo.on_retained(self.world.now_us());
+        }
         let topic = match Topic::parse(&self.prefix, topic) {
             Ok(topic) => topic,
             Err(error) => {

@@ -152,6 +152,7 @@ impl<S: Store, W: World> Node<S, W> {
         let entries: Vec<(&Entry, &Folded)> = delta.entries.iter().zip(&folded).skip(held).collect();
         if from_sequence < boundary {
             self.counters.suffixes_replaced += 1;
+            self.copies.forget(chain);
             log::warn!(chain:% = chain, from_sequence; "another branch of the chain wins: its records replace ours from here on");
             self.unsay(chain, from_sequence);
         }

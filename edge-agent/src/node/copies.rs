@@ -30,6 +30,14 @@ impl Copies {
         self.had.get(chain).is_some_and(|had| *had >= end)
     }
 
+    /// Records of this chain were replaced: copies have the former ones.
+    pub fn forget(&mut self, chain: &Name) {
+        self.had.remove(chain);
+        if let Some(begun) = &mut self.begun {
+            begun.remove(chain);
+        }
+    }
+
     /// That copies are kept, for people; nothing if none is.
     pub fn told(&self, state_dir: &Path) -> String {
         if self.kept == 0 {
@@ -51,11 +59,7 @@ impl<S: Store, W: World> Node<S, W> {
         // What was found behind the restart is found again, in the same frames.
         let restarts = delta.entries.iter().filter(|entry| matches!(entry.record, Record::Restart { .. }));
         let end = restarts.map(Entry::next_sequence).max().unwrap_or(u64::MAX).min(boundary);
-        let waits = !self.copies.has(chain, end) && self.copy_is_missing(chain, end);
-        if !waits {
-            self.copies.had.remove(chain);
-        }
-        waits
+        !self.copies.has(chain, end) && self.copy_is_missing(chain, end)
     }
 
     /// Begins a copy or asks how it is getting on; false once it has the chain up to `end`, or there can be none.

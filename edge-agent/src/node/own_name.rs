@@ -1,7 +1,7 @@
 //! What is heard under this node's own name: its own word that comes back, or another node's.
 
 use microlambda_runtime::{Echo, LogLimiter};
-use microlambda_wire::NodeStatus;
+use microlambda_wire::{NodeStatus, Topic};
 
 use super::{Node, World};
 use crate::store::Store;
@@ -91,7 +91,8 @@ impl<S: Store, W: World> Node<S, W> {
 
     /// That nothing which this node publishes comes back, for people.
     pub(super) fn echo_trouble(&self, now_us: u64) -> Option<String> {
-        let trouble = self.own_name.echo.trouble("node", &self.config.site, now_us);
+        let topic = Topic::NodeStatus { node: self.name.clone() }.build(&self.prefix);
+        let trouble = self.own_name.echo.trouble("node", topic, now_us);
         trouble.filter(|_| self.world.is_connected())
     }
 }

@@ -231,9 +231,6 @@ impl<S: Store, W: World> Node<S, W> {
         if !self.crowded.is_empty() {
             return self.crowded.clone();
         }
-        if !self.copies.refused.is_empty() {
-            return self.copies.refused.clone();
-        }
         if !self.kept_aside.is_empty() {
             return self.kept_aside.clone();
         }
@@ -254,7 +251,8 @@ impl<S: Store, W: World> Node<S, W> {
         let behind = self.chains.iter().filter(|(name, run)| is_behind(name, run));
         // Of those that get on, a node more would help.
         let Some((name, run)) = behind.min_by_key(|(_, run)| run.waits_for_silent_camera(now_us)) else {
-            return self.copies.told(&self.config.state_dir);
+            let refused = &self.copies.refused;
+            return if refused.is_empty() { self.copies.told(&self.config.state_dir) } else { refused.clone() };
         };
         let (lag, camera) = (self.lag(name), &run.camera);
         if run.waits_for_silent_camera(now_us) {

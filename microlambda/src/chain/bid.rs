@@ -44,7 +44,8 @@ impl Chain {
         let refused = self.refused_until_us > ctx.now_us;
         if let Some(why) = self.set_aside_reason(ctx).filter(|_| !refused) {
             // If the driver lacks the record to write it down: it is on its way, or whoever has it is away.
-            let pause_us = if self.refused_until_us == 0 { self.config.slot_us } else { self.config.refusal_us };
+            let asked = std::mem::replace(&mut self.set_aside_asked, true);
+            let pause_us = if asked { self.config.refusal_us } else { self.config.slot_us };
             self.refused_until_us = ctx.now_us.saturating_add(pause_us);
             effects.push(Effect::Persist(Commit::SetAside { at: self.head, why }));
             return;

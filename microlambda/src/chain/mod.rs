@@ -70,6 +70,8 @@ pub struct Chain {
     /// Failures at the head's version, by node.
     failures: BTreeMap<String, (u32, String)>,
     refused_until_us: u64,
+    /// A set-aside of the unit at the head was asked for.
+    set_aside_asked: bool,
     /// Steps at the head that came to nothing.
     setbacks: Setbacks,
     fetching: Option<(Head, u64)>,
@@ -100,6 +102,7 @@ impl Chain {
             cautious_units: if vanished.is_some() { CAUTIOUS_UNITS } else { 0 },
             failures,
             refused_until_us: 0,
+            set_aside_asked: false,
             setbacks: Setbacks::default(),
             fetching: None,
             announce_at_us: now_us,
@@ -370,6 +373,7 @@ impl Chain {
         self.expired_from = None;
         self.failures.clear();
         self.refused_until_us = 0;
+        self.set_aside_asked = false;
         self.setbacks = Setbacks::default();
         self.lease = self.lease.take().filter(|lease| lease.claim.step >= head.version);
         self.fetching = self.fetching.filter(|(wanted, _)| wanted.beats(&head));
