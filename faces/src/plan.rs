@@ -18,8 +18,9 @@ use crate::{FACES_MAX, Face, FaceOutcome, FrameAnalysis, Partial, Rect, SeenFace
 pub const TILE_SIDE_PX_MAX: u32 = 640;
 /// Neighbouring tiles share at least this many columns or rows, px of their level.
 pub const TILE_OVERLAP_PX: u32 = 96;
-/// Layers of the detector's pyramid that are searched on each level but the last, with windows of 40, 48, 58 and 69 px (its boxes are nine tenths of
-/// that). The next level begins with a window of 80.
+/// Layers of the detector's pyramid that are searched on each level but the last of a whole picture, with windows of 40, 48, 58 and 69 px (its boxes are
+/// nine tenths of that). The next level begins with a window of 80. Parts that moved are searched in all layers: they are small, and a face in motion,
+/// blurred and turned, is found more often if it has more chances.
 pub const LAYERS_PER_LEVEL: u32 = 4;
 /// A detection this near to an inner edge may be the visible part of a larger face, px of the level.
 pub const EDGE_MARGIN_PX: i32 = 2;
@@ -64,8 +65,8 @@ pub struct TileArea {
     level_width_px: u32,
     /// Rows of the whole level.
     level_height_px: u32,
-    /// Whether no coarser level follows.
-    is_last_level: bool,
+    /// Whether all layers of the detector's pyramid are searched.
+    all_layers: bool,
 }
 
 impl TileArea {
@@ -74,9 +75,9 @@ impl TileArea {
         u64::from(self.width_px) * u64::from(self.height_px)
     }
 
-    /// How many layers of the detector's pyramid are searched, finest first; `None` for all, as no coarser level has the larger faces.
+    /// How many layers of the detector's pyramid are searched, finest first; `None` for all.
     pub fn layers_max(&self) -> Option<u32> {
-        (!self.is_last_level).then_some(LAYERS_PER_LEVEL)
+        (!self.all_layers).then_some(LAYERS_PER_LEVEL)
     }
 
     /// A detection in the tile's own coordinates as a box of the picture, not yet clipped; `None` if it touches an edge
@@ -320,6 +321,7 @@ impl Plan {
         is_last_level: bool,
         field: Field,
     ) {
+        let all_layers = is_last_level || self.moved.is_some();
         let (columns, width_px) = cuts(field.across.1 - field.across.0);
         let (rows, height_px) = cuts(field.down.1 - field.down.0);
         for row in &rows {
@@ -333,7 +335,7 @@ impl Plan {
                     height_px,
                     level_width_px,
                     level_height_px,
-                    is_last_level,
+                    all_layers,
                 });
             }
         }

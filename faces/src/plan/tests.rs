@@ -100,6 +100,14 @@ fn no_size_of_face_is_searched_on_two_levels_and_none_on_neither() {
 }
 
 #[test]
+fn what_moved_is_searched_in_all_sizes_on_every_level() {
+    let area = Area { left_px: 700, top_px: 300, width_px: 100, height_px: 200 };
+    let plan = Plan::of_moved(1280, 720, PX_MAX, Areas::try_from(vec![area]).ok().as_ref());
+    assert!(plan.last_level() > plan.first_level());
+    assert!(plan.tiles().iter().all(|tile| tile.layers_max().is_none()));
+}
+
+#[test]
 fn a_picture_without_pixels_has_no_tiles() {
     assert!(Plan::of(0, 0, PX_MAX).tiles().is_empty());
     assert!(Plan::of(5, 0, PX_MAX).tiles().is_empty());
