@@ -444,21 +444,21 @@ fn scaled(photo: &RgbImage, scale: f64) -> Result<Vec<u8>, Error> {
     Ok(png.into_inner())
 }
 
+/// What both tables say of a set: errors by pairs, and who was reported.
+const JUDGED: [&str; 9] = [
+    "one person's views beyond the threshold",
+    "two people's within",
+    "people",
+    "missed: fold",
+    "plain",
+    "new again: fold",
+    "plain",
+    "no face: fold",
+    "plain",
+];
+
 fn sets_table(sets: &[(&str, &Set)]) -> String {
-    let header = [
-        "set",
-        "videos",
-        "usable faces",
-        "one person's views beyond the threshold",
-        "two people's within",
-        "people",
-        "missed: fold",
-        "plain",
-        "new again: fold",
-        "plain",
-        "no face: fold",
-        "plain",
-    ];
+    let header = [&["set", "videos", "usable faces"][..], &JUDGED].concat();
     let percent = |ppm: u64| format!("{:.2} %", ppm as f64 / 10_000.0);
     let row = |(name, set): &(&str, &Set)| {
         let Set { fold, plain, .. } = set;
@@ -479,18 +479,6 @@ fn stills_table(stills: &[Still]) -> String {
         let counts = counts.map(|count| count.to_string());
         [(*set).to_owned(), scale.clone()].into_iter().chain(pairs).chain(counts).collect::<Vec<_>>()
     };
-    let header = [
-        "set",
-        "scale",
-        "one person's views beyond the threshold",
-        "two people's within",
-        "people",
-        "missed: fold",
-        "plain",
-        "new again: fold",
-        "plain",
-        "no face: fold",
-        "plain",
-    ];
+    let header = [&["set", "scale"][..], &JUDGED].concat();
     table(&header, &stills.iter().map(row).collect::<Vec<_>>())
 }
